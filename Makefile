@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: two fighting threads are slower than one that is left alone.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: try test check fix bench clean
+.DEFAULT_GOAL := try
+
+# The environment is made once and again whenever what it is made from changes.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+try: $(VENV)/ready
+	$(BIN)/vlmheads testbed make out/scenes --split test --num 4 --seed 0
+	$(BIN)/vlmheads caption out/scenes/images --compare
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses 2
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/overhead.py --out out/overhead.json
+
+clean:
+	rm -rf $(VENV) out dist build

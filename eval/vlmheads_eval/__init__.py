@@ -1,0 +1,1 @@
+"""Honest evaluation of captions and answers: predict, score, compare, report."""

@@ -1,0 +1,1 @@
+"""The test bench: a small real LLaVA and the scenes that it describes."""
