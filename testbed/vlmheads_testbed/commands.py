@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def testbed() -> None:
+    """The test bench: scenes with known objects, and the small model that was trained on them."""
+
+
+@testbed.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "counterfactual"]),
+    default="test",
+    show_default=True,
+    help="counterfactual: every object is from the wrong kind of scene.",
+)
+@click.option("--num", default=100, show_default=True, help="Number of scenes.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same bytes.")
+def make(out: Path, split: str, num: int, seed: int) -> None:
+    """Write scenes as a COCO dataset: OUT/images/, OUT/instances.json and OUT/captions.json."""
+    from vlmheads_testbed.coco import write_dataset
+
+    write_dataset(out, split, num, seed)
+    click.echo(f"{num} {split} {'scene' if num == 1 else 'scenes'} in {out}")
+
+
+@testbed.command()
+def info() -> None:
+    """Show where the embedded model is, its size and what scenes it knows."""
+    from vlmheads_testbed import embedded_model
+    from vlmheads_testbed.categories import drawable, looks
+    from vlmheads_testbed.scenes import PLACES
+
+    folder = embedded_model()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text, vision = config["text_config"], config["vision_config"]
+    size = (folder / "model.safetensors").stat().st_size / 1e6
+    click.echo(f"folder       {folder}")
+    click.echo(f"weights      {size:.1f} MB")
+    click.echo(
+        f"language     {text['num_hidden_layers']} layers x {text['num_attention_heads']} heads, "
+        f"{text['hidden_size']} wide, {text['vocab_size']} tokens"
+    )
+    click.echo(
+        f"vision       {vision['num_hidden_layers']} layers, {vision['hidden_size']} wide, "
+        f"{vision['image_size']} pixels, {config['image_seq_length']} image tokens"
+    )
+    click.echo(f"categories   {len(drawable())} of COCO-80 in {len(looks())} drawings")
+    click.echo(f"scenes       {', '.join(place.name for place in PLACES)}")
