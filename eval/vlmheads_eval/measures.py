@@ -1,0 +1,97 @@
+"""The figures that keep a hallucination rate honest, as ratios of sums over captions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlmheads_eval.captions import Caption
+from vlmheads_eval.chair import CaptionScore
+
+REPEATED_SHARE = 0.2  # Above this share of repeated 4-grams a caption counts as repetitive.
+
+
+class Counts(NamedTuple):
+    """What one caption adds to the sums that every measure is a ratio of."""
+
+    captions: int
+    hallucinated: int  # 1 if any mention is invented
+    mentions: int
+    invented: int
+    named: int  # distinct categories mentioned
+    invented_named: int
+    recalled: int  # distinct categories mentioned that are there
+    truth: int
+    words: int
+    repetitive: int
+    at_limit: int
+    limit_known: int  # 1 if the file says whether the token limit was hit
+    empty: int
+
+
+# Measure -> numerator and denominator, each a sum of columns with their factors.
+MEASURES: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]] = {
+    "CHAIRs": ({"hallucinated": 1}, {"captions": 1}),
+    "CHAIRi": ({"invented": 1}, {"mentions": 1}),
+    "recall": ({"recalled": 1}, {"truth": 1}),
+    "precision": ({"recalled": 1}, {"named": 1}),
+    "object_f1": ({"recalled": 2}, {"named": 1, "truth": 1}),
+    "unique_hallucination": ({"invented_named": 1}, {"named": 1}),
+    "mentions": ({"mentions": 1}, {"captions": 1}),
+    "objects": ({"named": 1}, {"captions": 1}),
+    "words": ({"words": 1}, {"captions": 1}),
+    "repetition": ({"repetitive": 1}, {"captions": 1}),
+    "at_limit": ({"at_limit": 1}, {"limit_known": 1}),
+    "empty": ({"empty": 1}, {"captions": 1}),
+}
+
+
+def count(caption: Caption, score: CaptionScore) -> Counts:
+    """Return what a scored caption adds to the sums."""
+    invented = len(score.hallucinated)
+    recalled = len(score.named & score.truth)
+    return Counts(
+        captions=1,
+        hallucinated=int(invented > 0),
+        mentions=len(score.mentions),
+        invented=invented,
+        named=len(score.named),
+        invented_named=len(score.named) - recalled,
+        recalled=recalled,
+        truth=len(score.truth),
+        words=score.words,
+        repetitive=int(repeated_share(caption.text) > REPEATED_SHARE),
+        at_limit=int(caption.at_limit is True),
+        limit_known=int(caption.at_limit is not None),
+        empty=int(not caption.text.strip()),
+    )
+
+
+def repeated_share(text: str) -> float:
+    """Return the share of a text's 4-grams of words that came before in it; 0 under four words."""
+    words = text.lower().split()
+    grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def measure(sums: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Return one measure of sums [..., columns of `Counts`] as [...]; NaN where nothing counts."""
+    above, below = (_combine(sums, terms) for terms in MEASURES[name])
+    ratio = np.full(np.shape(above), np.nan)
+    np.divide(above, below, out=ratio, where=below != 0)
+    return ratio
+
+
+def _combine(sums: np.ndarray[Any, Any], terms: Mapping[str, int]) -> np.ndarray[Any, Any]:
+    columns = (factor * sums[..., Counts._fields.index(name)] for name, factor in terms.items())
+    return np.asarray(sum(columns), dtype=float)
+
+
+def overall(sums: Sequence[int] | np.ndarray[Any, Any]) -> dict[str, float | int | None]:
+    """Return all measures of the sums over a file of captions; None where nothing counts."""
+    array = np.asarray(sums)
+    result: dict[str, float | int | None] = {"captions": int(array[0])}
+    for name in MEASURES:
+        value = float(measure(array, name))
+        result[name] = None if np.isnan(value) else value
+    return result
