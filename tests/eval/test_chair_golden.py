@@ -1,7 +1,6 @@
 import json
 
 import pytest
-
 from vlmheads_eval.captions import read_captions
 from vlmheads_eval.chair import score_captions
 from vlmheads_eval.ground_truth import load_ground_truth

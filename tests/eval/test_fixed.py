@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from vlmheads_eval.lineages import lineage
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.lineages import lineage
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import pytest
-
 from vlmheads_eval.singularise import singularise
 
 
