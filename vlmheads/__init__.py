@@ -5,7 +5,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlmheads.errors import VlmHeadsError
+    from vlmheads.adapters import list_families as list_families
+    from vlmheads.attachment import Attachment as Attachment
+    from vlmheads.attachment import attach as attach
+    from vlmheads.caption import Caption as Caption
+    from vlmheads.caption import Captioner as Captioner
+    from vlmheads.errors import VlmHeadsError as VlmHeadsError
+    from vlmheads.headmap import HeadMap as HeadMap
+    from vlmheads.plugin import Plugin as Plugin
+    from vlmheads.presets import load_preset as load_preset
+    from vlmheads.registry import get_plugin as get_plugin
+    from vlmheads.registry import list_plugins as list_plugins
+    from vlmheads.request import Request as Request
 
 __version__ = version("vlmheads")
 
@@ -25,7 +36,7 @@ _HOMES = {
     "load_preset": "presets",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0604
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,8 @@
+from vlmheads.adapters.family import Family
+
+FAMILY = Family(
+    "PaliGemma",
+    ("paligemma",),
+    first_position=1,
+    note="the prompt attends in both directions; positions count from 1",
+)

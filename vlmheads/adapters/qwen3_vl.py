@@ -1,0 +1,7 @@
+from vlmheads.adapters.family import Family
+
+FAMILY = Family(
+    "Qwen3-VL",
+    ("qwen3_vl", "qwen3_vl_moe"),
+    note="M-RoPE; image features also enter the first decoder layers",
+)

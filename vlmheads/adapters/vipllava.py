@@ -1,0 +1,3 @@
+from vlmheads.adapters.family import Family
+
+FAMILY = Family("VipLlava", ("vipllava",), note="features of several vision layers")

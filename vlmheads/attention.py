@@ -1,0 +1,186 @@
+"""Attention rows: a named attention function that lets plugins edit the last rows only.
+
+All rows come from transformers' own function (sdpa, or the model's eager one). Only where a plugin
+edits attention are the last rows computed a second time, by hand: memory stays linear in the keys.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+
+# The mask that transformers makes depends on the name, so each base has a name of its own.
+SDPA, EAGER = "vlmheads", "vlmheads_eager"
+# Set on the attention modules of an attached model, and gone with the attachment.
+EDITOR = "_vlmheads"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Attention of the last Q query rows: text after the image, then one row a decoded token.
+
+    Nothing is computed until a plugin asks for `scores` or `weights`, so a plugin that returns the
+    rows of a layer untouched costs nothing there.
+
+    Args:
+        compute: gives `scores`.
+        image_keys: [B, K] True where a key is an image token that this layer still holds.
+        editable: [B, Q] True for rows of text after the image; other rows keep their output.
+        values: [B, Hkv, K, Dv] value vectors.
+        edited: post-softmax weights [B, H, Q, K] where a plugin set them; they need not sum to 1.
+    """
+
+    compute: Callable[[], Tensor]
+    image_keys: Tensor
+    editable: Tensor
+    values: Tensor
+    edited: Tensor | None = None
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """Scaled query-key products [B, H, Q, K], minus infinity where a key is masked."""
+        return self.compute()
+
+    @property
+    def weights(self) -> Tensor:
+        """Attention weights [B, H, Q, K]."""
+        return self.scores.softmax(dim=-1) if self.edited is None else self.edited
+
+    def with_bias(self, bias: Tensor) -> Rows:
+        """Add to the scores; adding log f is a factor f on the weights, then renormalisation.
+
+        Weights that an earlier plugin set are multiplied and renormalised to their former sum.
+        """
+        scores = self.scores + bias
+        if self.edited is None:
+            return replace(self, compute=lambda: scores)
+        scaled = self.edited * bias.exp()
+        total = self.edited.sum(dim=-1, keepdim=True) / scaled.sum(dim=-1, keepdim=True)
+        return replace(self, compute=lambda: scores, edited=scaled * total)
+
+    def with_weights(self, weights: Tensor) -> Rows:
+        """Set the weights themselves, without renormalisation."""
+        return replace(self, edited=weights)
+
+    def outputs(self) -> Tensor:
+        """Head outputs [B, Q, H, Dv] under the present weights."""
+        rows, heads, last, keys = self.scores.shape
+        kv_heads, size = self.values.shape[1], self.values.shape[-1]
+        weights = self.weights.to(self.values.dtype)
+        grouped = weights.reshape(rows, kv_heads, heads // kv_heads * last, keys)
+        return (grouped @ self.values).reshape(rows, heads, last, size).transpose(1, 2)
+
+
+def score(
+    query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], last: int
+) -> Tensor:
+    """Scaled and masked query-key products [B, H, Q, K] of the last Q rows, at least float32.
+
+    Args:
+        query: [B, H, S, D], rotated.
+        key: [B, Hkv, K, D], rotated, cache included.
+        mask: [B, 1 or H, S, K] as transformers makes it: None where causality is enough, boolean
+            (True: attend), or float to be added.
+        options: what transformers passed on: scaling, softcap, is_causal, position_bias.
+        last: Q.
+    """
+    batch, heads, length, size = query.shape
+    kv_heads, keys = key.shape[1:3]
+    rows = query[:, :, length - last :].reshape(batch, kv_heads, heads // kv_heads * last, size)
+    scores: Tensor = (rows @ key.transpose(-1, -2)).reshape(batch, heads, last, keys)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scale = options.get("scaling")
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if (softcap := options.get("softcap")) is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if (bias := options.get("position_bias")) is not None:
+        scores = scores + bias[:, :, length - last :]
+    hidden = _hidden(mask, options["is_causal"], length, last, keys, key.device)
+    if mask is not None and mask.dtype != torch.bool:
+        scores = scores + mask[:, :, length - last :, :keys]
+    return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
+
+
+def _hidden(
+    mask: Tensor | None, causal: bool, length: int, last: int, keys: int, device: torch.device
+) -> Tensor | None:
+    """Mark the keys that a row must not see, [B or 1, H or 1, Q, K]; None where it sees all."""
+    if mask is not None:
+        part = mask[:, :, length - last :, :keys]
+        # transformers writes the lowest float for "masked"; a plugin must be able to tell.
+        return ~part if part.dtype == torch.bool else part <= torch.finfo(part.dtype).min / 2
+    if length > 1 and causal:
+        # Without a mask row i sees keys up to i, however long a static cache is.
+        index = torch.arange(length - last, length, device=device)
+        return torch.arange(keys, device=device) > index[:, None]
+    return None
+
+
+def _attend(
+    base: Callable[..., tuple[Tensor, Tensor | None]],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    """Run `base` for all rows, then let the editor of the module replace the last ones."""
+    output, weights = base(module, query, key, value, mask, **options)
+    editor = getattr(module, EDITOR, None)
+    if editor is None:
+        return output, weights
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+
+    def rows(count: int, last: int, image_keys: Tensor, editable: Tensor) -> Rows:
+        """Return the last rows of the first `count` batch rows."""
+        part = mask if mask is None or mask.shape[0] == 1 else mask[:count]
+        return Rows(
+            lambda: score(query[:count], key[:count], part, options | {"is_causal": causal}, last),
+            image_keys,
+            editable,
+            value[:count],
+        )
+
+    return editor.edit_rows(module.layer_idx, output, key.shape[2], rows), weights
+
+
+def attend_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend as transformers' sdpa function does, with the last rows handed to plugins."""
+    return _attend(sdpa_attention_forward, module, query, key, value, attention_mask, options)
+
+
+def attend_eager(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend as the model's own eager function does, with the last rows handed to plugins."""
+    base = sys.modules[type(module).__module__].eager_attention_forward
+    return _attend(base, module, query, key, value, attention_mask, options)
+
+
+AttentionInterface.register(SDPA, attend_sdpa)
+AttentionInterface.register(EAGER, attend_eager)
+AttentionMaskInterface.register(SDPA, sdpa_mask)
+AttentionMaskInterface.register(EAGER, eager_mask)

@@ -1,0 +1,146 @@
+"""One value a layer and head, with where it came from; saved, loaded, averaged, drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import vlmheads
+from vlmheads.errors import VlmHeadsError
+from vlmheads.geometry import Geometry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMap:
+    """A measurement of every head of a model.
+
+    Args:
+        values: [N, L, H] one map an image, float32.
+        geometry: the model that it was measured on; it is refused on any other.
+        measure: what was measured, such as "vhd".
+        provenance: model id, prompt, options and whatever else tells where it came from; plain
+            values.
+
+    Raises:
+        VlmHeadsError: values that do not have the shape of the geometry.
+    """
+
+    values: Tensor
+    geometry: Geometry
+    measure: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (self.geometry.layers, self.geometry.heads)
+        if (
+            self.values.ndim != 3
+            or tuple(self.values.shape[1:]) != expected
+            or not len(self.values)
+        ):
+            raise VlmHeadsError(
+                f"values of shape {list(self.values.shape)}",
+                f"[images, {expected[0]} layers, {expected[1]} heads]",
+            )
+        object.__setattr__(self, "values", self.values.detach().to("cpu", torch.float32))
+
+    @property
+    def images(self) -> int:
+        """How many images the map was measured on."""
+        return len(self.values)
+
+    def mean(self) -> Tensor:
+        """Mean over the images [L, H]."""
+        return self.values.mean(dim=0)
+
+    def standard_error(self) -> Tensor:
+        """Return the standard error of the mean [L, H]; not a number for a single image."""
+        if self.images == 1:
+            return torch.full_like(self.values[0], torch.nan)
+        deviation: Tensor = self.values.std(dim=0)
+        return deviation / math.sqrt(self.images)
+
+    def top(self, k: int) -> list[tuple[int, int, float]]:
+        """Return the k heads with the largest mean, as (layer, head, value), largest first."""
+        if not 1 <= k <= self.mean().numel():
+            raise VlmHeadsError(f"k={k}", f"a number from 1 to {self.mean().numel()} heads")
+        best = self.mean().flatten().topk(k)
+        return [
+            (index // self.geometry.heads, index % self.geometry.heads, value)
+            for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write the map as safetensors, with everything else as JSON in its metadata."""
+        about = {
+            "schema": SCHEMA,
+            "library": vlmheads.__version__,
+            "measure": self.measure,
+            "geometry": self.geometry.to_dict(),
+            "images": self.images,
+            "provenance": dict(self.provenance),
+        }
+        metadata = {"vlmheads": json.dumps(about, sort_keys=True)}
+        save_file({"values": self.values.contiguous()}, path, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadMap:
+        """Read a map that `save` wrote.
+
+        Raises:
+            VlmHeadsError: no such file, not a head map, or one of a later schema.
+        """
+        if not Path(path).is_file():
+            raise VlmHeadsError(f"no file {path}", "a head map", "make one with `vlmheads detect`")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["vlmheads"])
+                values = file.get_tensor("values")
+            schema, geometry = about["schema"], Geometry(**about["geometry"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise VlmHeadsError(
+                f"{path} is not a head map ({error})", "a file that `vlmheads detect --out` wrote"
+            ) from error
+        if schema != SCHEMA:
+            raise VlmHeadsError(
+                f"{path} has schema {schema}",
+                f"schema {SCHEMA}",
+                "upgrade vlmheads or measure again",
+            )
+        return cls(values, geometry, about["measure"], about["provenance"])
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw the mean as layers x heads; write it to `path` where one is given.
+
+        Raises:
+            VlmHeadsError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise VlmHeadsError(
+                "matplotlib is not installed", todo="install it with pip install 'vlmheads[demo]'"
+            ) from error
+        layers, heads = self.geometry.layers, self.geometry.heads
+        figure = Figure(figsize=(2 + heads * 0.22, 1.5 + layers * 0.22), layout="constrained")
+        axes = figure.add_subplot()
+        image = axes.imshow(self.mean().numpy(), aspect="auto", cmap="cividis", origin="lower")
+        axes.set(xlabel="head", ylabel="layer")
+        axes.set_title(f"{self.measure}, mean of {self.images} image{'s' * (self.images != 1)}")
+        figure.colorbar(image, label=self.measure)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure

@@ -1,0 +1,187 @@
+"""Everything that belongs to one generation, row for row."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from vlmheads.anatomy import Anatomy
+from vlmheads.geometry import Geometry
+from vlmheads.prompt import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a separate pass over the prompt saw at its last position.
+
+    Args:
+        heads: layer -> head outputs [B, H, D].
+        hidden: layer -> output of the layer [B, E].
+        logits: [B, V] of the next token.
+    """
+
+    heads: dict[int, Tensor]
+    hidden: dict[int, Tensor]
+    logits: Tensor
+
+
+# A pass over a prompt without plugins: (with the image, layers for heads, layers for hidden).
+Pass = Callable[[bool, frozenset[int], frozenset[int]], Reference]
+
+
+@dataclass(eq=False)
+class Request:
+    """State of one generation, opened at the prefill; plugins read it and keep theirs in it.
+
+    Rows are those of the running batch: with beams each sample's prompt stands in it several
+    times, and reordering moves rows only among those, so what is computed per row from the prompt
+    stays right.
+
+    Args:
+        anatomy: the parts of the model.
+        prompt: the prompt of every row, padded to the length of the longest stream.
+        given: the prompt's token ids as generate() passed them.
+        stream_names: names of the extra streams that run beside the main one.
+    """
+
+    anatomy: Anatomy
+    prompt: Prompt
+    given: Tensor
+    stream_names: tuple[str, ...] = ()
+    # Forward passes done before this one: 0 in the prefill.
+    step: int = 0
+    # Columns of the main stream, padding included, that are known after this forward pass.
+    seen: int = 0
+    # Columns that a cache already held before this forward pass.
+    cached: int = 0
+    # Logits [B, V] of the extra streams, inside of on_logits.
+    streams: dict[str, Tensor] = field(default_factory=dict)
+    # Head outputs [B, S, H, D] of the extra streams, inside of on_heads.
+    stream_heads: dict[str, Tensor] = field(default_factory=dict)
+    # Tokens generated before the one whose logits are looked at, inside of on_logits, and the
+    # column of this forward pass that they come from, counted from its end: -1 is the last.
+    generated: int = 0
+    column: int = -1
+    _scratch: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _pass: Pass | None = None
+    _images: Callable[[], dict[str, Any]] | None = None
+    _cache: Callable[[], object] | None = None
+    # Both hold for one forward pass, and are shared by its layers.
+    _image_keys: dict[int, Tensor] = field(default_factory=dict)
+    _editable: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        visual = self.prompt.visual
+        self.rows: int = visual.shape[0]
+        self.has_image: Tensor = self.prompt.has_image
+        self.active: bool = bool(self.has_image.any())
+        # Column after the last image token of each row; rows without one are never edited.
+        last = visual.shape[1] - visual.int().flip(1).argmax(dim=1)
+        self.text_start: Tensor = torch.where(self.has_image, last, torch.iinfo(last.dtype).max)
+        self._first_text: int = int(self.text_start.min())
+
+    @property
+    def geometry(self) -> Geometry:
+        """Layers and heads of the model."""
+        return self.anatomy.geometry
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether this forward pass is the one over the prompt."""
+        return self.step == 0
+
+    @property
+    def prompt_length(self) -> int:
+        """Columns of the prompt, padding included."""
+        return self.prompt.ids.shape[1]
+
+    @property
+    def image_mask(self) -> Tensor:
+        """[B, S] True where the prompt holds an image token."""
+        return self.prompt.visual
+
+    @property
+    def copies(self) -> int:
+        """How many streams run in the batch, the main one included."""
+        return 1 + len(self.stream_names)
+
+    def scratch(self, plugin: object) -> dict[str, Any]:
+        """Return the dictionary in which a plugin keeps what belongs to this generation."""
+        return self._scratch.setdefault(id(plugin), {})
+
+    def text_only_forward(
+        self, *, heads: Iterable[int] = (), hidden: Iterable[int] = ()
+    ) -> Reference:
+        """Run the prompt once with its images deleted, without plugins; only from on_prompt.
+
+        Args:
+            heads: layers whose head outputs are wanted.
+            hidden: layers whose output is wanted.
+        """
+        return self._run(False, heads, hidden)
+
+    def image_forward(self, *, heads: Iterable[int] = (), hidden: Iterable[int] = ()) -> Reference:
+        """Run the prompt once as it is, without plugins; only from on_prompt."""
+        return self._run(True, heads, hidden)
+
+    def image_inputs(self) -> dict[str, Any]:
+        """Return the arguments of the vision encoder, pixels included; only from on_prompt.
+
+        They are those of the samples: with beams, each stands for several rows.
+
+        Raises:
+            VlmHeadsError: the prompt came with encoded images in place of pixels.
+        """
+        if self._images is None:
+            raise RuntimeError("the images can only be asked for from on_prompt")
+        return self._images()
+
+    def _run(self, images: bool, heads: Iterable[int], hidden: Iterable[int]) -> Reference:
+        if self._pass is None:
+            raise RuntimeError("a pass over the prompt can only be run from on_prompt")
+        return self._pass(images, frozenset(heads), frozenset(hidden))
+
+    def image_keys(self, keys: int) -> Tensor:
+        """[B, K] True where one of the `keys` that a layer holds is an image token.
+
+        A layer with a sliding window has dropped the oldest keys; a static cache has room beyond
+        the newest.
+        """
+        dropped = max(0, self.seen - keys)
+        if keys not in self._image_keys:
+            part = self.prompt.visual[:, dropped : dropped + keys]
+            self._image_keys[keys] = F.pad(part, (0, keys - part.shape[1]))
+        return self._image_keys[keys]
+
+    def editable_rows(self, length: int) -> Tensor:
+        """[B, Q] True for rows of text after the image, among the last Q of a forward of `length`.
+
+        Q is the longest such text of the batch, at most `length`.
+        """
+        if self._editable is None:
+            start = self.seen - length
+            first = min(max(self._first_text - start, 0), length)
+            index = torch.arange(start + first, self.seen, device=self.text_start.device)
+            self._editable = index >= self.text_start[:, None]
+        return self._editable
+
+    def advance(self, cached: int, length: int) -> None:
+        """Begin a forward pass over `length` tokens, on top of what the cache holds."""
+        if not cached:
+            length += self.prompt_length - self.given.shape[1]
+        self.cached, self.seen = cached, cached + length
+        self._image_keys, self._editable = {}, None
+
+    def follows(self, cache: object) -> bool:
+        """Whether `cache` is the one that this generation fills."""
+        return self._cache is not None and cache is not None and self._cache() is cache
+
+    def fills(self, cache: object) -> None:
+        """Remember which cache this generation fills, without keeping it alive."""
+        self._cache = None if cache is None else weakref.ref(cache)

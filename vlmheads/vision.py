@@ -1,0 +1,91 @@
+"""The images of a running generation: their pixels, and what the vision encoder makes of them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmheads.anatomy import Anatomy
+from vlmheads.errors import VlmHeadsError
+from vlmheads.running import generate_arguments
+
+PIXELS = "pixel_values"
+
+
+@dataclass(frozen=True, eq=False)
+class Media:
+    """The images of all streams, encoded.
+
+    Args:
+        inputs: the arguments of the vision encoder that they came from.
+        features: an output of it, with the main stream's features first.
+    """
+
+    inputs: dict[str, Any]
+    features: Any
+
+
+def image_inputs(anatomy: Anatomy, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the model's vision encoder, pixels included.
+
+    Args:
+        anatomy: the parts of the model.
+        inputs: what the forward pass of the prefill was given; under generate() the images have
+            been encoded by then, and are found among the arguments of that call.
+
+    Raises:
+        VlmHeadsError: the prompt came with encoded images in place of pixels.
+    """
+    base: Any = anatomy.model.base_model
+    names = inspect.signature(base.get_image_features).parameters
+    given = generate_arguments(anatomy.model) | inputs
+    found = {name: given[name] for name in names if given.get(name) is not None}
+    if PIXELS not in found:
+        raise VlmHeadsError(
+            "a prompt whose images came without pixels",
+            f"{PIXELS} among the arguments of generate()",
+            "pass what the processor made of the images",
+        )
+    return found
+
+
+@torch.no_grad()
+def encode(anatomy: Anatomy, given: dict[str, Any]) -> Any:
+    """Run the vision encoder and projector; `given` is what `image_inputs` returned."""
+    base: Any = anatomy.model.base_model
+    return base.get_image_features(**given, return_dict=True)
+
+
+def join(anatomy: Anatomy, inputs: dict[str, Any], images: list[Any]) -> Any:
+    """Put the features of several streams into one output, stream after stream.
+
+    Args:
+        anatomy: the parts of the model.
+        inputs: what the forward pass of the prefill was given; its rows hold each sample once a
+            beam.
+        images: an output of the vision encoder for each stream, each sample once.
+    """
+    model: Any = anatomy.model
+    visual = int(anatomy.is_visual(inputs["input_ids"]).sum())
+    beams = visual // sum(feature.shape[:-1].numel() for feature in images[0].pooler_output)
+    if beams > 1:
+        ids = inputs["input_ids"][::beams]
+        for output in images:
+            model._expand_multimodal_outputs(ids, {"image": output}, expand_size=beams)
+    first = images[0]
+    first.pooler_output = _chain([output.pooler_output for output in images])
+    if getattr(first, "deepstack_features", None) is not None:
+        layers = zip(*(output.deepstack_features for output in images), strict=True)
+        first.deepstack_features = [_chain(list(layer)) for layer in layers]
+    return first
+
+
+def _chain(parts: list[Any]) -> Any:
+    """Concatenate tensors, or lists of them."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return [feature for part in parts for feature in part]
