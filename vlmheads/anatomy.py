@@ -45,7 +45,7 @@ class Anatomy:
         return torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device))
 
     def unembed(self, hidden: torch.Tensor, *, norm: bool) -> torch.Tensor:
-        """Return logits [..., V] of hidden states [..., E], after the decoder's last norm or not."""
+        """Return logits [..., V] of hidden states [..., E], after the decoder's norm or not."""
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
         last: nn.Module | None = getattr(self.decoder, "norm", None)
         logits: torch.Tensor = head(last(hidden) if norm and last is not None else hidden)

@@ -187,6 +187,11 @@ class Batch:
         return logits[self.rows :].chunk(len(self.prompts) - 1)
 
 
+def _equal(one: Prompt, other: Prompt) -> bool:
+    """Tell whether two prompts of a batch are the same, row for row."""
+    return torch.equal(one.ids, other.ids) and torch.equal(one.mask, other.mask)
+
+
 def _encode(anatomy: Anatomy, streams: tuple[Stream, ...], inputs: dict[str, Any]) -> Media | None:
     """Encode the images of all streams, where a stream has images of its own."""
     changes = [stream.pixels for stream in streams if stream.pixels is not None]
