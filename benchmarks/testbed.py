@@ -1,0 +1,291 @@
+"""What the embedded model does, and what VHR, random heads and plain cutting do to it.
+
+Run: python benchmarks/testbed.py --out out/testbed.json
+It captions the same scenes plain, under VHR and under the same number of heads chosen at random,
+and scores all with CHAIR. Intervals are 95 % bootstrap intervals over images, paired.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from vlmheads_eval.captions import Caption
+from vlmheads_eval.chair import score_captions
+from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.lineages import Lineage, lineage
+from vlmheads_eval.measures import count, measure, overall
+from vlmheads_eval.scoring import score_chair
+from vlmheads_testbed import embedded_model
+from vlmheads_testbed.coco import image_id, write_dataset
+from vlmheads_testbed.measure import answers, head_divergence, questions, specialisation
+from vlmheads_testbed.scenes import Scene, scene
+
+SHOWN = ("recall", "CHAIRi", "CHAIRs", "object_f1", "words", "repetition")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model, the scenes of one split with their ground truth, and the prompt."""
+
+    model: Any
+    processor: Any
+    split: str
+    seed: int
+    scenes: list[Scene]
+    truth: dict[str, GroundTruth]
+    prompt: str
+
+    def captions(self) -> list[Caption]:
+        """Caption every scene with whatever is attached to the model now."""
+        texts = answers(self.model, self.processor, self.scenes, [self.prompt] * len(self.scenes))
+        ids = (image_id(self.split, self.seed, index) for index in range(len(texts)))
+        return [Caption(number, text) for number, text in zip(ids, texts, strict=True)]
+
+    def counts(self, captions: list[Caption], name: str = "pattern") -> np.ndarray[Any, Any]:
+        """CHAIR's counts of each caption: [images, columns of measures.Counts]."""
+        scored = score_captions(captions, self.truth[name], lineage(name))
+        return np.array([count(caption, score) for caption, _, score in scored])
+
+
+def make_bench(model: Any, processor: Any, split: str, seed: int, num: int, prompt: str) -> Bench:
+    scenes = [scene(split, seed, index) for index in range(num)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(Path(folder), split, num, seed)
+        truth = {name: load_ground_truth([Path(folder)], lineage(name)) for name in LINEAGES}
+    return Bench(model, processor, split, seed, scenes, truth, prompt)
+
+
+LINEAGES = ("pattern", "fixed")
+
+
+def plain_figures(bench: Bench, captions: list[Caption]) -> dict[str, Any]:
+    """CHAIR of the plain captions in both lineages, the frontier, and the yes/no accuracy."""
+    asked = questions(bench.scenes, bench.split, bench.seed)
+    replies = answers(
+        bench.model, bench.processor, [one for one, _, _ in asked], [text for _, text, _ in asked]
+    )
+    yes = np.array([reply.startswith("Yes") for reply in replies])
+    truth = np.array([answer for _, _, answer in asked])
+    reading: dict[str, Lineage] = {name: lineage(name) for name in LINEAGES}
+    return {
+        "chair": {
+            name: score_chair(captions, bench.truth[name], reading[name]) for name in LINEAGES
+        },
+        "yes_no": {
+            "questions": len(asked),
+            "accuracy": float((yes == truth).mean()),
+            "accuracy_likely_absent": float((~yes[3::4]).mean()),
+            "yes_share": float(yes.mean()),
+        },
+    }
+
+
+def random_map(geometry: Any, seed: int) -> Any:
+    """A head map of random values: above its median lie half of the heads of each layer."""
+    from vlmheads.headmap import HeadMap
+
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(1, geometry.layers, geometry.heads, generator=generator)
+    return HeadMap(values, geometry, "random", {"seed": seed})
+
+
+def reinforced(bench: Bench, alpha: float, head_map: Any = None) -> np.ndarray[Any, Any]:
+    """Counts of the captions under VHR, with measured heads or those of a map."""
+    from vlmheads_plugins import VHR
+
+    from vlmheads.attachment import attach
+
+    with attach(bench.model, VHR(alpha=alpha, head_map=head_map)):
+        return bench.counts(bench.captions())
+
+
+def interval(
+    ours: np.ndarray[Any, Any], others: list[np.ndarray[Any, Any]], name: str, seed: int = 0
+) -> dict[str, float]:
+    """Difference of a measure, ours less the mean of the others, and its 95 % interval.
+
+    Images are resampled, the same for all.
+    """
+    random = np.random.default_rng(seed)
+    images = len(ours)
+    weights = random.multinomial(images, np.full(images, 1 / images), RESAMPLES)
+    weights = np.vstack([np.ones((1, images), dtype=int), weights])
+    base = np.mean([measure(weights @ other, name) for other in others], axis=0)
+    difference = measure(weights @ ours, name) - base
+    low, high = np.percentile(difference[1:], [2.5, 97.5])
+    return {"difference": float(difference[0]), "low": float(low), "high": float(high)}
+
+
+def compare(bench: Bench, alphas: Iterable[float], draws: int) -> list[dict[str, Any]]:
+    """Plain, VHR and random heads at each factor, with paired intervals."""
+    from vlmheads.anatomy import examine
+
+    geometry = examine(bench.model).geometry
+    maps = [random_map(geometry, draw) for draw in range(draws)]
+    plain = bench.counts(bench.captions())
+    rows: list[dict[str, Any]] = [{"name": "plain", **shown(plain)}]
+    for alpha in alphas:
+        vhr = reinforced(bench, alpha)
+        others = [reinforced(bench, alpha, head_map) for head_map in maps]
+        rows.append(
+            {
+                "name": f"VHR, alpha {alpha}",
+                **shown(vhr),
+                "against_plain": {n: interval(vhr, [plain], n) for n in ("CHAIRi", "recall")},
+                "against_random": {n: interval(vhr, others, n) for n in ("CHAIRi", "recall")},
+            }
+        )
+        means = {n: float(np.mean([shown(other)[n] for other in others])) for n in SHOWN}
+        rows.append(
+            {
+                "name": f"random heads, alpha {alpha}, mean of {draws}",
+                **means,
+                "draws": [shown(other) for other in others],
+                "against_plain": {
+                    n: negated(interval(plain, others, n)) for n in ("CHAIRi", "recall")
+                },
+            }
+        )
+    return rows
+
+
+def shown(counts: np.ndarray[Any, Any]) -> dict[str, float]:
+    figures = overall(counts.sum(0))
+    return {name: float(figures[name] or 0.0) for name in SHOWN}
+
+
+def negated(found: dict[str, float]) -> dict[str, float]:
+    return {"difference": -found["difference"], "low": -found["high"], "high": -found["low"]}
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def points(found: dict[str, float]) -> str:
+    return " ".join(
+        (f"{100 * found['difference']:+.1f}", f"({100 * found['low']:+.1f}", "to",
+         f"{100 * found['high']:+.1f})")
+    )  # fmt: skip
+
+
+def cells(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"{figures[name]:.1f}" if name == "words" else percent(figures[name] or 0.0)
+        for name in SHOWN
+    ]
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    parts = ["### The plain model", ""]
+    parts.append(
+        table(
+            ["split", "lineage", *SHOWN],
+            (
+                [split, name, *cells(figures["chair"][name]["overall"])]
+                for split, figures in result["plain"].items()
+                for name in LINEAGES
+            ),
+        )
+    )
+    parts.append(
+        table(
+            ["split", "questions", "accuracy", "right on likely absent", "says yes"],
+            (
+                [
+                    split,
+                    str(figures["yes_no"]["questions"]),
+                    percent(figures["yes_no"]["accuracy"]),
+                    percent(figures["yes_no"]["accuracy_likely_absent"]),
+                    percent(figures["yes_no"]["yes_share"]),
+                ]
+                for split, figures in result["plain"].items()
+            ),
+        )
+    )
+    parts += ["### Specialisation: largest over median VHD of a layer", ""]
+    found = result["specialisation"]
+    parts.append(table([str(n) for n in range(len(found))], [[f"{value:.2f}" for value in found]]))
+    parts += ["### VHR against plain and random heads (lineage pattern, points)", ""]
+    parts.append(
+        table(
+            ["", *SHOWN, "CHAIRi less plain", "recall less plain", "CHAIRi less random"],
+            (
+                [
+                    row["name"],
+                    *cells(row),
+                    *(
+                        points(row["against_plain"][n]) if "against_plain" in row else ""
+                        for n in ("CHAIRi", "recall")
+                    ),
+                    points(row["against_random"]["CHAIRi"]) if "against_random" in row else "",
+                ]
+                for row in result["comparison"]
+            ),
+        )
+    )
+    parts += ["### Truncation: plain captions cut after k sentences (lineage pattern)", ""]
+    cuts = result["plain"][result["split"]]["chair"]["pattern"]["frontier"]
+    parts.append(table(["k", *SHOWN], ([str(cut["sentences"]), *cells(cut)] for cut in cuts)))
+    return "\n".join(parts)
+
+
+@click.command()
+@click.option("--model", "folder", type=click.Path(path_type=Path), help="Default: the embedded.")
+@click.option("--num", default=500, show_default=True, help="Scenes of each split.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--prompt", default="Describe the image.", show_default=True)
+@click.option("--alpha", "alphas", multiple=True, type=float, default=(1.25, 1.5, 2.0))
+@click.option("--draws", default=5, show_default=True, help="Draws of random heads.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write everything as JSON here.")
+def main(
+    folder: Path | None,
+    num: int,
+    seed: int,
+    prompt: str,
+    alphas: tuple[float, ...],
+    draws: int,
+    out: Path | None,
+) -> None:
+    """Measure the embedded model; prints Markdown."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    folder = folder or embedded_model()
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    result: dict[str, Any] = {"num": num, "seed": seed, "prompt": prompt, "split": "test"}
+    result["plain"] = {}
+    for split in ("counterfactual", "test"):
+        bench = make_bench(model, processor, split, seed, num, prompt)
+        result["plain"][split] = plain_figures(bench, bench.captions())
+    divergence = head_divergence(model, processor, "test", min(num, 100), seed, prompt)
+    result["divergence"] = divergence.tolist()
+    result["specialisation"] = specialisation(divergence)
+    result["comparison"] = compare(bench, alphas, draws) if alphas else []
+    result["seconds"] = time.monotonic() - started
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+    click.echo(report(result))
+
+
+if __name__ == "__main__":
+    main()
