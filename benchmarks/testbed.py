@@ -101,7 +101,7 @@ def random_map(geometry: Any, seed: int) -> Any:
 
 def reinforced(bench: Bench, alpha: float, head_map: Any = None) -> np.ndarray[Any, Any]:
     """Counts of the captions under VHR, with measured heads or those of a map."""
-    from vlmheads_plugins import VHR
+    from vlmheads_plugins.vhr import VHR
 
     from vlmheads.attachment import attach
 
