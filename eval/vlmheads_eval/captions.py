@@ -77,7 +77,7 @@ def _record(place: str, line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise VlmHeadsError(f"{place}: bytes that are no UTF-8", "UTF-8") from error
     except json.JSONDecodeError as error:
-        message = f"{place}: {error.msg} at column {error.colno}"
+        message = f"{place}: {error.msg.removesuffix(' at')} at column {error.colno}"
         raise VlmHeadsError(message, "one JSON object a line") from error
     except (RecursionError, ValueError) as error:
         raise VlmHeadsError(f"{place}: nested too deeply or too long a number") from error

@@ -11,7 +11,8 @@ from vlmheads_eval.lineages import Lineage
 from vlmheads_eval.measures import Counts, count, overall
 
 SENTENCE_ENDS = frozenset(".!?")
-CLOSERS = frozenset(("''", '"', ")", "]", "\u201d", "\u2019", "'"))
+# Quotes and brackets, also as the lineage "pattern" puts quotes into the singular.
+CLOSERS = frozenset(("''", '"', ")", "]", "\u201d", "\u2019", "'", "'s", "'s's"))
 LONGEST = 10  # Sentences; the captions of today's models rarely have more.
 
 

@@ -58,7 +58,7 @@ def lineage(name: str = "pattern", vocabulary: Path | None = None) -> Lineage:
             "the others reproduce a reference that knows COCO's 80 categories alone",
         )
     if name == "wordnet":
-        _tagger(), _lemmatiser()  # Missing data is said before the first caption.
+        tagger(), lemmatiser()  # Missing data is said before the first caption.
     words = pattern_words if name == "pattern" else wordnet_words
     table = coco_vocabulary()
     return Lineage(name, words, partial(find_mentions, vocabulary=table), table)
@@ -76,7 +76,7 @@ def pattern_words(caption: str) -> list[str]:
 
 def wordnet_words(caption: str) -> list[str]:
     """Return a caption's words as lemmas of WordNet 3.0, by the part of speech that NLTK tags."""
-    tagged = _tagger().tag(split_words(caption.lower()))
+    tagged = tagger().tag(split_words(caption.lower()))
     return [_lemma(word, _WORDNET_TAGS.get(tag[:1], "n")) for word, tag in tagged]
 
 
@@ -85,27 +85,30 @@ _WORDNET_TAGS = {"J": "a", "V": "v", "N": "n", "R": "r"}
 
 @lru_cache(maxsize=65536)
 def _lemma(word: str, part_of_speech: str) -> str:
-    lemma: str = _lemmatiser().lemmatize(word, part_of_speech)
+    lemma: str = lemmatiser().lemmatize(word, part_of_speech)
     return lemma
 
 
 @cache
-def _tagger() -> Any:
+def tagger() -> Any:
+    """Return NLTK's English part-of-speech tagger, loaded once."""
     from nltk.tag import PerceptronTagger
 
-    return _with_data(PerceptronTagger, "averaged_perceptron_tagger_eng")
+    return with_nltk_data(PerceptronTagger, "averaged_perceptron_tagger_eng")
 
 
 @cache
-def _lemmatiser() -> Any:
+def lemmatiser() -> Any:
+    """Return NLTK's WordNet lemmatiser, its data loaded."""
     from nltk.stem import WordNetLemmatizer
 
-    lemmatiser = WordNetLemmatizer()
-    _with_data(partial(lemmatiser.lemmatize, "dogs", "n"), "wordnet")
-    return lemmatiser
+    wordnet = WordNetLemmatizer()
+    with_nltk_data(partial(wordnet.lemmatize, "dogs", "n"), "wordnet")
+    return wordnet
 
 
-def _with_data(load: Any, resource: str) -> Any:
+def with_nltk_data(load: Callable[[], Any], resource: str) -> Any:
+    """Return what `load` returns, or say which of NLTK's data are missing and how to get them."""
     try:
         return load()
     except LookupError as error:
@@ -113,5 +116,19 @@ def _with_data(load: Any, resource: str) -> Any:
             f"NLTK finds no {resource}",
             "NLTK's data in a folder that NLTK_DATA names",
             f"run `python -m nltk.downloader {resource}` once with a network, "
-            "or take --lineage pattern, which needs no data",
+            "(the lineages pattern and fixed need none)",
         ) from error
+
+
+NLTK_RESOURCES = ("averaged_perceptron_tagger_eng", "punkt_tab", "wordnet")
+
+
+def download_nltk_data() -> None:
+    """Fetch the data of the lineage "wordnet" and of AMBER with NLTK's own downloader."""
+    import nltk
+
+    for resource in NLTK_RESOURCES:
+        if not nltk.download(resource, quiet=True):
+            raise VlmHeadsError(
+                f"NLTK could not fetch {resource}", "a network", "or set NLTK_DATA to its data"
+            )

@@ -7,7 +7,8 @@ from vlmheads_eval.words import split_words
 PIECES = st.sampled_from(
     """the dog cat st. dr. a. i. 3. 12.5 e.g. etc. ... .. . ! ? ." '". dog. dog's. dogs' "cat" 'cat'
     it's cannot gonna isn't x-st. u.s. p.m. -- dog--cat (dog) (dog.) dog.) dog, dog: 1,000 a,b $5
-    administrators r-revised é. \u201ccat\u201d \u2019s no. i " ' 'tis more'n d'ye ; cat; cat! cat?" ?! dog.cat
+    administrators r-revised é.
+    \u201ccat\u201d \u2019s no. i " ' 'tis more'n d'ye ; cat; cat! cat?" ?! dog.cat
     1. 2) #1 & * **b** 9:30 9:30. we'll. x1. 1x. lemme hot-dog, cats,, him/her - " '' ``""".split()
 )
 SPACES = st.sampled_from((" ", "  ", "\n", "\n\n", "\t"))

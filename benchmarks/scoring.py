@@ -1,0 +1,118 @@
+"""How fast captions are scored, and whether memory grows with their number.
+
+Run: python benchmarks/scoring.py --captions FOLDER --ground-truth gt_objects_2014.json --out FILE
+The captions are real ones of published runs, repeated and cut to the length asked for; every copy
+is made different, so that no cache of whole captions could help.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nltk
+from vlmheads_eval.captions import Caption, read_captions
+from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.lineages import Lineage, lineage, wordnet_words
+from vlmheads_eval.scoring import score_chair
+
+
+def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
+    """Yield captions of `words` words each, made of consecutive real ones."""
+    source = [caption for file in sorted(folder.glob("*.jsonl")) for caption in read_captions(file)]
+    for position in range(number):
+        text: list[str] = []
+        following = position
+        while len(text) < words:
+            text += source[following % len(source)].text.split()
+            following += 1
+        caption = source[position % len(source)]
+        yield Caption(caption.image_id, " ".join(text[:words]), at_limit=False)
+
+
+def fresh(name: str) -> Lineage:
+    """Return a lineage with nothing remembered from earlier runs."""
+    from vlmheads_eval import lineages, singularise, words
+
+    for cached in (
+        singularise.singularise,
+        words.chunk_words,
+        words._final_words,
+        lineages._lemma,
+    ):
+        cached.cache_clear()
+    return lineage(name)
+
+
+def timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def reference_words(caption: str) -> list[str]:
+    """The words of the wordnet lineage by NLTK's own calls alone, as its script makes them."""
+    from nltk.corpus import wordnet
+    from nltk.stem import WordNetLemmatizer
+
+    tags = {"J": wordnet.ADJ, "V": wordnet.VERB, "N": wordnet.NOUN, "R": wordnet.ADV}
+    lemmatiser = WordNetLemmatizer()
+    tagged = nltk.pos_tag(nltk.word_tokenize(caption.lower()))
+    return [lemmatiser.lemmatize(word, tags.get(tag[0], wordnet.NOUN)) for word, tag in tagged]
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--captions", type=Path, required=True)
+    parser.add_argument("--ground-truth", type=Path, required=True)
+    parser.add_argument("--number", type=int, default=5000)
+    parser.add_argument("--words", type=int, default=90)
+    parser.add_argument("--wordnet", type=int, default=500, help="captions for this lineage")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+
+    captions = list(real_captions(options.captions, options.number, options.words))
+    truth = load_ground_truth([options.ground_truth], lineage("pattern"))
+    result: dict[str, Any] = {
+        "captions": options.number,
+        "words": options.words,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    for name in ("pattern", "fixed"):
+        reading = fresh(name)
+        result[f"{name}_seconds"] = timed(lambda: score_chair(captions, truth, reading))  # noqa: B023
+    few = captions[: options.wordnet]
+    try:
+        reading = fresh("wordnet")
+        result["wordnet_captions"] = len(few)
+        result["wordnet_seconds"] = timed(lambda: [wordnet_words(c.text) for c in few])
+        result["wordnet_reference_seconds"] = timed(lambda: [reference_words(c.text) for c in few])
+    except (ValueError, LookupError) as error:
+        result["wordnet_left_out"] = str(error).split(";")[0]
+    result["peak_mib"] = memory(captions, truth)
+    print(json.dumps(result, indent=1))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def memory(captions: list[Caption], truth: GroundTruth) -> dict[str, float]:
+    """Return the peak memory after one pass over the captions and after ten more, in MiB."""
+    reading = fresh("pattern")
+    score_chair(captions, truth, reading)
+    once = peak_mib()
+    score_chair((caption for _ in range(10) for caption in captions), truth, reading)
+    return {"after_one_pass": round(once, 1), "after_eleven_passes": round(peak_mib(), 1)}
+
+
+if __name__ == "__main__":
+    main()
