@@ -1,0 +1,148 @@
+"""A slow decoder for the tiny LLaVA models: float64, one row, full attention maps, by hand.
+
+It shares no code with vlmheads or transformers; only the image features are taken from the model.
+Tests of methods edit what they need at the named points and compare the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Edit = Callable[[int, Tensor], Tensor]
+
+
+def _as_it_is(_: int, value: Tensor) -> Tensor:
+    return value
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What happens at each point; all but `logits` are given the layer, and `logits` the step.
+
+    In the prompt Q is its length, afterwards Q is 1. K is all columns up to now.
+    """
+
+    scores: Edit = _as_it_is  # [H, Q, K], scaled; minus infinity above the diagonal
+    weights: Edit = _as_it_is  # [H, Q, K]
+    heads: Edit = _as_it_is  # [Q, H, D], before the output projection
+    mlp: Edit = _as_it_is  # [Q, E], the output of the MLP
+    residual: Edit = _as_it_is  # [Q, E], the output of the layer
+    logits: Edit = _as_it_is  # [V] of the next token; step 0 is the prompt
+
+
+@dataclass
+class Slow:
+    """One stream of one row: weights, edits, and the keys and values of each layer so far."""
+
+    model: Any
+    edits: Edits = field(default_factory=Edits)
+
+    def __post_init__(self) -> None:
+        self.config = self.model.config.text_config
+        tensors = self.model.state_dict().items()
+        self.weights = {name.split("language_model.")[-1]: w.double() for name, w in tensors}
+        self.keys: list[list[Tensor]] = [[] for _ in range(self.config.num_hidden_layers)]
+        self.values: list[list[Tensor]] = [[] for _ in range(self.config.num_hidden_layers)]
+        self.columns = self.step = 0
+
+    def prompt(self, row: dict[str, Tensor], *, images: bool = True) -> Tensor:
+        """Logits [V] after a prompt without padding; its image embeddings can be deleted."""
+        ids = row["input_ids"][0]
+        visual = image_columns(self.model, row)
+        hidden = self.weights["embed_tokens.weight"][ids]
+        hidden[visual] = image_features(self.model, row)
+        return self._forward(hidden if images else hidden[~visual])
+
+    def token(self, token: int) -> Tensor:
+        """Logits [V] after one more token."""
+        return self._forward(self.weights["embed_tokens.weight"][token][None])
+
+    def _forward(self, hidden: Tensor) -> Tensor:
+        for layer in range(self.config.num_hidden_layers):
+            hidden = self._layer(layer, hidden)
+        self.columns += len(hidden)
+        logits = self._norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T
+        self.step += 1
+        return self.edits.logits(self.step - 1, logits[0])
+
+    def _layer(self, layer: int, hidden: Tensor) -> Tensor:
+        name = f"layers.{layer}."
+        hidden = hidden + self._attention(layer, self._norm(name + "input_layernorm", hidden))
+        inner = self._norm(name + "post_attention_layernorm", hidden)
+        gate, up = (
+            self._linear(name + "mlp.gate_proj", inner),
+            self._linear(name + "mlp.up_proj", inner),
+        )
+        out = self._linear(name + "mlp.down_proj", gate / (1 + torch.exp(-gate)) * up)
+        return self.edits.residual(layer, hidden + self.edits.mlp(layer, out))
+
+    def _attention(self, layer: int, hidden: Tensor) -> Tensor:
+        name, count, size = f"layers.{layer}.self_attn.", len(hidden), self.config.head_dim
+        query, key, value = (
+            self._linear(f"{name}{part}_proj", hidden).reshape(count, -1, size) for part in "qkv"
+        )
+        query, key = self._rotate(query), self._rotate(key)
+        self.keys[layer].extend(key)
+        self.values[layer].extend(value)
+        # Query heads share keys and values in groups of neighbours.
+        group = query.shape[1] // key.shape[1]
+        keys = torch.stack(self.keys[layer]).repeat_interleave(group, dim=1)
+        values = torch.stack(self.values[layer]).repeat_interleave(group, dim=1)
+        scores = torch.einsum("qhd,khd->hqk", query, keys) / size**0.5
+        for index in range(count):
+            scores[:, index, self.columns + index + 1 :] = -torch.inf
+        weights = self.edits.scores(layer, scores).softmax(dim=-1)
+        weights = self.edits.weights(layer, weights)
+        heads = self.edits.heads(layer, torch.einsum("hqk,khd->qhd", weights, values))
+        return self._linear(name + "o_proj", heads.reshape(count, -1))
+
+    def _rotate(self, vectors: Tensor) -> Tensor:
+        """Rotary embedding of [Q, heads, D]: dimension i turns with i + D/2."""
+        half = vectors.shape[-1] // 2
+        base = self.config.rope_parameters["rope_theta"]
+        speed = base ** (-torch.arange(half, dtype=torch.float64) / half)
+        positions = torch.arange(self.columns, self.columns + len(vectors))
+        angle = (positions[:, None] * speed)[:, None]
+        one, two = vectors[..., :half], vectors[..., half:]
+        turned = [one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()]
+        return torch.cat(turned, dim=-1)
+
+    def _norm(self, name: str, hidden: Tensor) -> Tensor:
+        scale = (hidden.square().mean(dim=-1, keepdim=True) + self.config.rms_norm_eps).sqrt()
+        return hidden / scale * self.weights[name + ".weight"]
+
+    def _linear(self, name: str, hidden: Tensor) -> Tensor:
+        return hidden @ self.weights[name + ".weight"].T
+
+
+def image_columns(model: Any, row: dict[str, Tensor]) -> Tensor:
+    """[S] True where the prompt of one row holds an image token."""
+    return row["input_ids"][0] == model.config.image_token_id
+
+
+def image_features(model: Any, row: dict[str, Tensor]) -> Tensor:
+    """[image tokens, E] the image embeddings, from the model's own encoder in float64."""
+    encoder = deepcopy(model.model).double()
+    with torch.no_grad():
+        return encoder.get_image_features(row["pixel_values"].double()).pooler_output[0]
+
+
+def decode(
+    model: Any, row: dict[str, Tensor], edits: Edits | None = None, *, tokens: int | list[int] = 8
+) -> tuple[list[int], Tensor]:
+    """Decode greedily, or along given tokens; return the tokens and the logits [tokens, V]."""
+    slow = Slow(model, edits or Edits())
+    logits, given = [slow.prompt(row)], None if isinstance(tokens, int) else tokens
+    count = tokens if isinstance(tokens, int) else len(tokens)
+    chosen: list[int] = []
+    while True:
+        chosen.append(int(logits[-1].argmax()) if given is None else given[len(chosen)])
+        if len(chosen) == count:
+            return chosen, torch.stack(logits)
+        logits.append(slow.token(chosen[-1]))
