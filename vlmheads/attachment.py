@@ -97,8 +97,8 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
 
     Args:
         model: a transformers model for image-text-to-text generation.
-        plugins: a name, a name with options ("vhr:alpha=1.5"), a Plugin object, or a list of them,
-            in the order in which they act.
+        plugins: a name, a name with options ("vhr:alpha=1.5"), a Plugin object, a preset file, or
+            a list of them, in the order in which they act.
 
     Raises:
         VlmHeadsError: a model that cannot be attached to, an unknown plugin, options that do not

@@ -112,14 +112,22 @@ def parse_plugin(text: str) -> Plugin:
 
 
 def resolve(plugins: str | Plugin | Iterable[str | Plugin]) -> tuple[Plugin, ...]:
-    """Return plugin objects for a name, a plugin, or several of both, in the given order.
+    """Return plugin objects for names, plugins and presets, one or several, in the given order.
+
+    Text that ends in ".json" and sets no option is a preset: a file, or the name of a shipped one.
 
     Raises:
         VlmHeadsError: something else than a name or a plugin object is among them.
     """
     given = (plugins,) if isinstance(plugins, (str, Plugin)) else tuple(plugins)
-    found = []
+    found: list[Plugin] = []
     for item in given:
+        if isinstance(item, str) and item.endswith(".json") and "=" not in item:
+            # A preset is read by a module that needs this one.
+            from vlmheads.presets import load_preset
+
+            found += load_preset(item)
+            continue
         if isinstance(item, str):
             item = parse_plugin(item)
         if not isinstance(item, Plugin):
