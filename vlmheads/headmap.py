@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,23 @@ class HeadMap:
             (index // self.geometry.heads, index % self.geometry.heads, value)
             for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    @classmethod
+    def concatenate(cls, maps: Sequence[HeadMap]) -> HeadMap:
+        """Join maps of several batches into one of all their images.
+
+        Raises:
+            VlmHeadsError: none, or maps of different models or measures.
+        """
+        if not maps:
+            raise VlmHeadsError("no head map", "at least one to join")
+        first = maps[0]
+        for other in maps[1:]:
+            first.geometry.require(other.geometry, "a head map")
+            if other.measure != first.measure:
+                raise VlmHeadsError(f"a map of {other.measure!r}", f"one of {first.measure!r}")
+        values = torch.cat([item.values for item in maps])
+        return cls(values, first.geometry, first.measure, first.provenance)
 
     def save(self, path: str | Path) -> None:
         """Write the map as safetensors, with everything else as JSON in its metadata."""

@@ -1,0 +1,164 @@
+"""Captioner: images in, captions out, plain or under plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+
+from vlmheads.attachment import attach
+from vlmheads.errors import VlmHeadsError
+from vlmheads.images import as_rgb, read_image
+from vlmheads.models import EMBEDDED, load_model
+from vlmheads.plugin import Plugin
+from vlmheads.registry import resolve
+
+PROMPT = "Describe the image."
+MAX_NEW_TOKENS = 128
+
+Plugins = str | Plugin | Iterable[str | Plugin]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a model said about one image.
+
+    Args:
+        text: the caption.
+        tokens: generated tokens, the end token not counted.
+        at_limit: whether the limit on new tokens cut it off.
+    """
+
+    text: str
+    tokens: int
+    at_limit: bool
+
+
+class Captioner:
+    """A model, its processor and the plugins under which it describes images.
+
+    >>> captioner = Captioner.from_pretrained("embedded", plugins="vhr")
+    >>> print(captioner(["scene.png"])[0].text)
+
+    Args:
+        model: a transformers model for image-text-to-text generation.
+        processor: its processor, with a chat template.
+        plugins: what to attach while generating; see `attach`.
+    """
+
+    def __init__(self, model: Any, processor: Any, plugins: Plugins = ()) -> None:
+        self.model, self.processor = model, processor
+        self.plugins = resolve(plugins)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = EMBEDDED,
+        plugins: Plugins = (),
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+    ) -> Self:
+        """Load a model by name, folder or hub id; see `vlmheads.models.load_model`."""
+        found = resolve(plugins)  # a mistyped plugin is known before the weights are read
+        return cls(*load_model(model, dtype=dtype, device=device), found)
+
+    def __call__(
+        self,
+        images: Iterable[str | Path | Image.Image],
+        prompt: str = PROMPT,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        batch_size: int = 8,
+        plugins: Plugins | None = None,
+        **generate: Any,
+    ) -> list[Caption]:
+        """Describe images, in order.
+
+        Args:
+            images: files or Pillow images.
+            prompt: what the model is asked about each.
+            max_new_tokens: where a caption is cut off.
+            batch_size: images in one generation.
+            plugins: in place of the captioner's own; () for none.
+            generate: further arguments of `model.generate`; greedy search unless they say else.
+
+        Raises:
+            VlmHeadsError: an image that cannot be read, or what `attach` refuses.
+        """
+        options = generate | {"max_new_tokens": max_new_tokens}
+        stream = self.stream(images, prompt, batch_size=batch_size, plugins=plugins, **options)
+        return list(stream)
+
+    def stream(
+        self,
+        images: Iterable[str | Path | Image.Image],
+        prompt: str = PROMPT,
+        *,
+        batch_size: int = 8,
+        plugins: Plugins | None = None,
+        **generate: Any,
+    ) -> Iterator[Caption]:
+        """Yield captions in order, batch by batch, reading images as they are needed."""
+        if batch_size < 1:
+            raise VlmHeadsError(f"batch_size={batch_size}", "at least 1")
+        acting = self.plugins if plugins is None else resolve(plugins)
+        source = iter(images)
+        while batch := tuple(islice(source, batch_size)):
+            yield from self._describe(batch, prompt, acting, generate)
+
+    @torch.no_grad()
+    def _describe(
+        self,
+        batch: Iterable[str | Path | Image.Image],
+        prompt: str,
+        plugins: tuple[Plugin, ...],
+        generate: dict[str, Any],
+    ) -> list[Caption]:
+        """Describe the images of one batch."""
+        limit = generate.get("max_new_tokens", MAX_NEW_TOKENS)
+        options = {"max_new_tokens": limit, "do_sample": False} | generate
+        inputs = self.prepare(batch, prompt)
+        with attach(self.model, plugins) if plugins else nullcontext():
+            output = self.model.generate(**inputs, **options)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+        lengths = self._lengths(new)
+        return [
+            Caption(text.strip(), min(length, new.shape[1]), length > new.shape[1] == limit)
+            for text, length in zip(texts, lengths, strict=True)
+        ]
+
+    def prepare(self, batch: Iterable[str | Path | Image.Image], prompt: str) -> Any:
+        """Make model inputs of images and a prompt, left padded, on the model's device."""
+        images = [
+            as_rgb(item) if isinstance(item, Image.Image) else read_image(item) for item in batch
+        ]
+        text = {"type": "text", "text": prompt}
+        chats = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
+            for image in images
+        ]
+        inputs = self.processor.apply_chat_template(
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+        return inputs.to(self.model.device, dtype=self.model.dtype)
+
+    def _lengths(self, new: torch.Tensor) -> list[int]:
+        """Tokens of each row before its end token; one more than there are where none came."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            return [new.shape[1] + 1] * len(new)
+        is_end = torch.isin(new, torch.tensor(ends, device=new.device))
+        return [int(row.int().argmax()) if bool(row.any()) else new.shape[1] + 1 for row in is_end]

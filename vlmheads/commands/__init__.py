@@ -1,0 +1,1 @@
+"""The subcommands of `vlmheads`; none loads torch before it runs."""

@@ -1,0 +1,138 @@
+"""`vlmheads caption`: describe image files, plain or mitigated, or both side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vlmheads.commands.options import model_options
+from vlmheads.errors import VlmHeadsError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlmheads.caption import Captioner
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_options
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    help="A plugin, with options if any, such as vhr:alpha=1.5; may be repeated. [default: vhr]",
+)
+@click.option("--compare", is_flag=True, help="Show the plain caption beside the mitigated one.")
+@click.option("--prompt", help='What to ask. [default: "Describe the image."]')
+@click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def caption(
+    images: tuple[Path, ...],
+    model: str,
+    dtype: str,
+    device: str | None,
+    plugins: tuple[str, ...],
+    compare: bool,
+    prompt: str | None,
+    max_new_tokens: int,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Describe IMAGES: files, or folders of them.
+
+    An image that cannot be read is reported, the rest is done, and the exit code is 2.
+    """
+    from vlmheads.caption import PROMPT, Captioner
+    from vlmheads.commands import show
+    from vlmheads.images import find_images
+
+    captioner = Captioner.from_pretrained(model, plugins or ("vhr",), dtype=dtype, device=device)
+    found = list(find_images(images))
+    job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare)
+    failed = noticed = False
+    with show.progress(len(found)) as advance:
+        for batch in _batches(found, batch_size):
+            readable: list[tuple[Path, Image]] = []
+            for path in batch:
+                try:
+                    readable.append(_read(path))
+                except VlmHeadsError as error:
+                    click.echo(f"error: {error}", err=True)
+                    failed = True
+            if not noticed and (notice := _notice(captioner, model, readable)):
+                click.echo(notice, err=True)
+                noticed = True
+            for record in job.run(readable):
+                if as_json:
+                    click.echo(json.dumps(record, ensure_ascii=False))
+                else:
+                    show.record(record)
+            advance(len(batch))
+    if failed:
+        sys.exit(2)
+
+
+class _Job:
+    """What is done to each batch of images."""
+
+    def __init__(self, captioner: Captioner, prompt: str, limit: int, compare: bool) -> None:
+        self.captioner, self.prompt, self.limit, self.compare = captioner, prompt, limit, compare
+        self.plugins = [
+            {"name": plugin.name, "options": plugin.to_dict()} for plugin in captioner.plugins
+        ]
+
+    def run(self, batch: list[tuple[Path, Image]]) -> Iterator[dict[str, Any]]:
+        """Yield a record for each image of a batch."""
+        if not batch:
+            return
+        images = [image for _, image in batch]
+        options: dict[str, Any] = {
+            "max_new_tokens": self.limit,
+            "batch_size": len(images),
+        }
+        mitigated = self.captioner(images, self.prompt, **options)
+        plain = self.captioner(images, self.prompt, plugins=(), **options) if self.compare else None
+        for index, (path, _) in enumerate(batch):
+            found = mitigated[index]
+            record: dict[str, Any] = {
+                "image": str(path),
+                "caption": found.text,
+                "tokens": found.tokens,
+                "at_limit": found.at_limit,
+            }
+            if plain is not None:
+                record["plain"] = plain[index].text
+            yield record | {"prompt": self.prompt, "plugins": self.plugins}
+
+
+def _batches(found: list[Path | VlmHeadsError], size: int) -> Iterator[list[Path | VlmHeadsError]]:
+    for start in range(0, len(found), size):
+        yield found[start : start + size]
+
+
+def _read(found: Path | VlmHeadsError) -> tuple[Path, Image]:
+    from vlmheads.images import read_image
+
+    if isinstance(found, VlmHeadsError):
+        raise found
+    return found, read_image(found)
+
+
+def _notice(captioner: Captioner, model: str, images: list[tuple[Path, Image]]) -> str:
+    """Say that a packaged model knows only its own scenes, where an image is not one of them."""
+    from vlmheads.models import packaged_models
+
+    side = getattr(captioner.model.config.vision_config, "image_size", None)
+    if model not in packaged_models() or all(image.size == (side, side) for _, image in images):
+        return ""
+    return (
+        f"note: the {model} model knows only its own drawn scenes, not photographs; "
+        "name another with --model, such as --model llava-hf/llava-1.5-7b-hf"
+    )
