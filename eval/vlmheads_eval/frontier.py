@@ -5,14 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from vlmheads_eval.captions import Caption
 from vlmheads_eval.chair import CaptionScore, score_reading
 from vlmheads_eval.lineages import Lineage
-from vlmheads_eval.measures import Counts, count, overall
+from vlmheads_eval.measures import Counts, count_mentions, overall
 
 SENTENCE_ENDS = frozenset(".!?")
 # Quotes and brackets, also as the lineage "pattern" puts quotes into the singular.
 CLOSERS = frozenset(("''", '"', ")", "]", "\u201d", "\u2019", "'", "'s", "'s's"))
+# The measures of cut captions; the rest describe whole captions.
+CUT_MEASURES = (
+    *("CHAIRs", "CHAIRi", "unique_hallucination", "recall", "precision", "object_f1"),
+    *("mentions", "objects", "words"),
+)
 LONGEST = 10  # Sentences; the captions of today's models rarely have more.
 
 
@@ -33,17 +37,17 @@ def sentence_ends(words: Sequence[str]) -> list[int]:
 
 
 def truncated_counts(
-    caption: Caption, words: list[str], score: CaptionScore, lineage: Lineage
+    words: list[str], score: CaptionScore, lineage: Lineage
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the counts [LONGEST, columns] of a caption cut after 1, 2, ... sentences."""
-    full = count(caption, score)
+    full = count_mentions(score)
     ends = sentence_ends(words)
     rows = [full] * LONGEST
     for kept, end in enumerate(ends[:LONGEST]):
         if end < len(words):
             reading = lineage.find(words[:end])
             cut = score_reading(score.image_id, reading, score.truth)
-            rows[kept] = count(caption, cut)._replace(repetitive=0, at_limit=0)
+            rows[kept] = count_mentions(cut)
     return np.array(rows, dtype=np.int64)
 
 
@@ -55,7 +59,8 @@ def frontier(sums: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
     words = Counts._fields.index("words")
     points = []
     for kept, row in enumerate(sums, 1):
-        points.append({"sentences": kept, **overall(row)})
+        figures = overall(row)
+        points.append({"sentences": kept, **{name: figures[name] for name in CUT_MEASURES}})
         if row[words] == sums[-1][words]:
             break
     return points

@@ -48,22 +48,33 @@ MEASURES: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]] = {
 
 def count(caption: Caption, score: CaptionScore) -> Counts:
     """Return what a scored caption adds to the sums."""
+    return count_mentions(score)._replace(
+        repetitive=int(repeated_share(caption.text) > REPEATED_SHARE),
+        at_limit=int(caption.at_limit is True),
+        limit_known=int(caption.at_limit is not None),
+        empty=int(not caption.text.strip()),
+    )
+
+
+def count_mentions(score: CaptionScore) -> Counts:
+    """Return what a scored text adds to the sums, leaving out what only whole captions tell."""
+    named = score.named
     invented = len(score.hallucinated)
-    recalled = len(score.named & score.truth)
+    recalled = len(named & score.truth)
     return Counts(
         captions=1,
         hallucinated=int(invented > 0),
         mentions=len(score.mentions),
         invented=invented,
-        named=len(score.named),
-        invented_named=len(score.named) - recalled,
+        named=len(named),
+        invented_named=len(named) - recalled,
         recalled=recalled,
         truth=len(score.truth),
         words=score.words,
-        repetitive=int(repeated_share(caption.text) > REPEATED_SHARE),
-        at_limit=int(caption.at_limit is True),
-        limit_known=int(caption.at_limit is not None),
-        empty=int(not caption.text.strip()),
+        repetitive=0,
+        at_limit=0,
+        limit_known=0,
+        empty=0,
     )
 
 

@@ -1,7 +1,6 @@
 """From a caption's words to the objects it mentions: the part that all readings of CHAIR share."""
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vlmheads_eval.vocabulary import Vocabulary
@@ -46,17 +45,18 @@ def find_mentions(words: list[str], vocabulary: Vocabulary) -> Reading:
     return Reading(mentions, len(merged))
 
 
-def _join_doubles(words: list[str], vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
-    doubles = vocabulary.doubles
-    pairs = [f"{first} {second}" for first, second in pairwise(words)]
-    if doubles.keys().isdisjoint(pairs):
-        return words, list(range(len(words)))
+def _join_doubles(words: list[str], vocabulary: Vocabulary) -> tuple[list[str], Sequence[int]]:
+    if vocabulary.first_words.isdisjoint(words):
+        return words, range(len(words))
     merged: list[str] = []
     places: list[int] = []
     position = 0
     while position < len(words):
-        double = doubles.get(pairs[position]) if position < len(pairs) else None
-        merged.append(words[position] if double is None else double)
+        word = words[position]
+        double = None
+        if word in vocabulary.first_words:
+            double = vocabulary.doubles.get(" ".join(words[position : position + 2]))
+        merged.append(word if double is None else double)
         places.append(position)
         position += 1 if double is None else 2
     return merged, places

@@ -38,7 +38,7 @@ def score_chair(
     unknown = 0
     for caption, words, score in score_captions(captions, truth, lineage):
         sums += count(caption, score)
-        cut += truncated_counts(caption, words, score, lineage)
+        cut += truncated_counts(words, score, lineage)
         unknown += not score.known
         if each is not None:
             each(caption, score)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ class Vocabulary:
 
     nodes: Mapping[str, str]
     doubles: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def first_words(self) -> frozenset[str]:
+        """The words that a pair can begin with."""
+        return frozenset(double.partition(" ")[0] for double in self.doubles)
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -22,9 +22,11 @@ SENTENCE_STARTERS = ("administrators", "b-week", "r-revised", "z-holiday")
 MAY_START_IN_LOWER_CASE = 1 << 4  # The flag of Punkt's orthographic context.
 
 # Chunks between white space whose words depend on nothing around them.
-PLAIN = re.compile(r"-|[^\W_]+(?:[-'/][^\W_]+)*[,;:]?")
+PLAIN = re.compile(r"-|([^\W_]+(?:[-'/][^\W_]+)*)([,;:]?)")
 # Chunks that end a sentence whatever follows in letters: two letters at least, so no initial.
-CLOSING = re.compile(r"(?:[^\W\d_]+-)*[^\W\d_]{2,}[.!?]")
+CLOSING = re.compile(r"((?:[^\W\d_]+-)*[^\W\d_]{2,})([.!?])")
+# Words of letters alone that NLTK takes apart.
+CONTRACTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 
 
 def split_words(text: str) -> list[str]:
@@ -56,12 +58,24 @@ def _chunked_words(text: str) -> list[str] | None:
 @lru_cache(maxsize=65536)
 def chunk_words(chunk: str) -> tuple[tuple[str, ...] | None, bool]:
     """Return the words of one chunk, None where they depend on its place, and whether it closes."""
-    if PLAIN.fullmatch(chunk):
+    match = PLAIN.fullmatch(chunk)
+    if match:
         # A word after it keeps the chunk from being a sentence's end.
-        return tuple(NLTKWordTokenizer().tokenize(chunk + " x")[:-1]), False
-    if CLOSING.fullmatch(chunk) and not _abbreviated(chunk):
-        return _final_words(chunk), True
+        return _word_and_mark(match) or tuple(
+            NLTKWordTokenizer().tokenize(chunk + " x")[:-1]
+        ), False
+    match = CLOSING.fullmatch(chunk)
+    if match and not _abbreviated(chunk):
+        return _word_and_mark(match) or _final_words(chunk), True
     return None, False
+
+
+def _word_and_mark(match: re.Match[str]) -> tuple[str, ...]:
+    """Return a word of letters and the mark behind it, nothing for any other chunk."""
+    word, mark = match.groups()
+    if word is None or not word.isalpha() or word in CONTRACTED:
+        return ()
+    return (word, mark) if mark else (word,)
 
 
 @lru_cache(maxsize=65536)
