@@ -148,16 +148,33 @@ class Request:
         return self._pass(images, frozenset(heads), frozenset(hidden))
 
     def image_keys(self, keys: int) -> Tensor:
-        """[B, K] True where one of the `keys` that a layer holds is an image token.
+        """[B, K] True where one of the `keys` that a layer holds is an image token."""
+        if keys not in self._image_keys:
+            self._image_keys[keys] = self.prompt_keys(self.prompt.visual, keys)
+        return self._image_keys[keys]
+
+    def prompt_keys(self, columns: Tensor, keys: int) -> Tensor:
+        """[B, K] what a mask [B, S] of the prompt's columns says of the `keys` that a layer holds.
 
         A layer with a sliding window has dropped the oldest keys; a static cache has room beyond
-        the newest.
+        the newest. Keys of generated tokens are False.
         """
         dropped = max(0, self.seen - keys)
-        if keys not in self._image_keys:
-            part = self.prompt.visual[:, dropped : dropped + keys]
-            self._image_keys[keys] = F.pad(part, (0, keys - part.shape[1]))
-        return self._image_keys[keys]
+        part = columns[:, dropped : dropped + keys]
+        return F.pad(part, (0, keys - part.shape[1]))
+
+    def generated_keys(self, keys: int) -> Tensor:
+        """[K] True where one of the `keys` that a layer holds is a generated token."""
+        column = torch.arange(keys, device=self.text_start.device) + max(0, self.seen - keys)
+        return (column >= self.prompt_length) & (column < self.seen)
+
+    def predicting_rows(self, last: int) -> Tensor:
+        """[Q] True where one of the `last` rows predicts a new token.
+
+        In the prefill that is the row of the last token alone, afterwards every row.
+        """
+        column = torch.arange(self.seen - last, self.seen, device=self.text_start.device)
+        return column >= self.prompt_length - 1
 
     def editable_rows(self, length: int) -> Tensor:
         """[B, Q] True for rows of text after the image, among the last Q of a forward of `length`.
