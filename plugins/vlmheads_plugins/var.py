@@ -1,0 +1,180 @@
+"""Visual attention redistribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from vlmheads.attention import Rows
+from vlmheads.errors import VlmHeadsError
+from vlmheads.geometry import Geometry
+from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.request import Request
+
+# Sink dimensions that the authors give, by the text decoder: model type, width, layers, key heads.
+SINK_DIMENSIONS: dict[tuple[str, int, int, int], tuple[int, ...]] = {
+    ("llama", 4096, 32, 32): (1415, 2533),  # LLaMA-2-7B
+    ("llama", 5120, 40, 40): (2100, 4743),  # LLaMA-2-13B
+    ("qwen2_vl_text", 3584, 28, 4): (458, 2570),  # Qwen2-VL-7B
+}
+# The first layers, whose hidden states have no massive activations yet.
+_EARLY = 2
+
+
+@dataclass(frozen=True)
+class VAR(Plugin):
+    """Move attention from sink tokens to the rest of the image, in image-centric heads.
+
+    A token is a sink of a layer where the hidden state x that enters it has
+    φ(x) = max over the sink dimensions of |x[d]| / RMS(x) ≥ τ; this is looked at in the prefill and
+    kept. For each text row after the image and each generated token, a head is image-centric where
+    its attention on the image is at least `minimum`, and at least the share ρ of that is on image
+    tokens that are no sinks. There all sinks, text and image, give up the share p of their weights,
+    and image tokens that are no sinks receive it in proportion to their weights. Rows keep their
+    sum. A layer in which no image token is a sink stays as it is.
+
+    Sink dimensions are those that the authors give for LLaMA-2 and Qwen2-VL. Of another decoder
+    they are measured: the dimensions of the prompt's first token whose |x[d]| / RMS(x) reaches τ,
+    in each layer and prompt. Width E bounds φ by √E; a decoder without massive activations has no
+    sinks and is not changed.
+
+    Source: Kang et al., ICLR 2025, arXiv 2503.03321. Deviations: `form="release"` follows the
+    released code: φ > τ, the share of sinks compared with 1 - ρ and 10⁻⁶ in its denominator, and
+    the last layer edited too, which the paper leaves out. `rho` and `p` keep the paper's meaning
+    there (the released code's are 1 - ρ and 1 - p). `p` is the complement of the released
+    configuration's 0.6, `rho` the paper's for hallucination (0.8 in general, 0.9 for vision-centric
+    tasks); the paper gives no number for `minimum`, the released code does. On Qwen3-VL the state
+    is looked at before features of its encoder's layers are added to it.
+
+    Cost: the text rows once more in each layer; in decoding one row.
+
+    Evidence: no help against invented objects in others' hands: CHAIR_S 52.5 against 48.6 of plain
+    greedy, and 60.0 against 54.6 under sampling; POPE unchanged or lower in an audit.
+    """
+
+    name: ClassVar[str] = "var"
+    paper: ClassVar[str] = "Kang et al., ICLR 2025, arXiv 2503.03321"
+    cost: ClassVar[str] = "one more attention row a layer and token"
+
+    rho: float = option(0.5, "least share of non-sinks in a head's image attention", low=0, high=1)
+    p: float = option(0.4, "share of their attention that sinks give up", low=0, high=1)
+    tau: float = option(20.0, "least φ of a sink token", low=0, high=1000)
+    minimum: float = option(0.2, "least attention on the image of a head", low=0, high=1)
+    dimensions: tuple[int, ...] | None = option(
+        None, "sink dimensions of the hidden state; by default the authors', or measured"
+    )
+    layers: tuple[int, ...] | None = option(
+        None, "layers to act on; by default all but the first two and the last"
+    )
+    form: str = option(
+        "paper", "follow the paper or the released code", choices=("paper", "release")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+        if self.dimensions is not None:
+            object.__setattr__(self, "dimensions", _as_dimensions(self.dimensions))
+
+    @classmethod
+    def neutral(cls) -> Self:
+        """Return a redistribution of nothing."""
+        return cls(p=0.0)
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse layers that the model does not have, and the first, whose input is not seen."""
+        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+        chosen = self.chosen_layers(geometry)
+        if not chosen or 0 in chosen:
+            raise VlmHeadsError(
+                f"{self.name}: layers {list(chosen)} of {geometry.layers}",
+                "layers from 1 on, since sinks are found in the output of the layer before",
+                "pass layers=[...]",
+            )
+
+    def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
+        """Return the layers to act on."""
+        if self.layers is not None:
+            return self.layers
+        return tuple(range(_EARLY, geometry.layers - (self.form == "paper")))
+
+    def on_prompt(self, request: Request) -> None:
+        """Refuse sink dimensions that the model's hidden states do not have."""
+        width: int = request.anatomy.decoder.config.hidden_size  # type: ignore[union-attr, assignment]
+        if self.dimensions is not None and self.dimensions[-1] >= width:
+            raise VlmHeadsError(
+                f"{self.name}: dimensions={list(self.dimensions)}",
+                f"dimensions from 0 to {width - 1}",
+                "choose dimensions that this model has",
+            )
+
+    def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
+        """Find the sinks of the next layer, in the prefill."""
+        wanted = site == "residual" and request.is_prefill and self.p
+        if wanted and layer + 1 in self.chosen_layers(request.geometry):
+            request.scratch(self)[str(layer + 1)] = self._sinks(request, hidden)
+        return hidden
+
+    def _sinks(self, request: Request, hidden: Tensor) -> Tensor:
+        """Mark sink tokens [B, S], given the hidden states [B, S, E] that enter a layer."""
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        scale = hidden.square().mean(dim=-1).sqrt().clamp(min=torch.finfo(hidden.dtype).tiny)
+        given = self.dimensions or known_dimensions(request.anatomy.decoder.config)
+        if given is not None:
+            phi = hidden[:, :, list(given)].abs().amax(dim=-1) / scale
+        else:
+            rows = torch.arange(len(hidden), device=hidden.device)
+            first = request.prompt.mask.int().argmax(dim=1)
+            massive = self._reaches(hidden[rows, first].abs() / scale[rows, first, None])
+            # Only the few dimensions that are massive in some row are looked at everywhere.
+            some = massive.any(dim=0).nonzero()[:, 0]
+            if not len(some):
+                return torch.zeros_like(request.prompt.mask)
+            phi = (hidden[:, :, some].abs() * massive[:, None, some]).amax(dim=-1) / scale
+            phi = phi.masked_fill(~massive.any(dim=-1, keepdim=True), -1)
+        return self._reaches(phi) & request.prompt.mask
+
+    def _reaches(self, phi: Tensor) -> Tensor:
+        return phi > self.tau if self.form == "release" else phi >= self.tau
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        """Redistribute the attention of image-centric heads."""
+        found = request.scratch(self).get(str(layer))
+        if found is None:
+            return rows
+        seeing = (found & request.image_mask).any(dim=1)
+        if not bool(seeing.any()):
+            return rows
+        weights = rows.weights
+        image = rows.image_keys[:, None, None]
+        sinks = request.prompt_keys(found, weights.shape[-1])[:, None, None]
+        on_image = (weights * image).sum(dim=-1, keepdim=True)
+        on_rest = (weights * (image & ~sinks)).sum(dim=-1, keepdim=True)
+        if self.form == "release":
+            on_sinks = (weights * (image & sinks)).sum(dim=-1, keepdim=True)
+            centric = on_sinks / (on_image + 1e-6) <= 1 - self.rho
+        else:
+            centric = on_rest >= self.rho * on_image
+        chosen = centric & (on_image >= self.minimum) & (on_rest > 0) & seeing[:, None, None, None]
+        freed = self.p * (weights * sinks).sum(dim=-1, keepdim=True)
+        gain = 1 + freed / torch.where(chosen, on_rest, 1.0)
+        factor = torch.where(sinks, 1 - self.p, torch.where(image, gain, 1.0))
+        return rows.with_weights(torch.where(chosen, weights * factor, weights))
+
+
+def known_dimensions(config: Any) -> tuple[int, ...] | None:
+    """Return the sink dimensions of a text decoder that the authors give, by its config."""
+    names = ("model_type", "hidden_size", "num_hidden_layers", "num_key_value_heads")
+    return SINK_DIMENSIONS.get(tuple(getattr(config, name, None) for name in names))  # type: ignore[arg-type]
+
+
+def _as_dimensions(dimensions: object) -> tuple[int, ...]:
+    """Check a list of dimensions."""
+    if not isinstance(dimensions, (list, tuple)) or not dimensions:
+        raise VlmHeadsError(f"var: dimensions={dimensions!r}", "a list such as [1415, 2533]")
+    if any(isinstance(d, bool) or not isinstance(d, int) or d < 0 for d in dimensions):
+        raise VlmHeadsError(f"var: dimensions={dimensions!r}", "whole numbers from 0 on")
+    return tuple(sorted(set(dimensions)))

@@ -1,0 +1,75 @@
+"""Compare what a plugin makes native generate() do with what slow.py makes of its formulas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import slow
+import tiny
+import torch
+from torch import Tensor
+
+import vlmheads
+from vlmheads.attention import Rows
+from vlmheads.plugin import Plugin
+from vlmheads.request import Request
+
+
+def generate(model: Any, inputs: dict[str, Tensor], plugin: Plugin, count: int = 8) -> Any:
+    """Greedy tokens [count] and logits [count, V] of one row with a plugin attached."""
+    with vlmheads.attach(model, plugin):
+        output = model.generate(
+            **inputs,
+            max_new_tokens=count,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return output.sequences[0, -count:].tolist(), torch.cat(output.logits)
+
+
+def assert_same(
+    expected: tuple[list[int], Tensor], found: tuple[list[int], Tensor], atol: float = 1e-5
+) -> None:
+    """Tokens are equal and logits close."""
+    assert expected[0] == found[0]
+    torch.testing.assert_close(found[1].double(), expected[1].double(), atol=atol, rtol=0)
+
+
+def assert_plugin_is(
+    plugin: Plugin, edits: slow.Edits, family: str, row: dict[str, Tensor] | None = None
+) -> None:
+    """A plugin gives what the edits give to the slow decoder, and not what the model gives alone.
+
+    Edits that need their own state per decoding are to be passed fresh.
+    """
+    model, row = tiny.build(family), tiny.inputs(family) if row is None else row
+    plain = slow.decode(model, row)
+    expected = slow.decode(model, row, edits)
+    assert float((plain[1] - expected[1]).nan_to_num().abs().max()) > 1e-3
+    assert_same(expected, generate(model, row, plugin))
+
+
+@dataclass(frozen=True, eq=False)
+class Spy(Plugin):
+    """Keep the attention rows of every layer and step as they come by."""
+
+    name: ClassVar[str] = "spy"
+
+    seen: dict[tuple[int, int], Rows] = field(default_factory=dict)
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        self.seen[request.step, layer] = rows
+        return rows
+
+
+def rows_around(
+    plugin: Plugin, family: str = "llava-gqa", count: int = 3
+) -> dict[tuple[int, int], tuple[Rows, Rows]]:
+    """(step, layer) -> attention rows before a plugin and after it."""
+    before, after = Spy(), Spy()
+    model = tiny.build(family)
+    with vlmheads.attach(model, [before, plugin, after]):
+        model.generate(**tiny.inputs(family), max_new_tokens=count, do_sample=False)
+    return {key: (rows, after.seen[key]) for key, rows in before.seen.items()}
