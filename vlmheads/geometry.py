@@ -47,6 +47,11 @@ class Geometry:
                 "choose layers that this model has",
             )
 
+    def scaled(self, first: int, stop: int, of: int = 32) -> tuple[int, ...]:
+        """Layers `first` to `stop` - 1 of a decoder of `of` layers, scaled to this one's depth."""
+        start = min(round(first * self.layers / of), self.layers - 1)
+        return tuple(range(start, max(round(stop * self.layers / of), start + 1)))
+
     def __str__(self) -> str:
         return f"{self.model_type} with {self.layers} layers of {self.heads} heads"
 
