@@ -20,7 +20,7 @@ try: $(VENV)/ready
 	$(BIN)/vlmheads caption out/scenes/images --compare
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

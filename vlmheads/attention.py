@@ -71,6 +71,15 @@ class Rows:
         """Set the weights themselves, without renormalisation."""
         return replace(self, edited=weights)
 
+    def only(self, chosen: Tensor, edited: Rows) -> Rows:
+        """Take the rows `chosen` [B, Q] from `edited`, and the others from here."""
+        place = chosen[:, None, :, None]
+        scores = torch.where(place, edited.scores, self.scores)
+        if self.edited is None and edited.edited is None:
+            return replace(self, compute=lambda: scores)
+        weights = torch.where(place, edited.weights, self.weights)
+        return replace(self, compute=lambda: scores, edited=weights)
+
     def outputs(self) -> Tensor:
         """Head outputs [B, Q, H, Dv] under the present weights."""
         rows, heads, last, keys = self.scores.shape

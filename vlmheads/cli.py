@@ -71,7 +71,7 @@ def _load(name: str, load: object) -> click.Command:
     return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("vlmheads", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(vlmheads.__version__, prog_name="vlmheads")
 def main() -> None:
     """Fewer invented objects from vision-language models.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -210,16 +212,26 @@ class Installation:
         request = self._live()
         if request is None:
             return output
-        editable = request.editable_rows(output.shape[1])
+        acting = self._acting["on_attention"]
+        whole = any(plugin.whole_map for plugin in acting)
+        length = output.shape[1]
+        text = request.editable_rows(length)
+        editable = request.real_rows(length) if whole else text
         last = editable.shape[1]
         if last == 0:
             return output
         before = after = rows(request.rows, last, request.image_keys(keys), editable)
-        for plugin in self._acting["on_attention"]:
-            after = plugin.on_attention(request, layer, after)
+        text = F.pad(text, (last - text.shape[1], 0))
+        for plugin in acting:
+            if plugin.whole_map or not whole:
+                after = plugin.on_attention(request, layer, after)
+            else:
+                given = replace(after, editable=text)
+                edited = plugin.on_attention(request, layer, given)
+                after = after if edited is given else after.only(text, edited)
         if after is before:
             return output
-        start = output.shape[1] - last
+        start = length - last
         kept = output[: request.rows, start:]
         edited = torch.where(editable[:, :, None, None], after.outputs().to(output.dtype), kept)
         main = torch.cat([output[: request.rows, :start], edited], dim=1)

@@ -14,8 +14,8 @@ from vlmheads.anatomy import Anatomy
 from vlmheads.prompt import Prompt
 from vlmheads.request import Reference
 
-# What a pass without a cache must not be given.
-_CACHE = ("past_key_values", "use_cache", "attention_mask", "logits_to_keep")
+# What a pass of our own sets itself, or does without.
+_LEFT_OUT = ("past_key_values", "use_cache", "attention_mask", "logits_to_keep", "return_dict")
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def reference_pass(
         hidden: layers whose output is kept.
     """
     if images:
-        given = {name: value for name, value in inputs.items() if name not in _CACHE}
+        given = {name: value for name, value in inputs.items() if name not in _LEFT_OUT}
         expand = None
     else:
         # Beams of a sample, and many images under one question, need only one pass.

@@ -73,6 +73,14 @@ class Plugin:
         """Extra streams that run in one batch with the main one, for this plugin to contrast."""
         return ()
 
+    @property
+    def whole_map(self) -> bool:
+        """Whether `on_attention` needs every row of the prompt, at a cost quadratic in its length.
+
+        Otherwise it is given the rows of text after the image alone.
+        """
+        return False
+
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse, with VlmHeadsError, a model that this plugin's options do not fit."""
 

@@ -58,7 +58,7 @@ class Prompt:
         # Padding takes the id of a text token, so that no image token is left to be counted.
         ids = self.ids.gather(1, order)
         ids = torch.where(kept, ids, ids[:, -1:])
-        types = {name: value.gather(1, order) for name, value in self.token_types.items()}
+        types = {name: value.gather(1, order) * kept for name, value in self.token_types.items()}
         return Prompt(ids, kept, torch.zeros_like(kept), types)
 
     def padded(self, length: int) -> Prompt:

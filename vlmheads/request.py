@@ -188,6 +188,16 @@ class Request:
             self._editable = index >= self.text_start[:, None]
         return self._editable
 
+    def real_rows(self, length: int) -> Tensor:
+        """[B, Q] True for every row of a forward of `length` that is no padding, Q = `length`.
+
+        Rows of the batch without an image are False.
+        """
+        start = self.seen - length
+        prompt = self.prompt.mask[:, start:]
+        real = F.pad(prompt, (0, length - prompt.shape[1]), value=True)
+        return real & self.has_image[:, None]
+
     def advance(self, cached: int, length: int) -> None:
         """Begin a forward pass over `length` tokens, on top of what the cache holds."""
         if not cached:

@@ -149,6 +149,18 @@ def _idefics3() -> t.PreTrainedModel:
     )
 
 
+def _smolvlm() -> t.PreTrainedModel:
+    return t.SmolVLMForConditionalGeneration(
+        t.SmolVLMConfig(
+            vision_config=VISION | {"image_size": 32},
+            text_config=_llama(),
+            image_token_id=IMAGE,
+            scale_factor=2,
+            pad_token_id=PAD,
+        )
+    )
+
+
 def _paligemma() -> t.PreTrainedModel:
     return t.PaliGemmaForConditionalGeneration(
         t.PaliGemmaConfig(
@@ -243,6 +255,7 @@ SPECS: dict[str, Spec] = {
     "qwen3_vl": Spec(_qwen3_vl, _grid, tuple(_FRAMED), "mm_token_type_ids"),
     "internvl": Spec(_internvl, lambda seeds: _plain(seeds, 32), (-1,) * 4),
     "idefics3": Spec(_idefics3, _listed, (57, -1, -1, -1, -1, 57)),
+    "smolvlm": Spec(_smolvlm, _listed, (57, -1, -1, -1, -1, 57)),
     "paligemma": Spec(_paligemma, _plain, (-1,) * 4, "token_type_ids"),
     "gemma3": Spec(_gemma3, _plain, tuple(_FRAMED), "token_type_ids"),
     "mistral3": Spec(_mistral3, _sized, tuple(_BROKEN_ROWS)),
@@ -260,6 +273,8 @@ def build(family: str, attention: str = "sdpa") -> t.PreTrainedModel:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.generation_config.update(pad_token_id=PAD, eos_token_id=None, bos_token_id=1)
+    # A static cache is as long as the longest so far; another length rounds differently.
+    model._previous_max_cache_length = 64
     model.set_attn_implementation(attention)
     return model.requires_grad_(False)
 

@@ -2,6 +2,6 @@ from vlmheads.adapters.family import Family
 
 FAMILY = Family(
     "Qwen3-VL",
-    ("qwen3_vl", "qwen3_vl_moe"),
+    ("qwen3_vl",),
     note="M-RoPE; image features also enter the first decoder layers",
 )

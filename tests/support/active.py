@@ -1,0 +1,43 @@
+"""Options under which each plugin really acts on the tiny models, and what each refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tiny
+from examples import EXAMPLES
+
+from vlmheads.plugin import Plugin
+from vlmheads.registry import get_plugin, installed
+
+# Where the defaults, made for large models, would find nothing to do on a tiny random one.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "var": {"tau": 1.2, "rho": 0.2, "minimum": 0.0, "layers": (1, 2, 3)},
+}
+
+# (plugin, family) -> a word of the refusal.
+REFUSED: dict[tuple[str, str], str] = {}
+
+
+def contract_plugins() -> dict[str, type[Plugin]]:
+    """Every built-in plugin, and one example for each kind of hook."""
+    own = {
+        name: get_plugin(name)
+        for name, entry in installed().items()
+        if entry.module.startswith("vlmheads_plugins.")
+    }
+    return {plugin.name: plugin for plugin in EXAMPLES} | own
+
+
+def make(name: str, family: str) -> Plugin:
+    """An instance that acts on the tiny model of a family."""
+    options = OPTIONS.get(name, {})
+    values = {key: value(family) if callable(value) else value for key, value in options.items()}
+    return contract_plugins()[name](**values)
+
+
+def geometry(family: str) -> Any:
+    """Layers and heads of the tiny model of a family."""
+    from vlmheads.anatomy import examine
+
+    return examine(tiny.build(family)).geometry
