@@ -1,0 +1,27 @@
+"""What methods share that read the outputs of earlier layers through the vocabulary head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlmheads.request import Request
+
+
+def keep_output(request: Request, plugin: object, layer: int, hidden: Tensor) -> None:
+    """Remember a layer's output at those columns of this forward pass that predict new tokens."""
+    new = min(hidden.shape[1], request.seen - request.prompt_length + 1)
+    request.scratch(plugin).setdefault("outputs", {})[layer] = hidden[:, -new:]
+
+
+def kept_outputs(request: Request, plugin: object, layers: tuple[int, ...]) -> Tensor:
+    """Return outputs [B, layers, E] of the column that on_logits is handling."""
+    outputs: dict[int, Tensor] = request.scratch(plugin)["outputs"]
+    return torch.stack([outputs[layer][:, request.column] for layer in layers], dim=1)
+
+
+def normed(request: Request, hidden: Tensor) -> Tensor:
+    """Return hidden states after the decoder's last norm."""
+    last: torch.nn.Module = request.anatomy.decoder.norm  # type: ignore[assignment]
+    result: Tensor = last(hidden)
+    return result

@@ -1,0 +1,86 @@
+"""Gains: a saved factor for every head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.geometry import Geometry
+from vlmheads.headmap import HeadMap
+from vlmheads.plugin import Plugin, option
+from vlmheads.request import Request
+
+MEASURE = "gain"
+
+
+@dataclass(frozen=True)
+class Gains(Plugin):
+    """Multiply the output of every head by a factor that was chosen beforehand.
+
+    o_{l,h} ← (1 + strength · (g_{l,h} − 1)) · o_{l,h} at every position, prompt included, in rows
+    that hold an image. g is the mean over the images of a HeadMap whose measure is "gain".
+
+    Source: the common form of methods that calibrate heads offline. Deviations: none to speak of,
+    since the factors are the user's.
+
+    Cost: a multiplication a layer and token; layers whose factors are all 1 are left alone.
+
+    Evidence: none of its own; it depends on the map.
+    """
+
+    name: ClassVar[str] = "gains"
+    paper: ClassVar[str] = "head calibration in general"
+    cost: ClassVar[str] = "no extra pass"
+
+    head_map: HeadMap | str | None = option(
+        None, 'map of factors, or file of one; its measure is "gain"'
+    )
+    strength: float = option(1.0, "share of the way from 1 to the factor", low=0.0, high=10.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.head_map, (str, Path)):
+            object.__setattr__(self, "head_map", HeadMap.load(self.head_map))
+        if isinstance(self.head_map, HeadMap) and self.head_map.measure != MEASURE:
+            raise VlmHeadsError(
+                f"{self.name}: a head map of {self.head_map.measure!r}",
+                f"one of {MEASURE!r}, whose values are factors",
+                f"turn the measurement into factors and save them as HeadMap(..., {MEASURE!r})",
+            )
+
+    @classmethod
+    def neutral(cls) -> Self:
+        """Return gains that are not followed at all."""
+        return cls(strength=0.0)
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse a missing map, and a map of another model."""
+        if isinstance(self.head_map, HeadMap):
+            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
+        elif self.strength:
+            raise VlmHeadsError(
+                f"{self.name} without a head map",
+                "head_map, a HeadMap or the path of a saved one",
+                "such as gains:head_map=gains.safetensors",
+            )
+
+    def on_prompt(self, request: Request) -> None:
+        """Lay out the factor of each row and head, for the layers that have one."""
+        if not isinstance(self.head_map, HeadMap) or not self.strength:
+            return
+        gains = 1 + self.strength * (self.head_map.mean().to(request.has_image.device) - 1)
+        rows = torch.where(request.has_image[:, None, None], gains, 1.0)
+        for layer in (gains != 1).any(dim=1).nonzero().flatten().tolist():
+            request.scratch(self)[f"{layer}"] = rows[:, layer, None, :, None]
+
+    def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
+        """Scale the heads of a layer."""
+        gains: Tensor | None = request.scratch(self).get(f"{layer}")
+        if gains is None:
+            return heads
+        return heads * gains[:, :, : heads.shape[2]].to(heads)

@@ -1,0 +1,88 @@
+"""SPIN: suppress the heads that attend least to the image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from vlmheads.attention import Rows
+from vlmheads.geometry import Geometry
+from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.request import Request
+
+
+@dataclass(frozen=True)
+class SPIN(Plugin):
+    """Multiply the outputs of the heads that attend least to the image by a small factor.
+
+    In each chosen layer and for each query q, score c_h = Σ_{j∈V} s_h[q, j], the sum of the
+    scaled query-key products over the image tokens before the softmax. The ⌊keep · H⌋ heads with
+    the largest sums pass; the output of the others is multiplied by `factor`. Queries are the last
+    position of the prompt and every decoded token; each is decided anew.
+
+    Source: SPIN, EMNLP 2025, attentionSPIN.py of YUECHE77/SPIN; defaults are its CHAIR settings.
+    Deviations: the release divides the sums by their deviation over heads and takes a softmax
+    before it ranks them, which leaves the ranking as it is; its mask of a batch of prompts is
+    scrambled, here each row has its own; where a sliding window holds no image token any more, a
+    layer is left alone.
+
+    Cost: one row of query-key products a layer and token.
+
+    Evidence: the abstract reports CHAIR down to 1/2.7. A third party's port at the POPE setting
+    (keep 0.8, factor 0.1) collapsed: 99 % yes, accuracy 0.51 where plain decoding had 0.83; at
+    0.95 and 0.5 it changed nothing.
+    """
+
+    name: ClassVar[str] = "spin"
+    paper: ClassVar[str] = "SPIN, EMNLP 2025"
+    cost: ClassVar[str] = "one attention row a layer and token"
+
+    keep: float = option(0.95, "share of the heads of a layer that pass", low=0.0, high=1.0)
+    factor: float = option(0.08, "factor on the outputs of the others", low=0.0, high=1.0)
+    layers: tuple[int, ...] | None = option(None, "layers to act on; by default all")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+
+    @classmethod
+    def neutral(cls) -> Self:
+        """Return a suppression by 1."""
+        return cls(factor=1.0)
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse layers that the model does not have."""
+        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        """Decide which heads of the layer pass, for each new position; the rows stay as they are.
+
+        Positions are the last of the prompt and those after it: all of a forward pass in decoding,
+        one in the prefill, and every one that is new to the prompt where there is no cache.
+        """
+        if self.factor == 1 or (self.layers is not None and layer not in self.layers):
+            return rows
+        new = min(rows.editable.shape[1], request.seen - request.prompt_length + 1)
+        scores = rows.scores[:, :, -new:]
+        seen = rows.image_keys[:, None, None] & (scores != -torch.inf)
+        sums = scores.masked_fill(~seen, 0).sum(dim=-1).transpose(1, 2)
+        heads = sums.shape[-1]
+        passing = math.floor(self.keep * heads + 1e-9)
+        chosen = sums.topk(passing, dim=-1).indices
+        gains = torch.full_like(sums, self.factor).scatter(-1, chosen, 1.0)
+        # A row without an image, or whose image has left the window, has nothing to rank by.
+        gains = gains.masked_fill(~seen.any(dim=-1).any(dim=1)[..., None], 1.0)
+        request.scratch(self)[f"{layer}"] = gains[..., None]
+        return rows
+
+    def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
+        """Scale the heads of a layer at the new positions."""
+        gains = request.scratch(self).pop(f"{layer}", None)
+        if gains is None:
+            return heads
+        first = heads.shape[1] - gains.shape[1]
+        return torch.cat([heads[:, :first], heads[:, first:] * gains.to(heads)], dim=1)
