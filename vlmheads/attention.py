@@ -69,7 +69,7 @@ class Rows:
 
     def with_weights(self, weights: Tensor) -> Rows:
         """Set the weights themselves, without renormalisation."""
-        return replace(self, edited=weights)
+        return replace(self, compute=lambda: self.scores, edited=weights)
 
     def only(self, chosen: Tensor, edited: Rows) -> Rows:
         """Take the rows `chosen` [B, Q] from `edited`, and the others from here."""
@@ -82,9 +82,9 @@ class Rows:
 
     def outputs(self) -> Tensor:
         """Head outputs [B, Q, H, Dv] under the present weights."""
-        rows, heads, last, keys = self.scores.shape
-        kv_heads, size = self.values.shape[1], self.values.shape[-1]
         weights = self.weights.to(self.values.dtype)
+        rows, heads, last, keys = weights.shape
+        kv_heads, size = self.values.shape[1], self.values.shape[-1]
         grouped = weights.reshape(rows, kv_heads, heads // kv_heads * last, keys)
         return (grouped @ self.values).reshape(rows, heads, last, size).transpose(1, 2)
 

@@ -212,23 +212,19 @@ class Installation:
         request = self._live()
         if request is None:
             return output
-        acting = self._acting["on_attention"]
-        whole = any(plugin.whole_map for plugin in acting)
         length = output.shape[1]
         text = request.editable_rows(length)
+        whole = any(plugin.whole_map for plugin in self._acting["on_attention"])
         editable = request.real_rows(length) if whole else text
         last = editable.shape[1]
         if last == 0:
             return output
         before = after = rows(request.rows, last, request.image_keys(keys), editable)
-        text = F.pad(text, (last - text.shape[1], 0))
-        for plugin in acting:
-            if plugin.whole_map or not whole:
-                after = plugin.on_attention(request, layer, after)
+        for plugin in self._acting["on_attention"]:
+            if whole and not plugin.whole_map:
+                after = _edit_text(plugin, request, layer, after, text)
             else:
-                given = replace(after, editable=text)
-                edited = plugin.on_attention(request, layer, given)
-                after = after if edited is given else after.only(text, edited)
+                after = plugin.on_attention(request, layer, after)
         if after is before:
             return output
         start = length - last
@@ -312,6 +308,14 @@ class Installation:
             edited.append(part)
         request.streams = {}
         return torch.cat([logits[:, : columns.start], torch.stack(edited, dim=1)], dim=1)
+
+
+def _edit_text(plugin: Plugin, request: Request, layer: int, rows: Rows, text: Tensor) -> Rows:
+    """Let a plugin edit the rows `text` [B, Q or less] of a whole map, and no others."""
+    text = F.pad(text, (rows.editable.shape[1] - text.shape[1], 0))
+    given = replace(rows, compute=lambda: rows.scores, editable=text)
+    edited = plugin.on_attention(request, layer, given)
+    return rows if edited is given else rows.only(text, edited)
 
 
 def _plain(hook: Callable[..., Any]) -> Callable[..., Any]:
