@@ -16,8 +16,10 @@ from vlmheads.plugin import Plugin
 from vlmheads.request import Request
 
 
-def generate(model: Any, inputs: dict[str, Tensor], plugin: Plugin, count: int = 8) -> Any:
-    """Greedy tokens [count] and logits [count, V] of one row with a plugin attached."""
+def generate(
+    model: Any, inputs: dict[str, Tensor], plugin: Plugin | list[Plugin], count: int = 8
+) -> tuple[list[int], Tensor]:
+    """Greedy tokens [count] and logits [count, V] of one row with plugins attached."""
     with vlmheads.attach(model, plugin):
         output = model.generate(
             **inputs,
