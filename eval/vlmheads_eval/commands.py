@@ -2,6 +2,7 @@
 
 import click
 
+from vlmheads_eval.compare_commands import compare, report
 from vlmheads_eval.score_commands import score
 
 
@@ -10,4 +11,5 @@ def evaluate() -> None:
     """Predict, score, compare and report hallucination."""
 
 
-evaluate.add_command(score)
+for command in (score, compare, report):
+    evaluate.add_command(command)

@@ -16,6 +16,10 @@ from vlmheads_eval.pope_questions import STRATEGIES, Question
 ANSWER_FIELDS = ("answer", "text", "response", "caption")
 
 
+# Split and question number, None where a record does not say -> the answers.
+AnswerTable = Mapping[tuple[str | None, int | None], Sequence[str]]
+
+
 class Outcome(NamedTuple):
     """What one answer adds to the sums; `unparsed_yes`: neither yes nor no where yes is right."""
 
@@ -82,9 +86,7 @@ def read_answers(path: Path) -> dict[tuple[str | None, int | None], list[str]]:
     return answers
 
 
-def match_answers(
-    file: QuestionFile, answers: Mapping[tuple[str | None, int | None], Sequence[str]]
-) -> list[str]:
+def match_answers(file: QuestionFile, answers: AnswerTable) -> list[str]:
     """Return one answer a question: by split and number, by number, or by order without numbers."""
     if set(answers) == {(None, None)}:
         ordered = answers[None, None]
@@ -156,7 +158,7 @@ def _ratio(above: Any, below: Any) -> np.ndarray[Any, Any]:
 
 def score_pope(
     files: Iterable[QuestionFile],
-    answers: Mapping[tuple[str | None, int | None], Sequence[str]],
+    answers: AnswerTable,
     parser: str = "strict",
 ) -> dict[str, Any]:
     """Return POPE's measures a split and their mean, with the SHA-256 of every question file.

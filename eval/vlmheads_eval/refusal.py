@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -12,14 +12,24 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Refusal(click.ClickException):
+    """What the library refuses, as one line; the exit code is 2 as that of `vlmheads`."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Print the line to standard error."""
+        click.echo(f"error: {self.message}", err=True, file=file)
+
+
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn what the library refuses into click's own error, and leave every other fault visible."""
+    """Turn what the library refuses into one line, and leave every other fault visible."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except VlmHeadsError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise Refusal(" ".join(str(error).split())) from error
 
     return wrapped

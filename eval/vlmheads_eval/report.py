@@ -1,0 +1,202 @@
+"""A comparison written out: JSON, Markdown, CSV, LaTeX, and one HTML page that stands alone."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from vlmheads_eval.captions import Caption
+from vlmheads_eval.chair import CaptionScore
+from vlmheads_eval.compare import RunScores
+from vlmheads_eval.figures import bar_chart, frontier_plot, legend
+from vlmheads_eval.marking import mention_spans
+from vlmheads_eval.report_tables import (
+    Rows,
+    comma_separated,
+    differences,
+    footnote,
+    latex,
+    markdown,
+    table,
+)
+
+CATEGORIES = 12
+WORST = 8
+FEW = 10  # A category that is mentioned less often has no rate worth drawing.
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto;
+  max-width: 1060px; padding: 24px; }
+h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 8px; }
+h3 { font-size: 15px; margin: 16px 0 4px; }
+p.note { color: #555; margin: 4px 0 12px; max-width: 80ch; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 12px; }
+figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
+svg text { font-family: system-ui, sans-serif; } figure svg { width: 100%; height: auto; }
+.legend span { display: inline-block; margin-right: 18px; white-space: nowrap; }
+.legend svg { vertical-align: -2px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid #e3e3e3; }
+th { border-bottom: 2px solid #bbb; font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+td:first-child { white-space: nowrap; }
+td small { display: block; color: #666; white-space: nowrap; }
+.worst { border-left: 3px solid #ddd; padding: 2px 0 2px 12px; margin: 10px 0; }
+.worst b { font-weight: 600; } .worst p { margin: 2px 0; white-space: pre-line; }
+mark { background: #ffd9c7; color: #7a2300; padding: 0 2px; border-radius: 2px; }
+footer { color: #666; font-size: 13px; margin-top: 40px; word-break: break-all; }
+"""
+
+
+def write_report(
+    folder: Path, result: Mapping[str, Any], scores: Sequence[RunScores]
+) -> list[Path]:
+    """Write the comparison into a folder in every format and return the files.
+
+    Args:
+        folder: made if it is not there; files of an earlier report are written over.
+        result: of `compare_chair` or `compare_pope`.
+        scores: the runs' captions, for the page's figures and examples; none for POPE.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    runs, changes = table(result), differences(result)
+    texts = {
+        "comparison.json": json.dumps(result, indent=1) + "\n",
+        "runs.md": "\n".join([markdown(runs), markdown(changes), footnote(result), ""]),
+        "runs.csv": comma_separated(runs),
+        "differences.csv": comma_separated(changes),
+        "runs.tex": latex(runs),
+        "report.html": page(result, scores),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    return [folder / name for name in texts]
+
+
+def page(result: Mapping[str, Any], scores: Sequence[RunScores]) -> str:
+    """Return the HTML page: tables, figures and, for captions, the worst of them."""
+    names = [run["name"] for run in result["runs"]]
+    body = [
+        f"<h1>{'CHAIR' if result['task'] == 'chair' else 'POPE'}: {escape(', '.join(names))}</h1>",
+        f'<p class="note">{escape(footnote(result))}</p>',
+        "<h2>Runs</h2>",
+        _html_table(table(result)),
+    ]
+    changes = differences(result)
+    if changes:
+        body += [
+            "<h2>Against the baseline</h2>",
+            '<p class="note">Differences in points with 95 % intervals. "S at equal recall" is the '
+            "distance in CHAIR_S to the baseline's own captions cut to the same recall: a method "
+            'that does not lie below it does no more than plain truncation. "Detectable" is the '
+            "smallest true difference that this number of images finds four times in five.</p>",
+            _html_table(changes),
+        ]
+    if result["task"] == "chair":
+        body += _frontiers(result, names) + _objects(scores, names) + _worst(scores)
+    inputs = "<br>".join(f"{escape(k)} {v[:12]}" for k, v in result.get("inputs", {}).items())
+    body.append(f"<footer>Inputs and their SHA-256:<br>{inputs}</footer>")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>vlmheads eval</title><style>{STYLE}</style></head>\n"
+        f"<body>{chr(10).join(body)}</body></html>\n"
+    )
+
+
+def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    figures = (("CHAIRs", "CHAIR_S"), ("unique_hallucination", "unique-object rate"))
+    return [
+        "<h2>Invention against recall</h2>",
+        f'<p class="note">Grey: the captions of {escape(names[0])} cut after 1, 2, ... sentences. '
+        "Below and to the right of the line is better than cutting.</p>",
+        legend(names),
+        '<div class="figures">',
+        *(
+            f"<figure><figcaption>{title}</figcaption>{frontier_plot(result, name, title)}</figure>"
+            for name, title in figures
+        ),
+        "</div>",
+    ]
+
+
+def _objects(scores: Sequence[RunScores], names: Sequence[str]) -> list[str]:
+    mentioned, invented = _by_category(scores)
+    total = sum(invented, Counter())
+    frequent = [node for node, _ in total.most_common(CATEGORIES)]
+    if not frequent:
+        return ["<h2>Invented objects</h2><p>No run invented an object.</p>"]
+    rates = [
+        [100 * wrong[node] / seen[node] if seen[node] >= FEW else None for node in frequent]
+        for seen, wrong in zip(mentioned, invented, strict=True)
+    ]
+    counts = [
+        [100 * wrong[node] / max(len(run.scored), 1) for node in frequent]
+        for run, wrong in zip(scores, invented, strict=True)
+    ]
+    return [
+        "<h2>Invented objects</h2>",
+        legend(names),
+        '<div class="figures">',
+        "<figure><figcaption>Most often invented</figcaption>"
+        + bar_chart(frequent, counts, "invented mentions in 100 captions", "Most often invented")
+        + "</figure>",
+        "<figure><figcaption>Share of mentions that are invented</figcaption>"
+        + bar_chart(frequent, rates, "% of the category's mentions", "Invented share a category")
+        + f"</figure></div><p class='note'>No bar: fewer than {FEW} mentions.</p>",
+    ]
+
+
+def _by_category(scores: Sequence[RunScores]) -> tuple[list[Counter[str]], list[Counter[str]]]:
+    mentioned: list[Counter[str]] = []
+    invented: list[Counter[str]] = []
+    for run in scores:
+        mentioned.append(Counter(m.node for _, score in run.scored for m in score.mentions))
+        invented.append(Counter(m.node for _, score in run.scored for m in score.hallucinated))
+    return mentioned, invented
+
+
+def _worst(scores: Sequence[RunScores]) -> list[str]:
+    parts = ["<h2>Captions that invent most</h2>"]
+    for run in scores:
+        ranked = sorted(run.scored, key=lambda pair: -len({m.node for m in pair[1].hallucinated}))
+        parts.append(f"<h3>{escape(run.name)}</h3>")
+        parts += [_marked(*pair) for pair in ranked[:WORST] if pair[1].hallucinated]
+    return parts
+
+
+def _marked(caption: Caption, score: CaptionScore) -> str:
+    """Return a caption with its invented words marked."""
+    pieces = []
+    done = 0
+    for start, end in mention_spans(caption.text, score.hallucinated):
+        if start >= done:
+            pieces.append(escape(caption.text[done:start]))
+            pieces.append(f"<mark>{escape(caption.text[start:end])}</mark>")
+            done = end
+    pieces.append(escape(caption.text[done:]))
+    there = ", ".join(sorted(score.truth)) or "nothing"
+    return (
+        f'<div class="worst"><b>image {escape(str(caption.image_id))}</b> (there: {escape(there)})'
+        f"<p>{''.join(pieces)}</p></div>"
+    )
+
+
+def _html_table(rows: Rows) -> str:
+    head, *body = rows
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in body
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _cell(text: str) -> str:
+    """Set an interval under its figure."""
+    figure, bracket, interval = text.partition(" [")
+    return f"{escape(figure)}<small>[{escape(interval)}</small>" if bracket else escape(text)
