@@ -12,7 +12,7 @@ from vlmheads.anatomy import Anatomy
 from vlmheads.errors import VlmHeadsError
 from vlmheads.prompt import Prompt
 from vlmheads.streams import Stream, StreamCache
-from vlmheads.vision import PIXELS, Media, encode, image_inputs, join
+from vlmheads.vision import Media, encode, image_inputs, join
 
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 
@@ -194,12 +194,11 @@ def _equal(one: Prompt, other: Prompt) -> bool:
 
 def _encode(anatomy: Anatomy, streams: tuple[Stream, ...], inputs: dict[str, Any]) -> Media | None:
     """Encode the images of all streams, where a stream has images of its own."""
-    changes = [stream.pixels for stream in streams if stream.pixels is not None]
-    if not changes:
+    if all(stream.pixels is None and stream.images is None for stream in streams):
         return None
     given = image_inputs(anatomy, inputs)
-    images = [encode(anatomy, given)]
-    images += [encode(anatomy, given | {PIXELS: change(given[PIXELS])}) for change in changes]
+    changed = [stream.change(given) for stream in streams]
+    images = [encode(anatomy, part) for part in [given, *changed] if part is not None]
     return Media(given, join(anatomy, inputs, images))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 
 from vlmheads.prompt import Prompt
+from vlmheads.vision import PIXELS
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,20 @@ class Stream:
         name: the key of its logits in `request.streams`.
         view: makes the stream's prompt from the main one, row for row.
         pixels: makes the stream's pixels from the main stream's, where its prompt has images.
+        images: makes the stream's arguments of the vision encoder from the main stream's, for
+            what depends on where an image ends among the pixels.
     """
 
     name: str
     view: Callable[[Prompt], Prompt]
     pixels: Callable[[Tensor], Tensor] | None = None
+    images: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def change(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the stream's own arguments of the vision encoder; None where it has none."""
+        if self.images is not None:
+            return self.images(given)
+        return None if self.pixels is None else given | {PIXELS: self.pixels(given[PIXELS])}
 
 
 TEXT_ONLY = Stream("text-only", Prompt.without_images)

@@ -53,6 +53,7 @@ def caption(
     from vlmheads.commands import show
     from vlmheads.images import find_images
 
+    show.quiet_loading(model)
     captioner = Captioner.from_pretrained(model, plugins or ("vhr",), dtype=dtype, device=device)
     found = list(find_images(images))
     job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare)

@@ -50,6 +50,7 @@ def detect(
         if isinstance(path, VlmHeadsError):
             raise path
         found.append(path)
+    show.quiet_loading(model)
     captioner = Captioner.from_pretrained(model, dtype=dtype, device=device)
     about: dict[str, Any] = {"model": model, "prompt": prompt or PROMPT}
     maps: list[HeadMap] = []

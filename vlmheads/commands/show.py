@@ -13,6 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 
+def quiet_loading(model: str) -> None:
+    """Leave out transformers' own bars and notes for a model that is read in an instant."""
+    from transformers.utils import logging
+
+    from vlmheads.models import packaged_models
+
+    if model in packaged_models():
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr while several images are worked on."""
