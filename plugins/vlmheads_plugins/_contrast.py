@@ -30,5 +30,11 @@ def keep_plausible(edited: Tensor, logits: Tensor, cutoff: float) -> Tensor:
 
 
 def where_image(request: Request, edited: Tensor, logits: Tensor) -> Tensor:
-    """Return `edited` in rows that hold an image and the untouched `logits` in the others."""
+    """Return `edited` in rows that hold an image and the untouched `logits` in the others.
+
+    Where the model runs in half precision, which a large contrast leaves, edited rows are shifted
+    to a maximum of 0; no probability changes by it.
+    """
+    if edited.dtype != logits.dtype:
+        edited = edited - edited.amax(dim=-1, keepdim=True)
     return torch.where(request.has_image[:, None], edited.to(logits.dtype), logits)
