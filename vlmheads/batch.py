@@ -45,6 +45,16 @@ def read_prompt(anatomy: Anatomy, inputs: dict[str, Any]) -> Prompt:
     return Prompt(ids, mask, anatomy.is_visual(ids), types)
 
 
+def without_last(inputs: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return the arguments of a forward pass without its last `count` columns."""
+    if not count:
+        return inputs
+    cut = ("input_ids", "attention_mask", "position_ids", *_TOKEN_TYPES)
+    return inputs | {
+        name: inputs[name][..., :-count] for name in cut if inputs.get(name) is not None
+    }
+
+
 def _padding(mask: Any, ids: Tensor) -> Tensor:
     """[B, S] True on real tokens, from a mask of any of the kinds that generate() makes."""
     if isinstance(mask, dict):  # one mask a kind of layer, under a static cache

@@ -16,13 +16,13 @@ from torch.utils.hooks import RemovableHandle
 
 from vlmheads.anatomy import Anatomy
 from vlmheads.attention import EAGER, EDITOR, SDPA, Rows
-from vlmheads.batch import Batch, read_prompt
+from vlmheads.batch import Batch, read_prompt, without_last
 from vlmheads.errors import VlmHeadsError
 from vlmheads.passes import reference_pass
 from vlmheads.plugin import HOOKS, Plugin
 from vlmheads.request import Reference, Request
 from vlmheads.running import current_thread, generations
-from vlmheads.vision import image_inputs
+from vlmheads.vision import PIXELS, image_inputs
 
 # Where generate() keeps the graph that it compiles for a static cache.
 COMPILED_CALL = "_compiled_call"
@@ -144,9 +144,10 @@ class Installation:
 
     def _refuse_pieces(self, request: Request, ids: Tensor, kwargs: dict[str, Any]) -> None:
         """Refuse a prompt whose tokens come in several forward passes."""
-        # Candidate tokens of prompt lookup come with as many logits; a piece of a prompt does not.
-        piece = request.active and kwargs.get("logits_to_keep") == 1
-        if piece or bool(self.anatomy.is_visual(ids).any()):
+        # Tokens that prompt lookup drafted come with as many logits; a piece of a prompt does not.
+        piece = kwargs.get("logits_to_keep") == 1
+        visual = bool(self.anatomy.is_visual(ids).any())
+        if (piece and (request.active or visual)) or kwargs.get(PIXELS) is not None:
             raise VlmHeadsError(
                 "a prompt that arrives in pieces",
                 "the whole prompt in one forward pass",
@@ -158,20 +159,26 @@ class Installation:
         self._refuse_second()
         self._owner = (current_thread(), generations(self.anatomy.model, current_thread()))
         self.request = self._batch = None
-        prompt = read_prompt(self.anatomy, kwargs)
-        given = prompt.ids
+        drafted = self._drafted(kwargs)
+        kwargs = without_last(kwargs, drafted)
+        given = prompt = read_prompt(self.anatomy, kwargs)
         if self._streams and bool(prompt.visual.any()):
             self._batch = Batch(self.anatomy, prompt, self._streams, kwargs)
             prompt = self._batch.main
         names = tuple(stream.name for stream in self._streams)
-        request = Request(self.anatomy, prompt, given, names if self._batch else ())
+        request = Request(self.anatomy, prompt, given.ids, names if self._batch else ())
         if request.active:
-            request._pass = partial(self._pass, prompt, kwargs)
+            request._pass = partial(self._pass, given, kwargs)
             request._images = partial(image_inputs, self.anatomy, kwargs)
             for plugin in self._acting["on_prompt"]:
                 plugin.on_prompt(request)
             request._pass = request._images = None
         self.request = request
+
+    def _drafted(self, kwargs: dict[str, Any]) -> int:
+        """Count the tokens that prompt lookup drafted behind the prompt, in its first pass."""
+        logits = kwargs.get("logits_to_keep")
+        return logits - 1 if self._owner[1] and isinstance(logits, int) and logits > 1 else 0
 
     def _refuse_second(self) -> None:
         """Refuse to begin while the generation of the open Request is still running."""
@@ -291,9 +298,7 @@ class Installation:
     def _edit_logits(self, request: Request, logits: Tensor, others: tuple[Tensor, ...]) -> Tensor:
         """Edit the logits [B, N, V] of the positions that predict new tokens."""
         count = logits.shape[1]
-        # In a prefill, or without a cache, earlier positions predict what is known already.
-        columns = range(count if request.cached else 1)
-        columns = range(count - len(columns), count)
+        columns = range(count - min(request.predicting, count), count)
         edited = []
         for column in columns:
             request.column = column - count

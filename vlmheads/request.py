@@ -97,6 +97,24 @@ class Request:
         return self.step == 0
 
     @property
+    def last(self) -> int:
+        """Column of the last prompt token in a prefill, counted from the end of its columns.
+
+        It is -1, but where prompt lookup has drafted tokens behind the prompt.
+        """
+        return self.prompt_length - self.seen - 1
+
+    @property
+    def predicting(self) -> int:
+        """How many of the last columns of this forward pass predict new tokens.
+
+        In a prefill, or without a cache, earlier columns predict what is known already.
+        """
+        if self.cached:
+            return self.seen - self.cached
+        return self.seen - self.prompt_length + 1 if self.is_prefill else 1
+
+    @property
     def prompt_length(self) -> int:
         """Columns of the prompt, padding included."""
         return self.prompt.ids.shape[1]

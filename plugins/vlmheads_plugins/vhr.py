@@ -100,7 +100,7 @@ class VHR(Plugin):
             reference = scratch.get("reference", {}).pop(layer, None)
             if reference is None:
                 return heads
-            chosen = _above_median(self._divergence(heads[:, -1], reference))
+            chosen = _above_median(self._divergence(heads[:, request.last], reference))
             gains[layer] = self._gain(chosen & request.has_image[:, None])
         return heads * gains[layer].to(heads)[:, None, :, None]
 

@@ -113,8 +113,10 @@ def test_t_vhd_is_zero_after_the_end_of_a_row_and_generation_is_that_without() -
 
 def test_a_trace_refuses_beams_and_too_many_heads() -> None:
     model, inputs = tiny.build("llava"), tiny.inputs("llava")
-    with pytest.raises(VlmHeadsError, match="beams"):
+    with pytest.raises(VlmHeadsError, match="num_beams=2"):
         divergence_trace(model, inputs, k=1, num_beams=2)
+    with pytest.raises(VlmHeadsError, match="prompt_lookup_num_tokens=3"):
+        divergence_trace(model, inputs, k=1, prompt_lookup_num_tokens=3)
     with pytest.raises(VlmHeadsError, match="k=5.*from 1 to 4"):
         divergence_trace(model, inputs, k=5)
 

@@ -250,3 +250,32 @@ def test_what_a_generation_returns_holds_the_main_stream_only() -> None:
         output = model(**row, output_hidden_states=True)
     assert output.logits.shape[0] == 2
     assert {len(hidden) for hidden in output.hidden_states} == {2}
+
+
+def test_tokens_that_prompt_lookup_drafts_are_not_taken_for_the_prompt() -> None:
+    row = tiny.inputs("llava", (7,))
+    row["input_ids"][0, -1] = row["input_ids"][0, -4]  # what came after it is drafted at once
+    length = row["input_ids"].shape[1]
+    log: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Drafted(Plugin):
+        name: ClassVar[str] = "drafted"
+
+        def on_logits(self, request: Request, logits: Tensor) -> Tensor:
+            log.append((request.prompt_length, request.step, request.generated, request.last))
+            return logits
+
+    model = tiny.build("llava")
+    with attach(model, Drafted()):
+        model.generate(**row, max_new_tokens=4, prompt_lookup_num_tokens=3, do_sample=False)
+    first = [entry for entry in log if entry[1] == 0]
+    assert first == [(length, 0, generated, -4) for generated in range(4)]
+    assert {entry[0] for entry in log} == {length}
+    with attach(model, "vhr"):
+        options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+        greedy = model.generate(**row, **options)
+        assert model.generate(**row, **options, prompt_lookup_num_tokens=3).equal(greedy)
+    with attach(model, TextContrast()):
+        greedy = model.generate(**row, **options)
+        assert model.generate(**row, **options, prompt_lookup_num_tokens=3).equal(greedy)

@@ -115,11 +115,16 @@ def divergence_trace(model: Any, inputs: Mapping[str, Any], *, k: int, **generat
         generate: further arguments of model.generate, such as max_new_tokens.
 
     Raises:
-        VlmHeadsError: k that the model's layers do not have, beams (whose rows change places), or
-            no image in any prompt.
+        VlmHeadsError: k that the model's layers do not have, beams (whose rows change places),
+            several tokens a step, or no image in any prompt.
     """
-    if generate.get("num_beams", 1) != 1:
-        raise VlmHeadsError("beams", "greedy search or sampling", "leave num_beams unset")
+    for name in ("num_beams", "prompt_lookup_num_tokens", "assistant_model"):
+        if generate.get(name, 1) not in (1, None):
+            raise VlmHeadsError(
+                f"{name}={generate[name]!r}",
+                "greedy search or sampling, a token at a time",
+                "leave it unset",
+            )
     probe = _TraceProbe()
     with attach(model, probe) as attachment:
         geometry = attachment.anatomy.geometry
