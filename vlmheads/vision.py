@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmheads.anatomy import Anatomy
 from vlmheads.errors import VlmHeadsError
@@ -58,6 +59,69 @@ def encode(anatomy: Anatomy, given: dict[str, Any]) -> Any:
     """Run the vision encoder and projector; `given` is what `image_inputs` returned."""
     base: Any = anatomy.model.base_model
     return base.get_image_features(**given, return_dict=True)
+
+
+@torch.no_grad()
+def patch_attention(anatomy: Anatomy, given: dict[str, Any], layers: tuple[int, ...]) -> Tensor:
+    """Attention of the CLS token on each patch, [layers, images, heads, patches].
+
+    It is computed from the queries and keys of one more pass of the vision encoder.
+
+    Args:
+        anatomy: the parts of the model.
+        given: what `image_inputs` returned.
+        layers: layers of the vision encoder; -1 is the last.
+
+    Raises:
+        VlmHeadsError: a vision encoder without a CLS token, or one whose patches are not the image
+            tokens one by one.
+    """
+    base: Any = anatomy.model.base_model
+    tower = getattr(base, "vision_tower", None)
+    blocks = getattr(getattr(tower, "encoder", None), "layers", None)
+    if blocks is None or not hasattr(getattr(tower, "embeddings", None), "class_embedding"):
+        raise _no_patches(anatomy, "whose vision encoder has no CLS token as CLIP's has")
+    attentions = [blocks[layer].self_attn for layer in layers]
+    seen: dict[nn.Module, Tensor] = {}
+    with ExitStack() as stack:
+        for attention in attentions:
+            for part in (attention.q_proj, attention.k_proj):
+                hook = part.register_forward_hook(lambda m, _, output: seen.update({m: output}))
+                stack.callback(hook.remove)
+        features = encode(anatomy, given).pooler_output
+    found = []
+    for attention in attentions:
+        query, key = (
+            seen[part].reshape(*seen[part].shape[:2], attention.num_heads, -1)
+            for part in (attention.q_proj, attention.k_proj)
+        )
+        scores = torch.einsum("ihd,ikhd->ihk", query[:, 0], key) * attention.scale
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        found.append(scores.to(wide).softmax(dim=-1)[..., 1:])
+    attention = torch.stack(found)
+    if [len(image) for image in features] != [attention.shape[3]] * attention.shape[1]:
+        raise _no_patches(anatomy, "whose image tokens are not the patches of its vision encoder")
+    return attention
+
+
+def _no_patches(anatomy: Anatomy, seen: str) -> VlmHeadsError:
+    return VlmHeadsError(
+        f"{anatomy.family.name}, {seen}",
+        "a CLIP vision encoder with a CLS token and one image token a patch, as LLaVA 1.5 has",
+    )
+
+
+def at_tokens(visual: Tensor, patches: Tensor) -> Tensor:
+    """Put a mark of each patch [images, N] at its image token, [B, S], False elsewhere.
+
+    Args:
+        visual: [B, S] True on image tokens; with beams each sample's row stands several times.
+        patches: boolean, the images of all samples in order.
+    """
+    beams = int(visual.sum()) // patches.numel()
+    visual = visual[::beams]
+    placed = torch.zeros_like(visual).masked_scatter(visual, patches.flatten())
+    return placed.repeat_interleave(beams, dim=0)
 
 
 def join(anatomy: Anatomy, inputs: dict[str, Any], images: list[Any]) -> Any:
