@@ -5,18 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 import tiny
+import torch
 from examples import EXAMPLES
 
+from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
 from vlmheads.registry import get_plugin, installed
 
+
+def gain_map(family: str) -> HeadMap:
+    """Factors from 0 to 2 for the heads of the tiny model of a family."""
+    shape = geometry(family)
+    generator = torch.Generator().manual_seed(1)
+    values = 2 * torch.rand(1, shape.layers, shape.heads, generator=generator)
+    return HeadMap(values, shape, "gain")
+
+
 # Where the defaults, made for large models, would find nothing to do on a tiny random one.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "allpath": {"suppressed": ((0, 1), (2, 3)), "boosted": ((1, 1),)},
+    "adhh": {"heads": ((0, 1), (2, 3)), "threshold": 0.1},
+    "gains": {"head_map": gain_map},
+    "icd": {"prefix": (11, 12, 13)},
     "var": {"tau": 1.2, "rho": 0.2, "minimum": 0.0, "layers": (1, 2, 3)},
 }
 
 # (plugin, family) -> a word of the refusal.
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED: dict[tuple[str, str], str] = {
+    ("paint", family): "CLIP"
+    for family in tiny.FAMILIES
+    if family not in ("llava", "llava-gqa", "vipllava")
+}
 
 
 def contract_plugins() -> dict[str, type[Plugin]]:

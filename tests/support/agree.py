@@ -17,7 +17,7 @@ from vlmheads.request import Request
 
 
 def generate(
-    model: Any, inputs: dict[str, Tensor], plugin: Plugin | list[Plugin], count: int = 8
+    model: Any, inputs: dict[str, Tensor], plugin: str | Plugin | list[Plugin], count: int = 8
 ) -> tuple[list[int], Tensor]:
     """Greedy tokens [count] and logits [count, V] of one row with plugins attached."""
     with vlmheads.attach(model, plugin):
