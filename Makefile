@@ -26,10 +26,12 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/tables.py --check
 
 fix: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/tables.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/overhead.py --out out/overhead.json
