@@ -47,6 +47,20 @@ class Geometry:
                 "choose layers that this model has",
             )
 
+    def check_heads(self, heads: tuple[tuple[int, int], ...], what: str) -> None:
+        """Raise where `heads`, pairs of layer and head, names one that this decoder does not have.
+
+        Raises:
+            VlmHeadsError: a layer or head that is out of range.
+        """
+        wrong = [pair for pair in heads if pair[0] >= self.layers or pair[1] >= self.heads]
+        if wrong:
+            raise VlmHeadsError(
+                f"{what} names (layer, head) {wrong}",
+                f"those of {self}",
+                "choose heads that this model has",
+            )
+
     def scaled(self, first: int, stop: int, of: int = 32) -> tuple[int, ...]:
         """Layers `first` to `stop` - 1 of a decoder of `of` layers, scaled to this one's depth."""
         start = min(round(first * self.layers / of), self.layers - 1)

@@ -124,6 +124,7 @@ class Installation:
         if cached and ids is not None and ids.shape[1] > 1:
             self._refuse_pieces(request, ids, kwargs)
         if request.active and ids is not None:
+            request.ids = ids
             request.advance(cached, ids.shape[1])
             if self._batch is not None:
                 kwargs = self._batch.widen(kwargs, cached)

@@ -172,3 +172,26 @@ def as_layers(plugin: str, layers: object) -> tuple[int, ...] | None:
     if any(isinstance(index, bool) or not isinstance(index, int) or index < 0 for index in layers):
         raise VlmHeadsError(f"{plugin}: layers={layers!r}", "whole numbers from 0 on")
     return tuple(sorted(set(layers)))
+
+
+def as_heads(plugin: str, heads: object, option_name: str = "heads") -> tuple[tuple[int, int], ...]:
+    """Return an option that lists heads as sorted pairs (layer, head); None gives no pairs.
+
+    A head is a pair of whole numbers, or text such as "16-29".
+
+    Raises:
+        VlmHeadsError: not a list of heads.
+    """
+    if heads is None:
+        return ()
+    pairs = []
+    for item in heads if isinstance(heads, (list, tuple)) else ["?"]:
+        parts = [*item.split("-")] if isinstance(item, str) else item
+        pair = [f"{part}" for part in parts] if isinstance(parts, (list, tuple)) else []
+        if len(pair) != 2 or not all(part.isdecimal() for part in pair):
+            raise VlmHeadsError(
+                f"{plugin}: {option_name}={heads!r}",
+                'a list of heads, layer and index, such as [[16, 29]] or ["16-29"]',
+            )
+        pairs.append((int(pair[0]), int(pair[1])))
+    return tuple(sorted(set(pairs)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -99,8 +98,7 @@ def parse_plugin(text: str) -> Plugin:
     """
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
-    # Commas inside of brackets belong to a value.
-    for part in filter(None, re.split(r",(?![^\[\]]*\])", rest)):
+    for part in _split(rest):
         key, equals, value = part.partition("=")
         if not equals:
             raise VlmHeadsError(f"plugin {text!r}: {part!r}", "key=value", "such as vhr:alpha=1.5")
@@ -109,6 +107,17 @@ def parse_plugin(text: str) -> Plugin:
         except ValueError:
             options[key.strip()] = value
     return get_plugin(name.strip()).from_dict(options)
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas; those inside of brackets belong to a value."""
+    parts = [""]
+    for character in text:
+        if character == "," and parts[-1].count("[") == parts[-1].count("]"):
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part for part in parts if part]
 
 
 def resolve(plugins: str | Plugin | Iterable[str | Plugin]) -> tuple[Plugin, ...]:

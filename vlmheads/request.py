@@ -60,6 +60,8 @@ class Request:
     seen: int = 0
     # Columns that a cache already held before this forward pass.
     cached: int = 0
+    # Token ids [B, S] of this forward pass, without the columns that only pad a stream.
+    ids: Tensor = field(init=False)
     # Logits [B, V] of the extra streams, inside of on_logits.
     streams: dict[str, Tensor] = field(default_factory=dict)
     # Head outputs [B, S, H, D] of the extra streams, inside of on_heads.
