@@ -3,6 +3,7 @@
 import click
 
 from vlmheads_eval.compare_commands import compare, report
+from vlmheads_eval.predict_commands import predict
 from vlmheads_eval.score_commands import score
 
 
@@ -11,5 +12,5 @@ def evaluate() -> None:
     """Predict, score, compare and report hallucination."""
 
 
-for command in (score, compare, report):
+for command in (predict, score, compare, report):
     evaluate.add_command(command)
