@@ -157,5 +157,6 @@ def _refuse_compiled(model: nn.Module, fresh: bool) -> None:
         raise VlmHeadsError(
             f"{', '.join(compiled[:3]) or type(model).__name__} was compiled before attach",
             "a model that is compiled, if at all, while attached",
-            "attach first, then compile; here, load the model again",
+            "attach first, then compile; here, load the model again, or, where generate() "
+            "compiled it, call torch.compiler.reset() and delete model._compiled_call",
         )

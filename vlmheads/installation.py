@@ -26,6 +26,7 @@ from vlmheads.vision import PIXELS, image_inputs
 
 # Where generate() keeps the graph that it compiles for a static cache.
 COMPILED_CALL = "_compiled_call"
+_COMPILED_WITH = "_last_compile_config"
 
 _log = logging.getLogger("vlmheads")
 
@@ -83,7 +84,8 @@ class Installation:
             self.anatomy.decoder.set_attn_implementation(self._attention)  # type: ignore[operator]
             self._attention = None
         # A graph that generate() compiled meanwhile has the hooks in it.
-        self.anatomy.model.__dict__.pop(COMPILED_CALL, None)
+        for name in (COMPILED_CALL, _COMPILED_WITH):
+            self.anatomy.model.__dict__.pop(name, None)
         self.request = self._batch = None
 
     def _name_attention(self) -> None:

@@ -10,7 +10,7 @@ import torch
 import transformers
 from active import contract_plugins, make
 
-from vlmheads import attach
+from vlmheads import VlmHeadsError, attach
 
 HEAD_PLUGINS = [
     name
@@ -50,3 +50,30 @@ def test_the_decoder_compiles_into_one_graph_and_says_the_same(name: str, model:
     after = model.generate(**inputs, **options)
     assert after.sequences.tolist() == plain.sequences.tolist()
     torch.testing.assert_close(after.logits[-1], plain.logits[-1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["head-scaler", "row-reweighter", "hidden-adder", "logits-shifter", "vhr"]
+)
+def test_what_generate_compiles_for_a_static_cache_follows_the_plugin(
+    name: str, model: Any
+) -> None:
+    inputs = tiny.inputs("llava", (5, 3))
+    config = transformers.CompileConfig(backend="eager", fullgraph=False, mode=None)
+    config._compile_all_devices = True  # else only on an accelerator
+    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    options |= {"cache_implementation": "static"}
+    plain = model.generate(**inputs, **options)
+    with attach(model, make(name, "llava")):
+        expected = model.generate(**inputs, **options)
+        found = model.generate(**inputs, **options, compile_config=config)
+        assert "_compiled_call" in model.__dict__, "it was not compiled"
+    for one, other in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert not [name for name in model.__dict__ if "compile" in name and "_impl" not in name]
+    after = model.generate(**inputs, **options, compile_config=config)
+    for one, other in zip(after.logits, plain.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    with pytest.raises(VlmHeadsError, match="was compiled before attach"):
+        attach(model, make(name, "llava"))
