@@ -115,7 +115,7 @@ class Batch:
                         f"on {anatomy.family.name} the same prompt, or one without images",
                         "its image has no positions that could be counted",
                     )
-        self.media = _encode(anatomy, streams, inputs)
+        self.media = _encode(anatomy, streams, self.prompts[1:], inputs)
 
     @property
     def main(self) -> Prompt:
@@ -202,14 +202,23 @@ def _equal(one: Prompt, other: Prompt) -> bool:
     return torch.equal(one.ids, other.ids) and torch.equal(one.mask, other.mask)
 
 
-def _encode(anatomy: Anatomy, streams: tuple[Stream, ...], inputs: dict[str, Any]) -> Media | None:
-    """Encode the images of all streams, where a stream has images of its own."""
-    if all(stream.pixels is None and stream.images is None for stream in streams):
+def _encode(
+    anatomy: Anatomy,
+    streams: tuple[Stream, ...],
+    prompts: list[Prompt],
+    inputs: dict[str, Any],
+) -> Media | None:
+    """Encode the images of all streams, where an extra stream has any."""
+    seeing = [
+        stream for stream, prompt in zip(streams, prompts, strict=True) if bool(prompt.visual.any())
+    ]
+    if not seeing:
         return None
     given = image_inputs(anatomy, inputs)
-    changed = [stream.change(given) for stream in streams]
-    images = [encode(anatomy, part) for part in [given, *changed] if part is not None]
-    return Media(given, join(anatomy, inputs, images))
+    main = encode(anatomy, given)
+    changed = [stream.change(given) for stream in seeing]
+    images = [main if part is None else encode(anatomy, part) for part in changed]
+    return Media(given, join(anatomy, inputs, [main, *images]))
 
 
 def _rotates_in_space(anatomy: Anatomy) -> bool:

@@ -32,7 +32,7 @@ class Stream:
     images: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def change(self, given: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the stream's own arguments of the vision encoder; None where it has none."""
+        """Return the stream's own arguments of the vision encoder; None for the main stream's."""
         if self.images is not None:
             return self.images(given)
         return None if self.pixels is None else given | {PIXELS: self.pixels(given[PIXELS])}

@@ -131,14 +131,15 @@ def join(anatomy: Anatomy, inputs: dict[str, Any], images: list[Any]) -> Any:
         anatomy: the parts of the model.
         inputs: what the forward pass of the prefill was given; its rows hold each sample once a
             beam.
-        images: an output of the vision encoder for each stream, each sample once.
+        images: an output of the vision encoder for each stream that has images, each sample once;
+            streams with the same images may share one.
     """
     model: Any = anatomy.model
     visual = int(anatomy.is_visual(inputs["input_ids"]).sum())
     beams = visual // sum(feature.shape[:-1].numel() for feature in images[0].pooler_output)
     if beams > 1:
         ids = inputs["input_ids"][::beams]
-        for output in images:
+        for output in {id(output): output for output in images}.values():
             model._expand_multimodal_outputs(ids, {"image": output}, expand_size=beams)
     first = images[0]
     first.pooler_output = _chain([output.pooler_output for output in images])
