@@ -5,6 +5,7 @@ import click
 from vlmheads_eval.compare_commands import compare, report
 from vlmheads_eval.predict_commands import predict
 from vlmheads_eval.score_commands import score
+from vlmheads_eval.sweep_commands import run
 
 
 @click.group()
@@ -12,5 +13,5 @@ def evaluate() -> None:
     """Predict, score, compare and report hallucination."""
 
 
-for command in (predict, score, compare, report):
+for command in (predict, score, compare, report, run):
     evaluate.add_command(command)

@@ -49,7 +49,7 @@ def compare(json_file: Path | None, **options: Any) -> None:
     """Compare RUNS with the first of them, the baseline, on the images that all have."""
     from vlmheads_eval.report_tables import print_comparison
 
-    result, _ = _compared(**options)
+    result, _ = compared(**options)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print_comparison(result)
@@ -66,13 +66,13 @@ def report(out: Path, **options: Any) -> None:
     from vlmheads_eval.report import write_report
     from vlmheads_eval.report_tables import print_comparison
 
-    result, scores = _compared(**options)
+    result, scores = compared(**options)
     for path in write_report(out, result, scores):
         click.echo(path)
     print_comparison(result)
 
 
-def _compared(
+def compared(
     runs: tuple[Path, ...],
     ground_truth: tuple[Path, ...],
     names: str | None,
@@ -82,6 +82,7 @@ def _compared(
     draws: int,
     seed: int,
 ) -> tuple[dict[str, Any], list[Any]]:
+    """Return the comparison of runs, and their scores where they are captions."""
     from vlmheads.errors import VlmHeadsError
     from vlmheads_eval import lineages
     from vlmheads_eval.captions import predictions_file

@@ -77,20 +77,26 @@ def run_prediction(
     retry_failed: bool,
     dtype: str,
     device: str | None,
+    workspace: Path | None = None,
 ) -> None:
-    """Do what `vlmheads eval predict` does."""
+    """Do what `vlmheads eval predict` does.
+
+    What has to be made for it, scenes or questions, goes into the workspace, by default OUT/data.
+    """
     from vlmheads.images import read_image
     from vlmheads_eval import generation
     from vlmheads_eval.hashes import file_sha256
     from vlmheads_eval.predicting import predict as predict_run
-    from vlmheads_eval.run_folder import relative_to_run
+    from vlmheads_eval.run_folder import check_config, relative_to_run
     from vlmheads_eval.samples import load_material
+
+    workspace = workspace or out / "data"
 
     def load() -> "Material":
         return load_material(
             data,
             task,
-            workspace=out / "data",
+            workspace=workspace,
             images=images,
             prompt=prompt,
             num=num,
@@ -108,7 +114,7 @@ def run_prediction(
         "task": task,
         "data": list(data),
         "data_sha256": {path.name: file_sha256(path) for path in truth},
-        "ground_truth": [relative_to_run(path, out) for path in material.ground_truth],
+        "ground_truth": [relative_to_run(path, out, workspace) for path in material.ground_truth],
         "model": model,
         "model_files": generation.model_fingerprint(model),
         "plugins": generation.describe_plugins(plugins),
@@ -121,6 +127,7 @@ def run_prediction(
         "versions": generation.versions(),
         "samples": [sample.key for sample in material.samples],
     }
+    check_config(out, config)  # Before a large model is loaded for nothing.
     describe = generation.load_generator(
         model,
         plugins,

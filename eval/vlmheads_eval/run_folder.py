@@ -24,13 +24,14 @@ def ground_truth_of(run: Path) -> tuple[Path, ...]:
     return tuple(run / path for path in read_config(run)["ground_truth"])
 
 
-def relative_to_run(path: Path, run: Path) -> str:
-    """Return how a run's config names a file: from the run where it lies in it, else in full.
+def relative_to_run(path: Path, run: Path, workspace: Path) -> str:
+    """Return how a run's config names a file: from the run where it was made for it, else in full.
 
-    A run folder can then be moved with the scenes that were made in it.
+    A run can then be moved together with the scenes that it is about.
     """
-    full, home = path.resolve(), run.resolve()
-    return str(full.relative_to(home) if full.is_relative_to(home) else full)
+    full = path.resolve()
+    made = full.is_relative_to(workspace.resolve())
+    return os.path.relpath(full, run.resolve()) if made else str(full)
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -43,15 +44,20 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def open_config(run: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a new run, or hold it against that of the run to resume.
-
-    Raises VlmHeadsError with every differing field for a changed config: its predictions would be
-    of two minds.
-    """
-    wanted = json.loads(json.dumps({"schema": SCHEMA, **config}))
+    """Write the config of a new run, or hold it against that of the run to resume."""
+    check_config(run, config)
     if not (run / CONFIG).exists():
-        _replace(run / CONFIG, json.dumps(wanted, indent=1) + "\n")
+        _replace(run / CONFIG, json.dumps({"schema": SCHEMA, **config}, indent=1) + "\n")
+
+
+def check_config(run: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with another config: its predictions would be of two minds.
+
+    Raises VlmHeadsError with every differing field. A run that is not there yet has none.
+    """
+    if not (run / CONFIG).exists():
         return
+    wanted = json.loads(json.dumps({"schema": SCHEMA, **config}))
     found = read_config(run)
     differing = [
         f"{name} {_short(found.get(name))} -> {_short(wanted.get(name))}"
@@ -64,6 +70,11 @@ def open_config(run: Path, config: Mapping[str, Any]) -> None:
             "the same config",
             "resume with the old options, or take another --out",
         )
+
+
+def missing(run: Path) -> int:
+    """Return how many samples of a run have no prediction yet."""
+    return len(set(read_config(run)["samples"]) - set(done(run)))
 
 
 @contextmanager

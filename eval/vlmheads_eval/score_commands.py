@@ -20,9 +20,8 @@ GROUND_TRUTH = click.option(
     "--ground-truth",
     "-g",
     multiple=True,
-    required=True,
     type=click.Path(exists=True, path_type=Path),
-    help="What is in the images; give it more than once to unite several.",
+    help="What is in the images, or the questions; several are united. A run folder knows its own.",
 )
 JSON = click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write the whole result here."
@@ -72,6 +71,7 @@ def chair(
 
     if download:
         lineages.download_nltk_data()
+    ground_truth = _truth(predictions, ground_truth)
     reading = lineages.lineage(lineage, vocabulary)
     truth = load_ground_truth(ground_truth, reading)
     unknown = 0
@@ -115,7 +115,7 @@ def pope(
     from vlmheads_eval.pope import read_answers, read_questions, score_pope
     from vlmheads_eval.tables import print_pope
 
-    files = [read_questions(path) for path in ground_truth]
+    files = [read_questions(path) for path in _truth(predictions, ground_truth)]
     result = score_pope(files, read_answers(predictions_file(predictions)), parser)
     _write(json_file, result)
     print_pope(result)
@@ -150,12 +150,23 @@ def amber(
 
     if download:
         download_nltk_data()
-    truth = load_amber(ground_truth[0])
+    truth = load_amber(_truth(predictions, ground_truth)[0])
     responses = read_responses(predictions_file(predictions))
     result = score_amber(responses, truth, similarity)
     result["inputs"] = file_hashes([predictions, *truth.files])
     _write(json_file, result)
     print_amber(result)
+
+
+def _truth(predictions: Path, given: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the ground truth given or that of the run folder; say where a run is not complete."""
+    from vlmheads_eval.run_folder import CONFIG, ground_truth_of, missing
+
+    if (predictions / CONFIG).is_file():
+        unfinished = missing(predictions)
+        if unfinished:
+            click.echo(f"{predictions}: {unfinished} samples have no prediction yet", err=True)
+    return given or ground_truth_of(predictions)
 
 
 @contextmanager
