@@ -10,8 +10,7 @@ from vlmheads.request import Request
 
 def keep_output(request: Request, plugin: object, layer: int, hidden: Tensor) -> None:
     """Remember a layer's output at those columns of this forward pass that predict new tokens."""
-    new = min(hidden.shape[1], request.seen - request.prompt_length + 1)
-    request.scratch(plugin).setdefault("outputs", {})[layer] = hidden[:, -new:]
+    request.scratch(plugin).setdefault("outputs", {})[layer] = hidden[:, -request.predicting :]
 
 
 def kept_outputs(request: Request, plugin: object, layers: tuple[int, ...]) -> Tensor:

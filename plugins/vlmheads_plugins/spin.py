@@ -59,13 +59,10 @@ class SPIN(Plugin):
         geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
-        """Decide which heads of the layer pass, for each new position; the rows stay as they are.
-
-        Positions are the last of the prompt and those after it: all of a forward pass in decoding,
-        one in the prefill, and every one that is new to the prompt where there is no cache.
-        """
+        """Decide which heads of the layer pass, for each predicting row; the rows stay as is."""
         if self.factor == 1 or (self.layers is not None and layer not in self.layers):
             return rows
+        # Without a cache earlier tokens come by again, and are to be scaled again.
         new = min(rows.editable.shape[1], request.seen - request.prompt_length + 1)
         scores = rows.scores[:, :, -new:]
         seen = rows.image_keys[:, None, None] & (scores != -torch.inf)

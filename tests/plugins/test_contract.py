@@ -119,7 +119,7 @@ def test_it_acts_and_then_leaves_no_trace(case: tuple[str, str]) -> None:
         with attach(model, make(name, family)):
             during = run(model, single(family), "greedy")
         assert not torch.equal(during[1], before[1]), "the plugin does nothing"
-        assert bool(during[1].isfinite().all())
+        assert not bool(during[1].isnan().any())
         assert hook_count(model) == hooks
         assert not [m for m in model.modules() if "_vlmheads" in m.__dict__]
         assert model.get_decoder().config._attn_implementation == attention

@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "adhh": {"heads": ((0, 1), (2, 3)), "threshold": 0.1},
     "gains": {"head_map": gain_map},
     "icd": {"prefix": (11, 12, 13)},
+    "act": {"alpha": 1.0},
     "var": {"tau": 1.2, "rho": 0.2, "minimum": 0.0, "layers": (1, 2, 3)},
 }
 
@@ -35,7 +36,7 @@ REFUSED: dict[tuple[str, str], str] = {
     ("paint", family): "CLIP"
     for family in tiny.FAMILIES
     if family not in ("llava", "llava-gqa", "vipllava")
-}
+} | {("icd", family): "disturbed" for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
 
 
 def contract_plugins() -> dict[str, type[Plugin]]:

@@ -1,0 +1,90 @@
+"""AD-HH: switch heads off that look at the text where they look at little else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+
+from vlmheads.attention import Rows
+from vlmheads.errors import VlmHeadsError
+from vlmheads.geometry import Geometry
+from vlmheads.plugin import Plugin, as_heads, option
+from vlmheads.request import Request
+
+# The released list, most influential head first; it belongs to LLaVA-1.5-7B alone.
+PUBLISHED = (
+    "16-29 26-9 13-31 15-10 20-12 30-9 19-18 17-0 18-9 26-28 "
+    "19-27 18-26 15-25 14-16 31-26 15-24 31-3 22-20 27-29 17-28"
+).split()
+_PUBLISHED_FOR = Geometry("llava", 32, 32)
+
+
+@dataclass(frozen=True)
+class ADHH(Plugin):
+    """Adaptive deactivation of hallucination heads.
+
+    In each listed head, where the query that predicts a token gives the text behind the image a
+    mass of at least `threshold`, its weights on that text are set to 0. What remains is not
+    renormalised. The text behind the image is all from the last image token on: the question, the
+    tokens generated so far and the query itself.
+
+    Source: Yang et al., ICLR 2025, and TianyunYoung/Hallucination-Attribution; 20 heads of
+    LLaVA-1.5-7B, found by removing one head after the other and measuring object tokens, and
+    threshold 0.4. They are the default on a LLaVA of 32 layers of 32 heads; a model that was not
+    LLaVA-1.5-7B before fine-tuning needs heads of its own. Deviations: the release sums the mass
+    over the batch, so that it works for one prompt at a time; here each row has its own gate.
+
+    Cost: an attention row a layer with listed heads and token.
+
+    Evidence: CHAIR 53.4/14.3 to 34.2/8.9 at equal length in a third party's run, where 15 % of the
+    grounded mentions disappeared and half of the images lost a grounded object; under sampling
+    54.6 to 46.6, recall 72.6 to 66.5 (SEVI's authors).
+    """
+
+    name: ClassVar[str] = "adhh"
+    paper: ClassVar[str] = "Yang et al., ICLR 2025"
+    cost: ClassVar[str] = "an attention row a listed layer and token"
+
+    heads: tuple[tuple[int, int], ...] | None = option(
+        None, "heads (layer, head) that may be switched off; by default those of LLaVA-1.5-7B"
+    )
+    threshold: float = option(0.4, "least attention on the text behind the image", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.heads is not None:
+            object.__setattr__(self, "heads", as_heads(self.name, self.heads))
+
+    @classmethod
+    def neutral(cls) -> Self:
+        """Return a list of no heads."""
+        return cls(heads=())
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse the published heads on another model, and heads that the model does not have."""
+        if self.heads is None and geometry != _PUBLISHED_FOR:
+            raise VlmHeadsError(
+                f"{self.name} without heads on {geometry}",
+                f"heads of this model; the published ones are of {_PUBLISHED_FOR} (1.5, 7B)",
+                'set heads, such as [[16, 29]] or ["16-29"]',
+            )
+        geometry.check_heads(self.heads or (), f"{self.name}: heads")
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        """Set the weights on the text to 0 where they are too many."""
+        listed = as_heads(self.name, PUBLISHED) if self.heads is None else self.heads
+        chosen = [head for index, head in listed if index == layer]
+        if not chosen:
+            return rows
+        weights = rows.weights
+        heads, last, keys = weights.shape[1:]
+        columns = torch.arange(request.prompt_length, device=weights.device)
+        behind = request.prompt_keys(columns >= request.text_start[:, None], keys)
+        behind = (behind | request.generated_keys(keys))[:, None, None]
+        of_list = torch.zeros(heads, dtype=torch.bool, device=weights.device)
+        of_list[chosen] = True
+        mass = weights.masked_fill(~behind, 0).sum(dim=-1)
+        gate = (mass >= self.threshold) & of_list[:, None] & request.predicting_rows(last)
+        return rows.with_weights(weights.masked_fill(gate[..., None] & behind, 0))

@@ -1,0 +1,128 @@
+"""DoLa: contrast the last layer with an earlier one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from vlmheads.geometry import Geometry
+from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.request import Request
+from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._exits import keep_output, kept_outputs
+
+
+@dataclass(frozen=True)
+class DoLa(Plugin):
+    """Decoding by contrasting layers.
+
+    q_j = softmax(W h_j) for candidate layers j, W the vocabulary head, without the last norm. The
+    layer M whose q_M is farthest from the model's own p by Jensen-Shannon divergence is chosen
+    anew for every token, and log p' = log p − strength · log q_M. Tokens with p below `cutoff`
+    times the largest are left out.
+
+    Source: Chuang et al., ICLR 2024, arXiv 2309.03883, and voidism/DoLa: even layers of the lower
+    half of 32 (long answers) or of the upper half (short ones), where layer 0 is the word
+    embeddings and j the output of the j-th layer. Deviations: layer 0 is left out where the
+    embeddings are also the vocabulary head, and elsewhere is taken before any factor that a model
+    applies to it. The layer is chosen for each row of a batch, where common implementations choose
+    one for all. The repetition penalty of 1.2 that the paper adds is left to generate().
+
+    Cost: one call of the vocabulary head a token, for all candidates together.
+
+    Evidence: made for text models. On LLaVA-1.5-7B CHAIR 46.4/12.1 to 45.4/11.9 (VISTA's authors)
+    and 49.7/14.3 to 50.9/14.6 (VHR's).
+    """
+
+    name: ClassVar[str] = "dola"
+    paper: ClassVar[str] = "Chuang et al., ICLR 2024, arXiv 2309.03883"
+    cost: ClassVar[str] = "one vocabulary head a token and candidate layer"
+
+    strength: float = option(1.0, "share of the contrast; 0 is none", low=0.0, high=10.0)
+    cutoff: float = option(
+        0.1, "least probability of a token as a share of the largest", low=0.0, high=1.0
+    )
+    half: str = option(
+        "lower", "which half of the layers has the candidates", choices=("lower", "upper")
+    )
+    layers: tuple[int, ...] | None = option(
+        None, "candidates, 0 the word embeddings; by default every second of the half"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+
+    @classmethod
+    def neutral(cls) -> Self:
+        """Return no contrast and no cut-off."""
+        return cls(strength=0.0, cutoff=0.0)
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse layers that the model does not have."""
+        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+
+    def chosen_layers(self, layers: int, tied: bool) -> tuple[int, ...]:
+        """Return the candidates: those given, or every second of the half.
+
+        Args:
+            layers: layers of the decoder.
+            tied: whether the word embeddings are the vocabulary head too.
+        """
+        if self.layers is not None:
+            return self.layers
+        middle = layers // 2
+        if self.half == "upper":
+            return tuple(range(middle, layers, 2))
+        return tuple(range(2 * tied, middle, 2)) or (middle,)
+
+    def on_prompt(self, request: Request) -> None:
+        """Choose the candidates."""
+        model: Any = request.anatomy.model
+        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        request.scratch(self)["layers"] = self.chosen_layers(request.geometry.layers, tied)
+
+    def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
+        """Remember the outputs of the candidates."""
+        if self.strength and site == "residual" and layer + 1 in request.scratch(self)["layers"]:
+            keep_output(request, self, layer, hidden)
+        return hidden
+
+    def _outputs(self, request: Request) -> Tensor:
+        """Return what the candidates gave for the next token, [B, layers, E]."""
+        layers: tuple[int, ...] = request.scratch(self)["layers"]
+        parts = []
+        if layers[0] == 0:
+            model: Any = request.anatomy.model
+            parts.append(model.get_input_embeddings()(request.ids[:, request.column])[:, None])
+        if outputs := tuple(layer - 1 for layer in layers if layer > 0):
+            parts.append(kept_outputs(request, self, outputs))
+        return torch.cat(parts, dim=1)
+
+    def on_logits(self, request: Request, logits: Tensor) -> Tensor:
+        """Contrast the next token with the layer that is farthest."""
+        if not self.strength and not self.cutoff:
+            return logits
+        edited = last = precise(logits).log_softmax(dim=-1)
+        if self.strength:
+            early = precise(request.anatomy.unembed(self._outputs(request), norm=False))
+            early = early.log_softmax(dim=-1)
+            farthest = divergence(last[:, None], early).argmax(dim=1)
+            index = farthest[:, None, None].expand(-1, 1, early.shape[-1])
+            edited = last - self.strength * early.gather(1, index)[:, 0]
+        return where_image(request, keep_plausible(edited, last, self.cutoff), logits)
+
+
+def divergence(one: Tensor, other: Tensor) -> Tensor:
+    """Jensen-Shannon divergence [...] of two log-probabilities [..., V], in nats."""
+    middle = torch.logaddexp(one, other) - math.log(2)
+
+    def towards(log: Tensor) -> Tensor:
+        # A token that another method left out has probability 0 and adds nothing.
+        return (log.exp() * (log - middle)).masked_fill(log == -torch.inf, 0).sum(dim=-1)
+
+    return (towards(one) + towards(other)) / 2
