@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from vlmheads.attention import Rows
@@ -14,6 +12,8 @@ from vlmheads.geometry import Geometry
 from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
 from vlmheads.streams import TEXT_ONLY, Stream
+from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._marks import magnitude
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,12 @@ class PAI(Plugin):
         """Guide the next token away from what the text alone suggests."""
         if self.gamma == 1:
             return logits
-        guided = guide(logits, request.streams[TEXT_ONLY.name], self.gamma, self.cutoff)
-        return torch.where(request.has_image[:, None], guided, logits)
+        return guide(request, logits, self.gamma, self.cutoff)
 
 
-def magnitude(scores: Tensor, where: Tensor) -> Tensor:
-    """Sizes of the scores [B, H, Q, K] at the places `where`, 0 elsewhere and where masked."""
-    return scores.abs().masked_fill(~where | scores.isinf(), 0)
-
-
-def guide(logits: Tensor, text_only: Tensor, gamma: float, cutoff: float) -> Tensor:
+def guide(request: Request, logits: Tensor, gamma: float, cutoff: float) -> Tensor:
     """Return guided log-probabilities [B, V], minus infinity for tokens below the cut-off."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    seeing, blind = logits.to(wide).log_softmax(-1), text_only.to(wide).log_softmax(-1)
+    seeing = precise(logits).log_softmax(dim=-1)
+    blind = precise(request.streams[TEXT_ONLY.name]).log_softmax(dim=-1)
     guided = gamma * (seeing - blind) + blind
-    if cutoff:
-        least = seeing.amax(dim=-1, keepdim=True) + math.log(cutoff)
-        guided = guided.masked_fill(seeing < least, -torch.inf)
-    return guided.to(logits.dtype)
+    return where_image(request, keep_plausible(guided, seeing, cutoff), logits)

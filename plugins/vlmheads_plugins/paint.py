@@ -14,7 +14,8 @@ from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
 from vlmheads.streams import TEXT_ONLY, Stream
 from vlmheads.vision import at_tokens, patch_attention
-from vlmheads_plugins.pai import guide, magnitude
+from vlmheads_plugins._marks import magnitude
+from vlmheads_plugins.pai import guide
 
 # The layers of the vision encoder that tell local and summary tokens: the first, the last but one.
 _ENCODER_LAYERS = (0, -2)
@@ -114,8 +115,7 @@ class PAINT(Plugin):
         """Guide the next token away from what the text alone suggests."""
         if self.gamma == 1:
             return logits
-        guided = guide(logits, request.streams[TEXT_ONLY.name], self.gamma, self.cutoff)
-        return torch.where(request.has_image[:, None], guided, logits)
+        return guide(request, logits, self.gamma, self.cutoff)
 
 
 def choose_patches(first: Tensor, late: Tensor, ratio: float) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ import torch
 
 from vlmheads.attention import Rows
 from vlmheads.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, as_heads, as_layers, option
 from vlmheads.request import Request
-from vlmheads_plugins._pairs import Pairs, as_pairs, check_pairs, chosen_heads
+from vlmheads_plugins._marks import chosen_heads
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class ZeroTuning(Plugin):
     cost: ClassVar[str] = "one more attention map a layer; in decoding one row"
 
     gamma: float = option(0.6, "factor on the attention on the first token", low=0.001, high=1000)
-    heads: Pairs | None = option(None, "heads to act on, as [[layer, head], ...]; by default all")
+    heads: tuple[tuple[int, int], ...] = option(
+        (), "heads to act on, as [[layer, head], ...]; by default all"
+    )
     layers: tuple[int, ...] | None = option(None, "layers to act on; by default all")
     rows: str = option(
         "all", "edit all rows, or those of text after the image", choices=("all", "text")
@@ -51,7 +53,7 @@ class ZeroTuning(Plugin):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        object.__setattr__(self, "heads", as_pairs(self.name, self.heads))
+        object.__setattr__(self, "heads", as_heads(self.name, self.heads))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -66,7 +68,7 @@ class ZeroTuning(Plugin):
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse layers and heads that the model does not have."""
         geometry.check_layers(self.layers or (), f"{self.name}: layers")
-        check_pairs(self.name, self.heads, geometry)
+        geometry.check_heads(self.heads, f"{self.name}: heads")
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Add log γ to the scores of the first token."""

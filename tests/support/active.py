@@ -25,6 +25,8 @@ def gain_map(family: str) -> HeadMap:
 OPTIONS: dict[str, dict[str, Any]] = {
     "allpath": {"suppressed": ((0, 1), (2, 3)), "boosted": ((1, 1),)},
     "adhh": {"heads": ((0, 1), (2, 3)), "threshold": 0.1},
+    "damro": {"k": 1},
+    "memvr": {"threshold": 0.0, "ratio": 0.5, "first": 1, "stop": 3},
     "gains": {"head_map": gain_map},
     "icd": {"prefix": (11, 12, 13)},
     "act": {"alpha": 1.0},
@@ -33,7 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 # (plugin, family) -> a word of the refusal.
 REFUSED: dict[tuple[str, str], str] = {
-    ("paint", family): "CLIP"
+    (name, family): "CLIP"
+    for name in ("paint", "damro")
     for family in tiny.FAMILIES
     if family not in ("llava", "llava-gqa", "vipllava")
 } | {("icd", family): "disturbed" for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
