@@ -13,6 +13,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.installation import COMPILED_CALL, Installation
 from vlmheads.plugin import Plugin
 from vlmheads.registry import resolve
+from vlmheads.running import is_generating
 
 # The attribute of an attached model that holds what is attached to it.
 _ATTACHED = "_vlmheads"
@@ -102,14 +103,20 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
 
     Raises:
         VlmHeadsError: a model that cannot be attached to, an unknown plugin, options that do not
-            fit the model, two plugins that claim the same site, or a model that was compiled
-            before, whose graph would not see the plugins.
+            fit the model, two plugins that claim the same site, a model that is generating, or one
+            that was compiled before, whose graph would not see the plugins.
     """
     found = resolve(plugins)
     model = getattr(model, "_orig_mod", model)
     stack: _Stack | None = getattr(model, _ATTACHED, None)
     anatomy = examine(model) if stack is None else stack.anatomy
     _refuse_compiled(model, fresh=stack is None)
+    if is_generating(model):
+        raise VlmHeadsError(
+            f"attach to a {type(model).__name__} that is generating",
+            "a model between two generations",
+            "wait for the generation to end, or load the model a second time",
+        )
     before = [] if stack is None else stack.attachments
     _refuse_conflicts([plugin for item in before for plugin in item.plugins] + list(found))
     for plugin in found:

@@ -23,6 +23,12 @@ def generations(model: Any, thread: int) -> int:
     return sum(_generates(frame, model) for frame in stack)
 
 
+def is_generating(model: Any) -> bool:
+    """Tell whether any thread is inside of a generate() call on `model`."""
+    stacks = list(sys._current_frames().values())
+    return any(_generates(frame, model) for stack in stacks for frame in _frames(stack))
+
+
 def generate_arguments(model: Any) -> dict[str, Any]:
     """Return the keyword arguments of the innermost generate() on `model` in this thread.
 

@@ -181,6 +181,8 @@ def test_a_second_generation_in_another_thread_is_refused(
         try:
             with pytest.raises(VlmHeadsError, match="a second generation on a Llava.*generating"):
                 model.generate(**inputs, max_new_tokens=1)
+            with pytest.raises(VlmHeadsError, match="attach to a Llava.* that is generating"):
+                attach(model, HiddenAdder())
         finally:
             go_on.set()
             thread.join(30)
