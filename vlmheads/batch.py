@@ -100,7 +100,12 @@ class Batch:
                 "a DynamicCache, which grows to the rows of all streams",
                 "leave cache_implementation unset",
             )
-        prompts = [prompt, *(stream.view(prompt) for stream in streams)]
+        prompts = [prompt]
+        for stream in streams:
+            if stream.look is None:
+                prompts.append(stream.view(prompt))
+            else:
+                prompts.append(stream.look(anatomy, prompt, image_inputs(anatomy, inputs)))
         length = max(part.ids.shape[1] for part in prompts)
         self.anatomy = anatomy
         self.unpadded = prompt.ids.shape[1]

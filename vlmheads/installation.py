@@ -270,6 +270,7 @@ class Installation:
         if request is None:
             return None
         main = output[: request.rows] if request.copies > 1 else output
+        request.entering = args[0][: request.rows]
         edited = main
         for plugin in self._acting["on_hidden"]:
             edited = plugin.on_hidden(request, layer, edited, site)

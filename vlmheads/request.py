@@ -62,6 +62,8 @@ class Request:
     cached: int = 0
     # Token ids [B, S] of this forward pass, without the columns that only pad a stream.
     ids: Tensor = field(init=False)
+    # What the layer or MLP was given [B, S, E], inside of on_hidden.
+    entering: Tensor = field(init=False)
     # Logits [B, V] of the extra streams, inside of on_logits.
     streams: dict[str, Tensor] = field(default_factory=dict)
     # Head outputs [B, S, H, D] of the extra streams, inside of on_heads.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 
+from vlmheads.anatomy import Anatomy
 from vlmheads.prompt import Prompt
 from vlmheads.vision import PIXELS
 
@@ -24,12 +25,15 @@ class Stream:
         pixels: makes the stream's pixels from the main stream's, where its prompt has images.
         images: makes the stream's arguments of the vision encoder from the main stream's, for
             what depends on where an image ends among the pixels.
+        look: makes the stream's prompt, in place of `view`, where it depends on the images: from
+            the parts of the model, the main prompt and the arguments of the vision encoder.
     """
 
     name: str
     view: Callable[[Prompt], Prompt]
     pixels: Callable[[Tensor], Tensor] | None = None
     images: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    look: Callable[[Anatomy, Prompt, dict[str, Any]], Prompt] | None = None
 
     def change(self, given: dict[str, Any]) -> dict[str, Any] | None:
         """Return the stream's own arguments of the vision encoder; None for the main stream's."""
