@@ -23,16 +23,19 @@ def decode(
     other: dict[str, Tensor] | None = None,
     *,
     images: bool = True,
+    begin: Callable[[slow.Slow], Tensor] | None = None,
     tokens: int = 8,
 ) -> tuple[list[int], Tensor]:
     """Greedy tokens and logits where each step combines the main stream with the other one.
 
-    The other stream reads the row `other`, or the main one's; its image can be deleted.
+    The other stream reads the row `other`, or the main one's; its image can be deleted. What else
+    it may read, `begin` makes of it.
     """
     model: Any = tiny.build(family)
     row = tiny.inputs(family)
     main, side = slow.Slow(model), slow.Slow(model)
-    one, two = main.prompt(row), side.prompt(other or row, images=images)
+    one = main.prompt(row)
+    two = side.prompt(other or row, images=images) if begin is None else begin(side)
     chosen: list[int] = []
     logits: list[Tensor] = []
     for step in range(tokens):
