@@ -30,6 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gains": {"head_map": gain_map},
     "icd": {"prefix": (11, 12, 13)},
     "act": {"alpha": 1.0},
+    "devils": {"layers": (0, 1, 2, 3)},
+    "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "var": {"tau": 1.2, "rho": 0.2, "minimum": 0.0, "layers": (1, 2, 3)},
 }
 

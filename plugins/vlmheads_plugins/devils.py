@@ -1,0 +1,64 @@
+"""Head-guided attention in the middle layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from vlmheads.attention import Rows
+from vlmheads.geometry import Geometry
+from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.request import Request
+from vlmheads_plugins._marks import magnitude
+
+
+@dataclass(frozen=True)
+class Devils(Plugin):
+    """Raise the scores of image tokens in all heads by what the heads give them on average.
+
+    In the row that predicts a token, before the softmax and in each of the middle layers,
+    s_hj ← s_hj + α · mean over heads h' of |s_h'j|, for every image token j.
+
+    Source: Jiang et al., CVPR 2025, arXiv 2411.16724, "Devils in Middle Layers". Deviations:
+    none known in this form; the released code can also average over the k heads that attend to the
+    image most, which is not offered. Layers are the released 5 to 17 of 32, scaled to the depth
+    (the captions that the authors uploaded name 5 to 18).
+
+    Cost: one attention row in each of these layers and for each token.
+
+    Evidence: the authors' captions give CHAIR_S 24.0 against 47.4 at recall 67.8 against 77.5, and
+    12 % of them have more than a fifth of their 4-grams repeated; plain captions cut to that recall
+    give about 30.5. Objects that are counted once each have F1 76.2 against 76.1.
+    """
+
+    name: ClassVar[str] = "devils"
+    paper: ClassVar[str] = "Jiang et al., CVPR 2025, arXiv 2411.16724"
+    cost: ClassVar[str] = "one more attention row in the middle layers and for each token"
+
+    alpha: float = option(0.5, "how much of the heads' mean size a score gains", low=0, high=10)
+    layers: tuple[int, ...] | None = option(
+        None, "layers to act on; by default 5 to 17 of 32, scaled to the depth"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+
+    @classmethod
+    def neutral(cls) -> Self:
+        """Return a gain of nothing."""
+        return cls(alpha=0.0)
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse layers that the model does not have."""
+        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        """Raise the scores of the image in the rows that predict a token."""
+        layers = request.geometry.scaled(5, 18) if self.layers is None else self.layers
+        if layer not in layers or self.alpha == 0:
+            return rows
+        predicting = request.predicting_rows(rows.editable.shape[1])
+        raised = rows.image_keys[:, None, None] & predicting[:, None]
+        mean = magnitude(rows.scores, raised).mean(dim=1, keepdim=True)
+        return rows.with_bias(mean * self.alpha)

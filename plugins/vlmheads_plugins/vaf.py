@@ -1,0 +1,84 @@
+"""Visual amplification fusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from vlmheads.attention import Rows
+from vlmheads.geometry import Geometry
+from vlmheads.plugin import Plugin, as_heads, as_layers, option
+from vlmheads.request import Request
+from vlmheads_plugins._marks import chosen_heads
+
+
+@dataclass(frozen=True)
+class VAF(Plugin):
+    """Multiply the attention scores of image tokens, and of the text before the image.
+
+    In the middle layers, before the softmax, and in every row of text after the image and of a
+    generated token: s_j ← `enhance`·s_j for image tokens j, s_j ← `suppress`·s_j for tokens before
+    the first image token. A factor above 1 lowers the attention where the score is negative.
+
+    Source: Yin et al., CVPR 2025, arXiv 2503.13107, "ClearSight", and its released code.
+    Deviations: the paper acts on heads that perceive the image, the released code on all heads, as
+    here by default; `heads` takes others. What stands before the image is the released code's 35
+    tokens of LLaVA's system prompt; here it is counted. Layers are the released 9 to 14 of 32,
+    scaled to the depth.
+
+    Cost: the text rows once more in each of these layers; in decoding one row.
+
+    Evidence: no help on captions in others' hands: CHAIR_S 58.8 against 54.6 under sampling, at
+    recall 71.3 against 72.6; in an audit on POPE it raises the share of "yes".
+    """
+
+    name: ClassVar[str] = "vaf"
+    paper: ClassVar[str] = "Yin et al., CVPR 2025, arXiv 2503.13107"
+    cost: ClassVar[str] = "one more attention row in the middle layers and for each token"
+
+    enhance: float = option(1.15, "factor on the scores of image tokens", low=0, high=10)
+    suppress: float = option(
+        0.95, "factor on the scores of tokens before the image", low=0, high=10
+    )
+    layers: tuple[int, ...] | None = option(
+        None, "layers to act on; by default 9 to 14 of 32, scaled to the depth"
+    )
+    heads: tuple[tuple[int, int], ...] = option(
+        (), "heads to act on, as [[layer, head], ...]; by default all of the layers"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+        object.__setattr__(self, "heads", as_heads(self.name, self.heads))
+
+    @classmethod
+    def neutral(cls) -> Self:
+        """Return factors of 1."""
+        return cls(enhance=1.0, suppress=1.0)
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse layers and heads that the model does not have."""
+        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+        geometry.check_heads(self.heads, f"{self.name}: heads")
+
+    def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
+        """Return the layers to act on: those given, those of the heads, or the paper's."""
+        if self.layers is not None:
+            return self.layers
+        if self.heads:
+            return tuple(layer for layer, _ in self.heads)
+        return geometry.scaled(9, 15)
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        """Multiply the scores."""
+        idle = self.enhance == 1 and self.suppress == 1
+        if idle or layer not in self.chosen_layers(request.geometry):
+            return rows
+        scores = rows.scores
+        before = request.prompt.mask & (request.image_mask.cumsum(dim=1) == 0)
+        before = request.prompt_keys(before, scores.shape[-1])
+        change = (self.enhance - 1) * rows.image_keys.to(scores)
+        change = (change + (self.suppress - 1) * before.to(scores))[:, None, None]
+        edit = chosen_heads(self.heads, layer, scores) & scores.isfinite()
+        return rows.with_bias((scores * change).masked_fill(~edit, 0))
