@@ -7,6 +7,7 @@ from typing import Any
 import tiny
 import torch
 from examples import EXAMPLES
+from vlmheads_plugins.vti import Directions
 
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
@@ -21,6 +22,14 @@ def gain_map(family: str) -> HeadMap:
     return HeadMap(values, shape, "gain")
 
 
+def steering(family: str) -> Directions:
+    """A random direction for each layer of the tiny model of a family."""
+    shape = geometry(family)
+    width = tiny.build(family).get_input_embeddings().weight.shape[-1]
+    generator = torch.Generator().manual_seed(2)
+    return Directions(torch.randn(shape.layers, width, generator=generator), shape)
+
+
 # Where the defaults, made for large models, would find nothing to do on a tiny random one.
 OPTIONS: dict[str, dict[str, Any]] = {
     "allpath": {"suppressed": ((0, 1), (2, 3)), "boosted": ((1, 1),)},
@@ -32,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "act": {"alpha": 1.0},
     "devils": {"layers": (0, 1, 2, 3)},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
+    "vti": {"directions": steering, "strength": 5.0},
     "var": {"tau": 1.2, "rho": 0.2, "minimum": 0.0, "layers": (1, 2, 3)},
 }
 
