@@ -84,6 +84,10 @@ class Rows:
         """Head outputs [B, Q, H, Dv] under the present weights."""
         weights = self.weights.to(self.values.dtype)
         rows, heads, last, keys = weights.shape
+        if last > 1:
+            # A row of padding sees nothing and is not a number, which a product in half precision
+            # may spread over its neighbours.
+            weights = weights.masked_fill(~self.editable[:, None, :, None], 0)
         kv_heads, size = self.values.shape[1], self.values.shape[-1]
         grouped = weights.reshape(rows, kv_heads, heads // kv_heads * last, keys)
         return (grouped @ self.values).reshape(rows, heads, last, size).transpose(1, 2)
