@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
+from torch import Tensor
 
 from vlmheads.attention import Rows
 from vlmheads.errors import VlmHeadsError
@@ -72,19 +73,29 @@ class ADHH(Plugin):
             )
         geometry.check_heads(self.heads or (), f"{self.name}: heads")
 
+    def on_prompt(self, request: Request) -> None:
+        """Lay out which heads of each layer are listed, and what of the prompt is text."""
+        listed = as_heads(self.name, PUBLISHED) if self.heads is None else self.heads
+        device = request.has_image.device
+        scratch = request.scratch(self)
+        scratch["heads"] = {}
+        for layer in {layer for layer, _ in listed}:
+            index = torch.tensor([head for other, head in listed if other == layer])
+            mask = torch.zeros(request.geometry.heads, dtype=torch.bool)
+            scratch["heads"][layer] = mask.index_fill(0, index, True).to(device)
+        columns = torch.arange(request.prompt_length, device=device)
+        scratch["behind"] = columns >= request.text_start[:, None]
+
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Set the weights on the text to 0 where they are too many."""
-        listed = as_heads(self.name, PUBLISHED) if self.heads is None else self.heads
-        chosen = [head for index, head in listed if index == layer]
-        if not chosen:
+        scratch = request.scratch(self)
+        listed: Tensor | None = scratch["heads"].get(layer)
+        if listed is None:
             return rows
         weights = rows.weights
         heads, last, keys = weights.shape[1:]
-        columns = torch.arange(request.prompt_length, device=weights.device)
-        behind = request.prompt_keys(columns >= request.text_start[:, None], keys)
-        behind = (behind | request.generated_keys(keys))[:, None, None]
-        of_list = torch.zeros(heads, dtype=torch.bool, device=weights.device)
-        of_list[chosen] = True
-        mass = weights.masked_fill(~behind, 0).sum(dim=-1)
-        gate = (mass >= self.threshold) & of_list[:, None] & request.predicting_rows(last)
+        behind = request.prompt_keys(scratch["behind"], keys) | request.generated_keys(keys)
+        behind = behind[:, None, None]
+        mass = (weights * behind).sum(dim=-1)
+        gate = (mass >= self.threshold) & listed[:heads, None] & request.predicting_rows(last)
         return rows.with_weights(weights.masked_fill(gate[..., None] & behind, 0))

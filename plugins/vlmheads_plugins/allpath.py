@@ -72,13 +72,20 @@ class AllPath(Plugin):
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the listed heads of a layer."""
+        gains: dict[int, Tensor | None] = request.scratch(self).setdefault("gains", {})
+        if layer not in gains:
+            gains[layer] = self._gains(request, layer, heads)
+        factor = gains[layer]
+        return heads if factor is None else heads * factor
+
+    def _gains(self, request: Request, layer: int, heads: Tensor) -> Tensor | None:
+        """Return the factors [B, 1, H, 1] of a layer; None where all are 1."""
         off = [head for index, head in self.suppressed if index == layer]
         up = [head for index, head in self.boosted if index == layer]
         if (not off or self.low == 1) and (not up or self.high == 1):
-            return heads
+            return None
         gains = torch.ones_like(heads[0, 0, :, 0])
         gains[off], gains[up] = self.low, self.high
         if self.normalise and bool(gains.any()):
             gains = gains / gains.mean()
-        rows = torch.where(request.has_image[:, None], gains, 1)
-        return heads * rows[:, None, :, None]
+        return torch.where(request.has_image[:, None], gains, 1)[:, None, :, None]

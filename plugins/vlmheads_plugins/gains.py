@@ -75,6 +75,7 @@ class Gains(Plugin):
             return
         gains = 1 + self.strength * (self.head_map.mean().to(request.has_image.device) - 1)
         rows = torch.where(request.has_image[:, None, None], gains, 1.0)
+        rows = rows.to(request.anatomy.model.dtype)  # type: ignore[arg-type]
         for layer in (gains != 1).any(dim=1).nonzero().flatten().tolist():
             request.scratch(self)[f"{layer}"] = rows[:, layer, None, :, None]
 
@@ -83,4 +84,6 @@ class Gains(Plugin):
         gains: Tensor | None = request.scratch(self).get(f"{layer}")
         if gains is None:
             return heads
-        return heads * gains[:, :, : heads.shape[2]].to(heads)
+        if gains.shape[2] != heads.shape[2]:
+            gains = gains[:, :, : heads.shape[2]]
+        return heads * gains.to(heads)

@@ -16,6 +16,9 @@ from vlmheads.request import Request
 from vlmheads_plugins._contrast import precise, where_image
 from vlmheads_plugins._exits import keep_output, kept_outputs, normed
 
+# What a length is at least before something is divided by it.
+_TINY = 1e-12
+
 
 @dataclass(frozen=True)
 class VISTA(Plugin):
@@ -102,18 +105,24 @@ class VISTA(Plugin):
             )
         seen = request.image_forward(hidden=layers).hidden
         blind = request.text_only_forward(hidden=layers).hidden
-        request.scratch(self)["vectors"] = {
-            layer: precise(seen[layer]) - precise(blind[layer]) for layer in layers
+        vectors = {layer: precise(seen[layer]) - precise(blind[layer]) for layer in layers}
+        if self.form == "release":
+            vectors = {layer: F.normalize(vector, dim=-1) for layer, vector in vectors.items()}
+        request.scratch(self)["steps"] = {
+            layer: self.strength * vector[:, None] for layer, vector in vectors.items()
         }
+        request.scratch(self)["mixed"] = not bool(request.has_image.all())
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
         """Steer, and remember the outputs of the late layers."""
         steered = site == ("mlp" if self.form == "release" else "residual")
         if self.strength and steered:
-            vector = request.scratch(self)["vectors"][layer][:, None]
+            scratch = request.scratch(self)
             steer = _steer_mlp if self.form == "release" else _steer_residual
-            edited = steer(precise(hidden), vector, self.strength).to(hidden.dtype)
-            hidden = torch.where(request.has_image[:, None, None], edited, hidden)
+            edited = steer(precise(hidden), scratch["steps"][layer]).to(hidden.dtype)
+            if scratch["mixed"]:
+                edited = torch.where(request.has_image[:, None, None], edited, hidden)
+            hidden = edited
         if self.gamma and site == "residual" and layer in self._late(request.geometry):
             keep_output(request, self, layer, hidden)
         return hidden
@@ -130,20 +139,21 @@ class VISTA(Plugin):
         return where_image(request, mixed, logits)
 
 
-def _steer_residual(hidden: Tensor, vector: Tensor, strength: float) -> Tensor:
-    """Add the vector [B, 1, E] to the residual stream [B, S, E] and restore its length."""
-    moved = hidden + strength * vector
-    return F.normalize(moved, dim=-1) * _length(hidden)
+def _steer_residual(hidden: Tensor, step: Tensor) -> Tensor:
+    """Add a step [B, 1, E] to the residual stream [B, S, E] and restore its length."""
+    moved = hidden + step
+    return moved * (_length(hidden) / _length(moved).clamp(min=_TINY))
+
+
+def _steer_mlp(output: Tensor, step: Tensor) -> Tensor:
+    """Turn an MLP's output by a step, the more where it points away from it."""
+    length = _length(output)
+    direction = output / length.clamp(min=_TINY)
+    away = F.cosine_similarity(output, -step, dim=-1).clamp(min=0)[..., None]
+    moved = direction + (1 + away) * step
+    return moved * (length / _length(moved).clamp(min=_TINY))
 
 
 def _length(vectors: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return length
-
-
-def _steer_mlp(output: Tensor, vector: Tensor, strength: float) -> Tensor:
-    """Add the direction of the vector, the more where the output points away from it."""
-    away = F.cosine_similarity(output, -vector, dim=-1).clamp(min=0)[..., None]
-    direction = F.normalize(output, dim=-1)
-    moved = direction + strength * (1 + away) * F.normalize(vector, dim=-1)
-    return F.normalize(moved, dim=-1) * _length(output)
