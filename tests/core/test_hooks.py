@@ -80,6 +80,32 @@ def test_a_hook_edits_what_its_name_says(family: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llava", "llava-gqa"])
+def test_all_kinds_together_do_what_they_do_in_sequence(family: str) -> None:
+    model, row = tiny.build(family), tiny.inputs(family)
+    with (
+        attach(model, [LogitsShifter(), HiddenAdder()]),
+        attach(model, [RowReweighter(), HeadScaler()]),
+    ):
+        output = model.generate(
+            **row,
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    edits = Edits(
+        heads=scale_head,
+        weights=reweight(model, row),
+        residual=add_constant,
+        logits=shift_logits,
+    )
+    tokens, expected = decode(model, row, edits, tokens=TOKENS)
+    assert output.sequences[0, -TOKENS:].tolist() == tokens
+    found = torch.stack(output.logits)[:, 0].double()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava-gqa"])
 def test_a_stream_is_the_same_model_without_the_image(family: str) -> None:
     model, row = tiny.build(family), tiny.inputs(family)
     tokens, logits = found(family, row, TextContrast(strength=0.5))
