@@ -75,15 +75,15 @@ class Gains(Plugin):
             return
         gains = 1 + self.strength * (self.head_map.mean().to(request.has_image.device) - 1)
         rows = torch.where(request.has_image[:, None, None], gains, 1.0)
-        rows = rows.to(request.anatomy.model.dtype)  # type: ignore[arg-type]
         for layer in (gains != 1).any(dim=1).nonzero().flatten().tolist():
             request.scratch(self)[f"{layer}"] = rows[:, layer, None, :, None]
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the heads of a layer."""
-        gains: Tensor | None = request.scratch(self).get(f"{layer}")
+        scratch = request.scratch(self)
+        gains: Tensor | None = scratch.get(f"{layer}")
         if gains is None:
             return heads
-        if gains.shape[2] != heads.shape[2]:
-            gains = gains[:, :, : heads.shape[2]]
-        return heads * gains.to(heads)
+        if gains.dtype != heads.dtype or gains.shape[2] != heads.shape[2]:
+            gains = scratch[f"{layer}"] = gains[:, :, : heads.shape[2]].to(heads)
+        return heads * gains
