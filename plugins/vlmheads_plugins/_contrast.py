@@ -37,4 +37,6 @@ def where_image(request: Request, edited: Tensor, logits: Tensor) -> Tensor:
     """
     if edited.dtype != logits.dtype:
         edited = edited - edited.amax(dim=-1, keepdim=True)
-    return torch.where(request.has_image[:, None], edited.to(logits.dtype), logits)
+    return torch.where(
+        request.has_image.to(logits.device)[:, None], edited.to(logits.dtype), logits
+    )

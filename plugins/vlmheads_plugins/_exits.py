@@ -16,7 +16,9 @@ def keep_output(request: Request, plugin: object, layer: int, hidden: Tensor) ->
 def kept_outputs(request: Request, plugin: object, layers: tuple[int, ...]) -> Tensor:
     """Return outputs [B, layers, E] of the column that on_logits is handling."""
     outputs: dict[int, Tensor] = request.scratch(plugin)["outputs"]
-    return torch.stack([outputs[layer][:, request.column] for layer in layers], dim=1)
+    parts = [outputs[layer][:, request.column] for layer in layers]
+    # A model may be spread over several devices, a layer's output being on its own.
+    return torch.stack([part.to(parts[-1].device) for part in parts], dim=1)
 
 
 def normed(request: Request, hidden: Tensor) -> Tensor:

@@ -88,4 +88,4 @@ class AllPath(Plugin):
         gains[off], gains[up] = self.low, self.high
         if self.normalise and bool(gains.any()):
             gains = gains / gains.mean()
-        return torch.where(request.has_image[:, None], gains, 1)[:, None, :, None]
+        return torch.where(request.has_image.to(heads.device)[:, None], gains, 1)[:, None, :, None]

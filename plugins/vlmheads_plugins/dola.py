@@ -101,7 +101,7 @@ class DoLa(Plugin):
             parts.append(model.get_input_embeddings()(request.ids[:, request.column])[:, None])
         if outputs := tuple(layer - 1 for layer in layers if layer > 0):
             parts.append(kept_outputs(request, self, outputs))
-        return torch.cat(parts, dim=1)
+        return torch.cat([part.to(parts[-1].device) for part in parts], dim=1)
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Contrast the next token with the layer that is farthest."""

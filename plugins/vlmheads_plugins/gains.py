@@ -84,6 +84,7 @@ class Gains(Plugin):
         gains: Tensor | None = scratch.get(f"{layer}")
         if gains is None:
             return heads
-        if gains.dtype != heads.dtype or gains.shape[2] != heads.shape[2]:
+        seen = (gains.dtype, gains.device, gains.shape[2])
+        if seen != (heads.dtype, heads.device, heads.shape[2]):
             gains = scratch[f"{layer}"] = gains[:, :, : heads.shape[2]].to(heads)
         return heads * gains

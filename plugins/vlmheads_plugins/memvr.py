@@ -97,7 +97,11 @@ class MemVR(Plugin):
         scratch = request.scratch(self)
         if site == "mlp":
             unsure = scratch.pop("unsure", None)
-            return hidden if unsure is None else self._retrace(request, hidden, unsure)
+            return (
+                hidden
+                if unsure is None
+                else self._retrace(request, hidden, unsure.to(hidden.device))
+            )
         if layer == 0:
             scratch["done"] = None
             if request.is_prefill:
@@ -105,8 +109,8 @@ class MemVR(Plugin):
         if layer in self.asked_layers(request.geometry):
             new = min(hidden.shape[1], request.seen - request.prompt_length + 1)
             unsure = self._uncertainty(request, hidden[:, -new:]) > self.threshold
-            unsure = unsure & request.has_image[:, None]
-            done = scratch["done"]
+            unsure = unsure & request.has_image.to(unsure.device)[:, None]
+            done = None if scratch["done"] is None else scratch["done"].to(unsure.device)
             scratch["unsure"] = unsure if done is None else unsure & ~done
             scratch["done"] = unsure if done is None else unsure | done
         return hidden
@@ -119,7 +123,7 @@ class MemVR(Plugin):
 
     def _retrace(self, request: Request, output: Tensor, unsure: Tensor) -> Tensor:
         """Mix the image into the output of an MLP [B, S, E] where `unsure` [B, n] says so."""
-        image: Tensor = request.scratch(self)["image"]
+        image: Tensor = request.scratch(self)["image"].to(output.device)
         given = precise(request.entering)
         retraced = given @ image.transpose(1, 2) @ image
         plain = precise(output)
@@ -150,7 +154,7 @@ def _size(request: Request, values: Tensor, earlier: int) -> Tensor:
     start = request.seen - values.shape[1]
     if start >= request.prompt_length:
         return each
-    real = request.prompt.mask[:, start:, None]
+    real = request.prompt.mask[:, start:, None].to(values.device)
     count = earlier + 1
     mean = (each[:, :count] * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
     return torch.cat([mean.expand(-1, count, -1), each[:, count:]], dim=1)

@@ -121,7 +121,9 @@ class VISTA(Plugin):
             steer = _steer_mlp if self.form == "release" else _steer_residual
             edited = steer(precise(hidden), scratch["steps"][layer]).to(hidden.dtype)
             if scratch["mixed"]:
-                edited = torch.where(request.has_image[:, None, None], edited, hidden)
+                edited = torch.where(
+                    request.has_image.to(hidden.device)[:, None, None], edited, hidden
+                )
             hidden = edited
         if self.gamma and site == "residual" and layer in self._late(request.geometry):
             keep_output(request, self, layer, hidden)

@@ -198,7 +198,9 @@ class VTI(Plugin):
         if not self.strength or site != "mlp":
             return hidden
         output = precise(hidden)
-        step: Tensor = request.scratch(self)["steps"][layer]
+        step: Tensor = request.scratch(self)["steps"][layer].to(hidden.device)
         length = torch.linalg.vector_norm(output, dim=-1, keepdim=True)
         turned = F.normalize(F.normalize(output, dim=-1) + step, dim=-1) * length
-        return torch.where(request.has_image[:, None, None], turned.to(hidden.dtype), hidden)
+        return torch.where(
+            request.has_image.to(hidden.device)[:, None, None], turned.to(hidden.dtype), hidden
+        )
