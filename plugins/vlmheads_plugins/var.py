@@ -115,7 +115,9 @@ class VAR(Plugin):
         """Find the sinks of the next layer, in the prefill."""
         wanted = site == "residual" and request.is_prefill and self.p
         if wanted and layer + 1 in self.chosen_layers(request.geometry):
-            request.scratch(self)[str(layer + 1)] = self._sinks(request, hidden)
+            # Tokens that prompt lookup drafted behind the prompt are no part of it.
+            prompt = hidden[:, : request.prompt_length]
+            request.scratch(self)[str(layer + 1)] = self._sinks(request, prompt)
         return hidden
 
     def _sinks(self, request: Request, hidden: Tensor) -> Tensor:
