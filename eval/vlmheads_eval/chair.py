@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.captions import Caption, ImageId, image_key
 from vlmheads_eval.ground_truth import GroundTruth
 from vlmheads_eval.lineages import Lineage
@@ -63,7 +64,10 @@ def score_captions(
     """
     for caption in captions:
         objects = truth.objects.get(image_key(caption.image_id))
-        words = lineage.words(caption.text)
+        try:
+            words = lineage.words(caption.text)
+        except VlmHeadsError as error:
+            raise VlmHeadsError(f"{caption.place}: {error}") from error
         yield caption, words, score_reading(caption.image_id, lineage.find(words), objects)
 
 

@@ -6,6 +6,8 @@ from functools import cache, lru_cache
 from nltk.tokenize.destructive import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
+from vlmheads.errors import VlmHeadsError
+
 # What the English Punkt model takes for an abbreviation. Of the rest of the model hardly anything
 # bears on lower-case text: collocations and sentence starters only ever decide before a capital.
 ABBREVIATIONS = frozenset(
@@ -36,10 +38,44 @@ def split_words(text: str) -> list[str]:
     abbreviations of the Punkt model are all that is needed of it once letters are lower-case.
     """
     words = _chunked_words(text)
-    if words is not None:
-        return words
+    return _segmented_words(text) if words is None else words
+
+
+def _segmented_words(text: str) -> list[str]:
+    """Return the words of any text: NLTK is asked only for sentences with something odd in them.
+
+    Behind a closing chunk and before a letter or digit a sentence ends whatever stands around, so
+    that the text can be cut there.
+    """
+    words: list[str] = []
+    segment: list[str] | None = []  # The segment's words, None once NLTK has to be asked.
+    start = 0
+    chunks = list(re.finditer(r"\S+", text))
+    for position, chunk in enumerate(chunks, 1):
+        parts, closes = chunk_words(chunk.group())
+        following = chunks[position] if position < len(chunks) else None
+        ends = following is None or (closes and following.group()[0].isalnum())
+        if parts is None or (closes and not ends):
+            segment = None
+        elif segment is not None:
+            segment += parts if closes or not ends else _final_words(chunk.group())
+        if ends:
+            end = len(text) if following is None else chunk.end()
+            words += _nltk_words(text[start:end]) if segment is None else segment
+            segment, start = [], 0 if following is None else following.start()
+    return words
+
+
+def _nltk_words(text: str) -> list[str]:
     tokenise = NLTKWordTokenizer().tokenize
-    return [word for sentence in _sentences().tokenize(text) for word in tokenise(sentence)]
+    try:
+        return [word for sentence in _sentences().tokenize(text) for word in tokenise(sentence)]
+    except TimeoutError as error:
+        raise VlmHeadsError(
+            f"{len(text)} characters without a plain sentence end, which NLTK cannot take apart "
+            "in time",
+            "a caption as models write them",
+        ) from error
 
 
 def _chunked_words(text: str) -> list[str] | None:
