@@ -12,15 +12,17 @@ from vlmheads.cli import main
 
 ROOT = Path(__file__).parents[1]
 TABLES = {
-    "plugins": "| plugin | what it does | paper | hooks | cost |\n| --- | --- | --- | --- | --- |\n",
-    "families": "| family | `model_type` | state | note |\n| --- | --- | --- | --- |\n",
+    "plugins": ("plugin", "what it does", "paper", "hooks", "cost"),
+    "presets": ("preset", "plugins", "family", "source"),
+    "families": ("family", "`model_type`", "state", "note"),
 }
-DOCUMENTS = (ROOT / "README.md",)
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "methods.md")
 
 
 def filled(text: str) -> str:
     """Return a document with every table between its marks made anew."""
-    for command, head in TABLES.items():
+    for command, columns in TABLES.items():
+        head = f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
         rows = CliRunner().invoke(main, [command, "--markdown"]).stdout
         marks = rf"(<!-- {command} -->\n).*?(<!-- end -->)"
         text = re.sub(marks, lambda m, body=head + rows: m[1] + body + m[2], text, flags=re.S)

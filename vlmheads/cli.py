@@ -18,6 +18,7 @@ _OWN = {
     "detect": "vlmheads.commands.detect:detect",
     "families": "vlmheads.commands.lists:families",
     "plugins": "vlmheads.commands.lists:plugins",
+    "presets": "vlmheads.commands.lists:presets",
 }
 
 

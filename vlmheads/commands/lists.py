@@ -1,4 +1,4 @@
-"""`vlmheads plugins` and `vlmheads families`: what is installed, and what can be attached to."""
+"""`vlmheads plugins`, `presets` and `families`: what is installed, and what it can work on."""
 
 from __future__ import annotations
 
@@ -56,6 +56,23 @@ def families(markdown: bool) -> None:
             click.echo(f"| {family.name} | `{types}` | {state} | {note} |")
         else:
             click.echo(f"{family.name}  [{types}]  {state}" + (f": {note}" if note else ""))
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="Print a table for documents.")
+def presets(markdown: bool) -> None:
+    """List the shipped presets: plugins with the settings of a paper, and their source."""
+    from vlmheads.presets import list_presets, read_preset
+
+    for name in list_presets():
+        preset = read_preset(name)
+        plugins = ", ".join(plugin.name for plugin in preset.plugins)
+        if markdown:
+            click.echo(f"| `{name}` | {plugins} | {preset.family} | {preset.source} |")
+        else:
+            click.echo(f"{name}  ({plugins}; {preset.family})\n    {preset.source}")
+            if preset.note:
+                click.echo(f"    {preset.note}")
 
 
 def _default(field: dataclasses.Field[object]) -> str:
