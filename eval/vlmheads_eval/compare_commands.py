@@ -27,7 +27,11 @@ def _options(command: Any) -> Any:
             help="What is in the images; by default what the first run folder was made from.",
         ),
         click.option("--names", help="Names of the runs, separated by commas."),
-        click.option("--task", default="chair", type=click.Choice(("chair", "pope"))),
+        click.option(
+            "--task",
+            type=click.Choice(("chair", "pope")),
+            help="By default what the first run folder was asked, else chair.",
+        ),
         click.option(
             "--lineage", default="pattern", show_default=True, type=click.Choice(LINEAGES)
         ),
@@ -76,7 +80,7 @@ def compared(
     runs: tuple[Path, ...],
     ground_truth: tuple[Path, ...],
     names: str | None,
-    task: str,
+    task: str | None,
     lineage: str,
     parser: str,
     draws: int,
@@ -91,7 +95,7 @@ def compared(
     from vlmheads_eval.ground_truth import load_ground_truth
     from vlmheads_eval.hashes import file_hashes
     from vlmheads_eval.pope import read_answers, read_questions
-    from vlmheads_eval.run_folder import ground_truth_of
+    from vlmheads_eval.run_folder import CONFIG, ground_truth_of, read_config
 
     titles = (
         names.split(",") if names else [run.stem if run.is_file() else run.name for run in runs]
@@ -99,7 +103,8 @@ def compared(
     if len(titles) != len(runs):
         raise VlmHeadsError(f"{len(titles)} names", f"{len(runs)}, one a run")
     truth_paths = ground_truth or ground_truth_of(runs[0])
-    if task == "pope":
+    asked = read_config(runs[0])["task"] if (runs[0] / CONFIG).is_file() else "caption"
+    if (task or asked) == "pope":
         files = [read_questions(path) for path in truth_paths]
         answers = {
             title: read_answers(predictions_file(run))
