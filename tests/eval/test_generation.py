@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,33 @@ def test_a_sweep_predicts_compares_and_reports_and_goes_on(model, tmp_path):
     before = (home / "plain" / "predictions.jsonl").stat().st_mtime_ns
     assert CliRunner().invoke(evaluate, arguments).exit_code == 0
     assert (home / "plain" / "predictions.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def embedded():
+    from vlmheads_testbed import embedded_model
+
+    try:
+        return embedded_model()
+    except VlmHeadsError as error:
+        pytest.skip(f"the embedded model is not packaged: {error}")
+
+
+def test_the_embedded_model_says_the_same_in_any_batch_and_on_two_processes(embedded, tmp_path):
+    common = ["predict", "--num", "10", "--max-new-tokens", "60"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    launch += ["--main_process_port=0", "-m", "vlmheads_eval", *common]
+    arguments = {
+        "one": ["-m", "vlmheads_eval", *common, "--batch-size", "1"],
+        "seven": ["-m", "vlmheads_eval", *common, "--batch-size", "7"],
+        "two": launch,
+    }
+    found = []
+    for name, options in arguments.items():
+        out = tmp_path / name
+        command = [sys.executable, *options, "--out", str(out)]
+        finished = subprocess.run(command, capture_output=True, timeout=240, check=False)
+        assert finished.returncode == 0, finished.stderr.decode()[-2000:]
+        found.append((out / "predictions.jsonl").read_bytes())
+    assert found[0] == found[1] == found[2]
