@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ class Request:
     _images: Callable[[], dict[str, Any]] | None = None
     _cache: Callable[[], object] | None = None
     # Both hold for one forward pass, and are shared by its layers.
-    _image_keys: dict[int, Tensor] = field(default_factory=dict)
+    _shared: dict[Hashable, Tensor] = field(default_factory=dict)
     _editable: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -171,9 +171,18 @@ class Request:
 
     def image_keys(self, keys: int) -> Tensor:
         """[B, K] True where one of the `keys` that a layer holds is an image token."""
-        if keys not in self._image_keys:
-            self._image_keys[keys] = self.prompt_keys(self.prompt.visual, keys)
-        return self._image_keys[keys]
+        return self.once(("image", keys), lambda: self.prompt_keys(self.prompt.visual, keys))
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return what `make` gives, made once for a forward pass and shared by its layers.
+
+        Args:
+            key: names the value; a plugin's own begin with the plugin's id.
+            make: gives the value.
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def prompt_keys(self, columns: Tensor, keys: int) -> Tensor:
         """[B, K] what a mask [B, S] of the prompt's columns says of the `keys` that a layer holds.
@@ -225,7 +234,7 @@ class Request:
         if not cached:
             length += self.prompt_length - self.given.shape[1]
         self.cached, self.seen = cached, cached + length
-        self._image_keys, self._editable = {}, None
+        self._shared, self._editable = {}, None
 
     def follows(self, cache: object) -> bool:
         """Whether `cache` is the one that this generation fills."""

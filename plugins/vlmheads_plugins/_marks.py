@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlmheads.attention import Rows
+from vlmheads.request import Request
+
 
 def chosen_heads(heads: tuple[tuple[int, int], ...], layer: int, like: Tensor) -> Tensor:
     """[H, 1, 1] True for those of a layer's heads that are among pairs (layer, head); () is all."""
@@ -12,6 +15,20 @@ def chosen_heads(heads: tuple[tuple[int, int], ...], layer: int, like: Tensor) -
     return torch.tensor(found, device=like.device)[:, None, None]
 
 
-def magnitude(scores: Tensor, where: Tensor) -> Tensor:
-    """Sizes of the scores at the places `where`, 0 elsewhere and where masked."""
-    return scores.abs().masked_fill(~where | scores.isinf(), 0)
+def finite(scores: Tensor) -> Tensor:
+    """Return scores that can be multiplied: a large negative number where one is masked.
+
+    What is then added to a masked score leaves it masked.
+    """
+    return scores.clamp(min=-1e30)
+
+
+def image_gain(request: Request, owner: object, rows: Rows, gain: float) -> Tensor:
+    """Give [B, 1, Q, K] `gain` for image tokens in rows that predict a token, 0 elsewhere."""
+
+    def make() -> Tensor:
+        predicting = request.predicting_rows(rows.editable.shape[1])
+        place = rows.image_keys[:, None, None] & predicting[:, None]
+        return place.to(rows.scores) * gain
+
+    return request.once((id(owner), rows.image_keys.shape[1]), make)

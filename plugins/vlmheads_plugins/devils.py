@@ -9,7 +9,7 @@ from vlmheads.attention import Rows
 from vlmheads.geometry import Geometry
 from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
-from vlmheads_plugins._marks import magnitude
+from vlmheads_plugins._marks import finite, image_gain
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,5 @@ class Devils(Plugin):
         layers = request.geometry.scaled(5, 18) if self.layers is None else self.layers
         if layer not in layers or self.alpha == 0:
             return rows
-        predicting = request.predicting_rows(rows.editable.shape[1])
-        raised = rows.image_keys[:, None, None] & predicting[:, None]
-        mean = magnitude(rows.scores, raised).mean(dim=1, keepdim=True)
-        return rows.with_bias(mean * self.alpha)
+        gain = image_gain(request, self, rows, self.alpha)
+        return rows.with_bias(finite(rows.scores).abs().mean(dim=1, keepdim=True) * gain)

@@ -13,7 +13,7 @@ from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
 from vlmheads.streams import TEXT_ONLY, Stream
 from vlmheads_plugins._contrast import keep_plausible, precise, where_image
-from vlmheads_plugins._marks import magnitude
+from vlmheads_plugins._marks import finite, image_gain
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,8 @@ class PAI(Plugin):
         layers = request.geometry.scaled(2, 32) if self.layers is None else self.layers
         if layer not in layers or self.alpha == 0:
             return rows
-        predicting = request.predicting_rows(rows.editable.shape[1])
-        raised = rows.image_keys[:, None, None] & predicting[:, None]
-        return rows.with_bias(magnitude(rows.scores, raised) * self.alpha)
+        gain = image_gain(request, self, rows, self.alpha)
+        return rows.with_bias(finite(rows.scores).abs() * gain)
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Guide the next token away from what the text alone suggests."""

@@ -14,7 +14,7 @@ from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
 from vlmheads.streams import TEXT_ONLY, Stream
 from vlmheads.vision import at_tokens, patch_attention
-from vlmheads_plugins._marks import magnitude
+from vlmheads_plugins._marks import finite
 from vlmheads_plugins.pai import guide
 
 # The layers of the vision encoder that tell local and summary tokens: the first, the last but one.
@@ -101,15 +101,19 @@ class PAINT(Plugin):
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Raise the scores of the chosen tokens in the rows that predict a token."""
         layers = request.geometry.scaled(2, 32) if self.layers is None else self.layers
-        scratch = request.scratch(self)
-        if layer not in layers or not scratch:
+        if layer not in layers or not request.scratch(self):
             return rows
-        scores = rows.scores
-        local = request.prompt_keys(scratch["local"], scores.shape[-1])
-        summary = request.prompt_keys(scratch["summary"], scores.shape[-1])
-        gain = self.alpha * local.to(scores) + self.beta * summary.to(scores)
-        raised = request.predicting_rows(scores.shape[2])[:, None] & (gain != 0)[:, None, None]
-        return rows.with_bias(magnitude(scores, raised) * gain[:, None, None])
+        keys = rows.image_keys.shape[1]
+        gain = request.once((id(self), keys), lambda: self._gain(request, rows))
+        return rows.with_bias(finite(rows.scores).abs() * gain)
+
+    def _gain(self, request: Request, rows: Rows) -> Tensor:
+        """Give [B, 1, Q, K] α on local and β on summary tokens, in rows that predict a token."""
+        scratch, keys = request.scratch(self), rows.image_keys.shape[1]
+        local = request.prompt_keys(scratch["local"], keys).to(rows.scores)
+        summary = request.prompt_keys(scratch["summary"], keys).to(rows.scores)
+        gain = (self.alpha * local + self.beta * summary)[:, None, None]
+        return gain * request.predicting_rows(rows.editable.shape[1])[:, None]
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Guide the next token away from what the text alone suggests."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from torch import Tensor
+
 from vlmheads.attention import Rows
 from vlmheads.geometry import Geometry
 from vlmheads.plugin import Plugin, as_heads, as_layers, option
 from vlmheads.request import Request
-from vlmheads_plugins._marks import chosen_heads
+from vlmheads_plugins._marks import chosen_heads, finite
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,15 @@ class VAF(Plugin):
         idle = self.enhance == 1 and self.suppress == 1
         if idle or layer not in self.chosen_layers(request.geometry):
             return rows
-        scores = rows.scores
+        keys = rows.image_keys.shape[1]
+        change = request.once((id(self), keys), lambda: self._change(request, rows))
+        if self.heads:
+            change = change * chosen_heads(self.heads, layer, rows.scores)
+        return rows.with_bias(finite(rows.scores) * change)
+
+    def _change(self, request: Request, rows: Rows) -> Tensor:
+        """Give [B, 1, 1, K] what is added to a score, as a share of it."""
         before = request.prompt.mask & (request.image_mask.cumsum(dim=1) == 0)
-        before = request.prompt_keys(before, scores.shape[-1])
-        change = (self.enhance - 1) * rows.image_keys.to(scores)
-        change = (change + (self.suppress - 1) * before.to(scores))[:, None, None]
-        edit = chosen_heads(self.heads, layer, scores) & scores.isfinite()
-        return rows.with_bias((scores * change).masked_fill(~edit, 0))
+        before = request.prompt_keys(before, rows.image_keys.shape[1]).to(rows.scores)
+        image = rows.image_keys.to(rows.scores)
+        return ((self.enhance - 1) * image + (self.suppress - 1) * before)[:, None, None]

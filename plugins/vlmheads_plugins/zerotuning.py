@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import torch
+from torch import Tensor
 
 from vlmheads.attention import Rows
 from vlmheads.geometry import Geometry
@@ -75,10 +75,15 @@ class ZeroTuning(Plugin):
         outside = self.layers is not None and layer not in self.layers
         if outside or self.gamma == 1:
             return rows
-        scores = rows.scores
+        keys = rows.image_keys.shape[1]
+        bias = request.once((id(self), keys), lambda: self._bias(request, rows))
+        if self.heads:
+            bias = bias * chosen_heads(self.heads, layer, rows.scores)
+        return rows.with_bias(bias)
+
+    def _bias(self, request: Request, rows: Rows) -> Tensor:
+        """Give [B, 1, 1, K] log γ at the first token, which is after the padding."""
         mask = request.prompt.mask
-        # With padding on the left, the first token of a row is the first that is real.
         first = mask & (mask.cumsum(dim=1) == 1)
-        first = request.prompt_keys(first, scores.shape[-1])[:, None, None]
-        place = first & chosen_heads(self.heads, layer, scores)
-        return rows.with_bias(torch.where(place, math.log(self.gamma), 0.0).to(scores))
+        first = request.prompt_keys(first, rows.image_keys.shape[1])[:, None, None]
+        return first.to(rows.scores) * math.log(self.gamma)
