@@ -7,7 +7,7 @@ edits attention are the last rows computed a second time, by hand: memory stays 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,14 +32,14 @@ class Rows:
     rows of a layer untouched costs nothing there.
 
     Args:
-        compute: gives `scores`.
+        compute: gives `scores` of the rows that a slice of the Q names.
         image_keys: [B, K] True where a key is an image token that this layer still holds.
         editable: [B, Q] True for rows of text after the image; other rows keep their output.
         values: [B, Hkv, K, Dv] value vectors.
         edited: post-softmax weights [B, H, Q, K] where a plugin set them; they need not sum to 1.
     """
 
-    compute: Callable[[], Tensor]
+    compute: Callable[[slice], Tensor]
     image_keys: Tensor
     editable: Tensor
     values: Tensor
@@ -48,12 +48,36 @@ class Rows:
     @cached_property
     def scores(self) -> Tensor:
         """Scaled query-key products [B, H, Q, K], minus infinity where a key is masked."""
-        return self.compute()
+        return self.compute(slice(None))
 
     @property
     def weights(self) -> Tensor:
         """Attention weights [B, H, Q, K]."""
         return self.scores.softmax(dim=-1) if self.edited is None else self.edited
+
+    def part(self, rows: slice) -> Tensor:
+        """Attention weights [B, H, q, K] of the rows that a slice of the Q names, and no others.
+
+        Rows that are not `editable` are 0.
+        """
+        given = (
+            self.compute(rows).softmax(dim=-1) if self.edited is None else self.edited[:, :, rows]
+        )
+        chosen = self.editable[:, rows]
+        if bool(chosen.all()):
+            return given
+        return given.masked_fill(~chosen[:, None, :, None], 0)
+
+    def stream(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield `part` of a few rows after the other, for what reads a whole map and keeps little.
+
+        As many rows at a time as a quarter of the head size: where every row of a prompt is read,
+        the weights at hand are a quarter of its queries, however long it is.
+        """
+        few = max(8, self.values.shape[-1] // 4)
+        for start in range(0, self.editable.shape[1], few):
+            rows = slice(start, start + few)
+            yield rows, self.part(rows)
 
     def with_bias(self, bias: Tensor) -> Rows:
         """Add to the scores; adding log f is a factor f on the weights, then renormalisation.
@@ -62,23 +86,23 @@ class Rows:
         """
         scores = self.scores + bias
         if self.edited is None:
-            return replace(self, compute=lambda: scores)
+            return replace(self, compute=lambda rows: scores[:, :, rows])
         scaled = self.edited * bias.exp()
         total = self.edited.sum(dim=-1, keepdim=True) / scaled.sum(dim=-1, keepdim=True)
-        return replace(self, compute=lambda: scores, edited=scaled * total)
+        return replace(self, compute=lambda rows: scores[:, :, rows], edited=scaled * total)
 
     def with_weights(self, weights: Tensor) -> Rows:
         """Set the weights themselves, without renormalisation."""
-        return replace(self, compute=lambda: self.scores, edited=weights)
+        return replace(self, compute=lambda rows: self.scores[:, :, rows], edited=weights)
 
     def only(self, chosen: Tensor, edited: Rows) -> Rows:
         """Take the rows `chosen` [B, Q] from `edited`, and the others from here."""
         place = chosen[:, None, :, None]
         scores = torch.where(place, edited.scores, self.scores)
         if self.edited is None and edited.edited is None:
-            return replace(self, compute=lambda: scores)
+            return replace(self, compute=lambda rows: scores[:, :, rows])
         weights = torch.where(place, edited.weights, self.weights)
-        return replace(self, compute=lambda: scores, edited=weights)
+        return replace(self, compute=lambda rows: scores[:, :, rows], edited=weights)
 
     def outputs(self) -> Tensor:
         """Head outputs [B, Q, H, Dv] under the present weights."""
@@ -94,7 +118,12 @@ class Rows:
 
 
 def score(
-    query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], last: int
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
+    last: int,
+    part: slice = slice(None),
 ) -> Tensor:
     """Scaled and masked query-key products [B, H, Q, K] of the last Q rows, at least float32.
 
@@ -105,35 +134,38 @@ def score(
             (True: attend), or float to be added.
         options: what transformers passed on: scaling, softcap, is_causal, position_bias.
         last: Q.
+        part: which of the Q rows are wanted.
     """
     batch, heads, length, size = query.shape
     kv_heads, keys = key.shape[1:3]
-    rows = query[:, :, length - last :].reshape(batch, kv_heads, heads // kv_heads * last, size)
-    scores: Tensor = (rows @ key.transpose(-1, -2)).reshape(batch, heads, last, keys)
+    first, stop, _ = part.indices(last)
+    count, wanted = stop - first, slice(length - last + first, length - last + stop)
+    rows = query[:, :, wanted].reshape(batch, kv_heads, heads // kv_heads * count, size)
+    scores: Tensor = (rows @ key.transpose(-1, -2)).reshape(batch, heads, count, keys)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     scale = options.get("scaling")
     scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     if (softcap := options.get("softcap")) is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if (bias := options.get("position_bias")) is not None:
-        scores = scores + bias[:, :, length - last :]
-    hidden = _hidden(mask, options["is_causal"], length, last, keys, key.device)
+        scores = scores + bias[:, :, wanted]
+    hidden = _hidden(mask, options["is_causal"], length, wanted, keys, key.device)
     if mask is not None and mask.dtype != torch.bool:
-        scores = scores + mask[:, :, length - last :, :keys]
+        scores = scores + mask[:, :, wanted, :keys]
     return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
 
 
 def _hidden(
-    mask: Tensor | None, causal: bool, length: int, last: int, keys: int, device: torch.device
+    mask: Tensor | None, causal: bool, length: int, rows: slice, keys: int, device: torch.device
 ) -> Tensor | None:
     """Mark the keys that a row must not see, [B or 1, H or 1, Q, K]; None where it sees all."""
     if mask is not None:
-        part = mask[:, :, length - last :, :keys]
+        part = mask[:, :, rows, :keys]
         # transformers writes the lowest float for "masked"; a plugin must be able to tell.
         return ~part if part.dtype == torch.bool else part <= torch.finfo(part.dtype).min / 2
     if length > 1 and causal:
         # Without a mask row i sees keys up to i, however long a static cache is.
-        index = torch.arange(length - last, length, device=device)
+        index = torch.arange(rows.start, rows.stop, device=device)
         return torch.arange(keys, device=device) > index[:, None]
     return None
 
@@ -158,8 +190,9 @@ def _attend(
     def rows(count: int, last: int, image_keys: Tensor, editable: Tensor) -> Rows:
         """Return the last rows of the first `count` batch rows."""
         part = mask if mask is None or mask.shape[0] == 1 else mask[:count]
+        given = options | {"is_causal": causal}
         return Rows(
-            lambda: score(query[:count], key[:count], part, options | {"is_causal": causal}, last),
+            lambda chosen: score(query[:count], key[:count], part, given, last, chosen),
             image_keys,
             editable,
             value[:count],

@@ -240,7 +240,7 @@ class Installation:
         start = length - last
         kept = output[: request.rows, start:]
         edited = torch.where(editable[:, :, None, None], after.outputs().to(output.dtype), kept)
-        main = torch.cat([output[: request.rows, :start], edited], dim=1)
+        main = torch.cat([output[: request.rows, :start], edited], dim=1) if start else edited
         return torch.cat([main, output[request.rows :]]) if request.copies > 1 else main
 
     def _heads(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -322,7 +322,7 @@ class Installation:
 def _edit_text(plugin: Plugin, request: Request, layer: int, rows: Rows, text: Tensor) -> Rows:
     """Let a plugin edit the rows `text` [B, Q or less] of a whole map, and no others."""
     text = F.pad(text, (rows.editable.shape[1] - text.shape[1], 0))
-    given = replace(rows, compute=lambda: rows.scores, editable=text)
+    given = replace(rows, compute=lambda part: rows.scores[:, :, part], editable=text)
     edited = plugin.on_attention(request, layer, given)
     return rows if edited is given else rows.only(text, edited)
 
