@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,13 +13,8 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.geometry import Geometry
 from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
+from vlmheads.sinks import known_dimensions, massive_dimensions, sink_strength
 
-# Sink dimensions that the authors give, by the text decoder: model type, width, layers, key heads.
-SINK_DIMENSIONS: dict[tuple[str, int, int, int], tuple[int, ...]] = {
-    ("llama", 4096, 32, 32): (1415, 2533),  # LLaMA-2-7B
-    ("llama", 5120, 40, 40): (2100, 4743),  # LLaMA-2-13B
-    ("qwen2_vl_text", 3584, 28, 4): (458, 2570),  # Qwen2-VL-7B
-}
 # The first layers, whose hidden states have no massive activations yet.
 _EARLY = 2
 
@@ -122,22 +117,14 @@ class VAR(Plugin):
 
     def _sinks(self, request: Request, hidden: Tensor) -> Tensor:
         """Mark sink tokens [B, S], given the hidden states [B, S, E] that enter a layer."""
-        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        scale = hidden.square().mean(dim=-1).sqrt().clamp(min=torch.finfo(hidden.dtype).tiny)
-        given = self.dimensions or known_dimensions(request.anatomy.decoder.config)
-        if given is not None:
-            phi = hidden[:, :, list(given)].abs().amax(dim=-1) / scale
-        else:
-            rows = torch.arange(len(hidden), device=hidden.device)
-            first = request.prompt.mask.int().argmax(dim=1)
-            massive = self._reaches(hidden[rows, first].abs() / scale[rows, first, None])
-            # Only the few dimensions that are massive in some row are looked at everywhere.
-            some = massive.any(dim=0).nonzero()[:, 0]
-            if not len(some):
-                return torch.zeros_like(request.prompt.mask)
-            phi = (hidden[:, :, some].abs() * massive[:, None, some]).amax(dim=-1) / scale
-            phi = phi.masked_fill(~massive.any(dim=-1, keepdim=True), -1)
-        return self._reaches(phi) & request.prompt.mask
+        mask = request.prompt.mask
+        dimensions = self.dimensions or known_dimensions(request.anatomy.decoder.config)
+        if dimensions is not None:
+            return self._reaches(sink_strength(hidden, dimensions)) & mask
+        strict = self.form == "release"
+        massive = massive_dimensions(hidden, mask, self.tau, strict=strict)
+        reached = self._reaches(sink_strength(hidden, massive))
+        return reached & massive.any(dim=-1, keepdim=True) & mask
 
     def _reaches(self, phi: Tensor) -> Tensor:
         return phi > self.tau if self.form == "release" else phi >= self.tau
@@ -165,12 +152,6 @@ class VAR(Plugin):
         gain = 1 + freed / torch.where(chosen, on_rest, 1.0)
         factor = torch.where(sinks, 1 - self.p, torch.where(image, gain, 1.0))
         return rows.with_weights(torch.where(chosen, weights * factor, weights))
-
-
-def known_dimensions(config: Any) -> tuple[int, ...] | None:
-    """Return the sink dimensions of a text decoder that the authors give, by its config."""
-    names = ("model_type", "hidden_size", "num_hidden_layers", "num_key_value_heads")
-    return SINK_DIMENSIONS.get(tuple(getattr(config, name, None) for name in names))  # type: ignore[arg-type]
 
 
 def _as_dimensions(dimensions: object) -> tuple[int, ...]:

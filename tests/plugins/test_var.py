@@ -13,10 +13,11 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from vlmheads_plugins.var import VAR, known_dimensions
+from vlmheads_plugins.var import VAR
 
 import vlmheads
 from vlmheads.geometry import Geometry
+from vlmheads.sinks import known_dimensions
 
 PAIRS = ["llava", "llava-gqa"]
 
