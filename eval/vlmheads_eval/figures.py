@@ -30,7 +30,11 @@ def colour(position: int) -> str:
 
 
 def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:
-    """Return the baseline's truncation frontier with every run as a point and its interval."""
+    """Return the baseline's truncation frontier with every run as a point and its interval.
+
+    A run that lies far off (see `far_off`) is left out, so that the others can be told apart.
+    """
+    outside = far_off(result)
     points = [
         (100 * point["recall"], 100 * point[name], point["sentences"])
         for point in result["frontier"]
@@ -40,6 +44,7 @@ def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:
         (position, _reach(run, "recall"), _reach(run, name))
         for position, run in enumerate(result["runs"])
         if run["overall"]["recall"] is not None and run["overall"][name] is not None
+        if run["name"] not in outside
     ]
     xs = [x for x, _, _ in points] + [value for _, reach, _ in runs for value in reach]
     ys = [y for _, y, _ in points] + [value for _, _, reach in runs for value in reach]
@@ -64,6 +69,18 @@ def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:
         parts.append(mark(px, py, position))
     label = f"{title} against recall; grey: the baseline's captions cut after so many sentences"
     return _svg(WIDTH, HEIGHT, parts, label)
+
+
+def far_off(result: Mapping[str, Any]) -> list[str]:
+    """Return the runs that invent more than 2.5 times as much as the run in the middle.
+
+    Such as a control without the picture. The baseline is never one of them.
+    """
+    rates = {run["name"]: run["overall"]["unique_hallucination"] or 0 for run in result["runs"]}
+    if len(rates) < 3:
+        return []
+    limit = 2.5 * max(sorted(rates.values())[len(rates) // 2], 0.02)
+    return [name for name, rate in rates.items() if rate > limit and name != result["baseline"]]
 
 
 def _reach(run: Mapping[str, Any], name: str) -> tuple[float, float, float]:
@@ -93,7 +110,11 @@ def mark(x: float, y: float, position: int, size: float = 5) -> str:
 
 
 def bar_chart(
-    labels: Sequence[str], series: Sequence[Sequence[float | None]], unit: str, title: str
+    labels: Sequence[str],
+    series: Sequence[Sequence[float | None]],
+    unit: str,
+    title: str,
+    positions: Sequence[int],
 ) -> str:
     """Return horizontal bars, one group a label and one bar a run in it.
 
@@ -102,6 +123,7 @@ def bar_chart(
         series: for each run one value a label; None draws no bar.
         unit: written on the axis.
         title: what the figure says, for those who do not see it.
+        positions: of the runs among all, for their colours.
     """
     bar, gap, left = 9, 9, 112
     group = bar * len(series) + gap
@@ -119,10 +141,10 @@ def bar_chart(
         top = TOP + row * group + gap / 2
         middle = top + bar * len(series) / 2
         parts.append(_text(left - 8, middle + 4, label, "#222", anchor="end"))
-        for position, values in enumerate(series):
+        for order, (position, values) in enumerate(zip(positions, series, strict=True)):
             value = values[row]
             if value is not None:
-                place = top + position * bar
+                place = top + order * bar
                 parts.append(
                     f'<rect x="{left}" y="{place:.1f}" width="{max(x(value) - left, 0.5):.1f}" '
                     f'height="{bar - 1.5}" fill="{colour(position)}"/>'
@@ -131,12 +153,13 @@ def bar_chart(
     return _svg(WIDTH, height, parts, title)
 
 
-def legend(names: Sequence[str]) -> str:
-    """Return the runs' names with their marks."""
+def legend(names: Sequence[str], positions: Sequence[int] | None = None) -> str:
+    """Return the runs' names with their marks, of all runs or of those at some positions."""
+    chosen = range(len(names)) if positions is None else positions
     items = "".join(
         f'<span><svg width="14" height="14" aria-hidden="true">{mark(7, 7, position)}</svg> '
-        f"{escape(name)}</span>"
-        for position, name in enumerate(names)
+        f"{escape(names[position])}</span>"
+        for position in chosen
     )
     return f'<p class="legend">{items}</p>'
 

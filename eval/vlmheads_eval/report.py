@@ -10,7 +10,7 @@ from typing import Any
 from vlmheads_eval.captions import Caption
 from vlmheads_eval.chair import CaptionScore
 from vlmheads_eval.compare import RunScores
-from vlmheads_eval.figures import bar_chart, frontier_plot, legend
+from vlmheads_eval.figures import bar_chart, far_off, frontier_plot, legend
 from vlmheads_eval.marking import mention_spans
 from vlmheads_eval.report_tables import (
     Rows,
@@ -21,6 +21,7 @@ from vlmheads_eval.report_tables import (
     markdown,
     table,
 )
+from vlmheads_eval.tables import shown
 
 CATEGORIES = 12
 WORST = 8
@@ -95,7 +96,8 @@ def page(result: Mapping[str, Any], scores: Sequence[RunScores]) -> str:
             _html_table(changes),
         ]
     if result["task"] == "chair":
-        body += _frontiers(result, names) + _objects(scores, names) + _worst(scores)
+        near = [run for run in scores if run.name not in far_off(result)]
+        body += _frontiers(result, names) + _objects(near, names) + _worst(scores)
     inputs = "<br>".join(f"{escape(k)} {v[:12]}" for k, v in result.get("inputs", {}).items())
     body.append(f"<footer>Inputs and their SHA-256:<br>{inputs}</footer>")
     return (
@@ -111,7 +113,7 @@ def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [
         "<h2>Invention against recall</h2>",
         f'<p class="note">Grey: the captions of {escape(names[0])} cut after 1, 2, ... sentences. '
-        "Below and to the right of the line is better than cutting.</p>",
+        f"Below and to the right of the line is better than cutting.{_left_out(result)}</p>",
         legend(names),
         '<div class="figures">',
         *(
@@ -122,7 +124,19 @@ def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     ]
 
 
+def _left_out(result: Mapping[str, Any]) -> str:
+    """Say which runs lie outside of the figures, and where."""
+    places = [
+        f"{escape(run['name'])} (recall {shown(run['overall']['recall'])}, "
+        f"CHAIR_S {shown(run['overall']['CHAIRs'])})"
+        for run in result["runs"]
+        if run["name"] in far_off(result)
+    ]
+    return f" Far outside of the figures: {', '.join(places)}." if places else ""
+
+
 def _objects(scores: Sequence[RunScores], names: Sequence[str]) -> list[str]:
+    positions = [names.index(run.name) for run in scores]
     mentioned, invented = _by_category(scores)
     total = sum(invented, Counter())
     frequent = [node for node, _ in total.most_common(CATEGORIES)]
@@ -138,13 +152,15 @@ def _objects(scores: Sequence[RunScores], names: Sequence[str]) -> list[str]:
     ]
     return [
         "<h2>Invented objects</h2>",
-        legend(names),
+        legend(names, positions),
         '<div class="figures">',
         "<figure><figcaption>Most often invented</figcaption>"
-        + bar_chart(frequent, counts, "invented mentions in 100 captions", "Most often invented")
+        + bar_chart(
+            frequent, counts, "invented mentions in 100 captions", "Most often invented", positions
+        )
         + "</figure>",
         "<figure><figcaption>Share of mentions that are invented</figcaption>"
-        + bar_chart(frequent, rates, "% of the category's mentions", "Invented share a category")
+        + bar_chart(frequent, rates, "% of the category's mentions", "Invented share", positions)
         + f"</figure></div><p class='note'>No bar: fewer than {FEW} mentions.</p>",
     ]
 

@@ -3,6 +3,7 @@ import json
 import pytest
 from vlmheads_eval.compare import compare_chair, score_run
 from vlmheads_eval.compare_pope import compare_pope
+from vlmheads_eval.figures import far_off
 from vlmheads_eval.ground_truth import GroundTruth
 from vlmheads_eval.lineages import lineage
 from vlmheads_eval.pope import QuestionFile
@@ -159,3 +160,14 @@ def test_the_same_answers_are_not_distinguishable():
     answers = {name: table(["Yes.", "No."]) for name in ("a", "b")}
     result = compare_pope(answers, [questions("random", ["yes", "no"])], draws=200)
     assert verdict(result) == SAME
+
+
+def test_a_run_far_off_is_named_beside_the_figures_instead_of_drawn(run, tmp_path):
+    wrong = "A cat. A bus. A cup. A bed."
+    names = ("a", "b", "c", "blind")
+    scores = [run(name, [wrong if name == "blind" else FULL] * 4) for name in names]
+    result = {**compare_chair(scores, draws=200), "lineage": "pattern"}
+    assert far_off(result) == ["blind"]
+    write_report(tmp_path, result, scores)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Far outside of the figures: blind (recall 0.0, CHAIR_S 100.0)." in page
