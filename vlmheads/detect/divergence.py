@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlmheads.attachment import attach
 from vlmheads.detect.heads import Form, filter_negative_heads, head_divergence
+from vlmheads.detect.running import after_end, refuse_beams
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
@@ -118,13 +119,7 @@ def divergence_trace(model: Any, inputs: Mapping[str, Any], *, k: int, **generat
         VlmHeadsError: k that the model's layers do not have, beams (whose rows change places),
             several tokens a step, or no image in any prompt.
     """
-    for name in ("num_beams", "prompt_lookup_num_tokens", "assistant_model"):
-        if generate.get(name, 1) not in (1, None):
-            raise VlmHeadsError(
-                f"{name}={generate[name]!r}",
-                "greedy search or sampling, a token at a time",
-                "leave it unset",
-            )
+    refuse_beams(generate)
     probe = _TraceProbe()
     with attach(model, probe) as attachment:
         geometry = attachment.anatomy.geometry
@@ -138,7 +133,7 @@ def divergence_trace(model: Any, inputs: Mapping[str, Any], *, k: int, **generat
     sequences = output if isinstance(output, Tensor) else output.sequences
     heads = torch.stack([torch.stack(list(step.values()), dim=1) for step in probe.steps], dim=1)
     tokens = sequences[:, -heads.shape[1] :]
-    ended = _after_end(tokens, attachment.model.generation_config.eos_token_id)
+    ended = after_end(tokens, attachment.model.generation_config.eos_token_id)
     heads = heads.masked_fill(ended[:, :, None, None], 0)
     return Trace(sequences, heads.topk(k, dim=-1).values.sum(dim=(2, 3)), heads)
 
@@ -162,11 +157,3 @@ class _TraceProbe(Plugin):
         found = head_divergence(heads[:, -1], other[:, -1]) * request.has_image[:, None]
         self.steps[request.step][layer] = found.cpu()
         return heads
-
-
-def _after_end(tokens: Tensor, end: int | list[int] | None) -> Tensor:
-    """[N, T] True after a row's first end token."""
-    if end is None:
-        return torch.zeros_like(tokens, dtype=torch.bool, device="cpu")
-    is_end = torch.isin(tokens, torch.tensor(end, device=tokens.device)).int()
-    return (is_end.cumsum(dim=1) - is_end > 0).cpu()
