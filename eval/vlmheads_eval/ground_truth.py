@@ -65,7 +65,7 @@ def annotation_files(path: Path) -> list[Path]:
 
 
 def _sets(file: Path, lineage: Lineage) -> Iterator[tuple[str, Iterable[str]]]:
-    content = _load(file)
+    content = load_annotations(file)
     if "annotations" in content:
         with _naming(file):
             yield from _coco_sets(file, content, lineage)
@@ -77,7 +77,8 @@ def _sets(file: Path, lineage: Lineage) -> Iterator[tuple[str, Iterable[str]]]:
         yield image_key(image_id), [_node(name, nodes, file) for name in names]
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load_annotations(file: Path) -> dict[str, Any]:
+    """Return the JSON object of a file, or say what else is in it."""
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:

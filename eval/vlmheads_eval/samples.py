@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.captions import ImageId, image_key
-from vlmheads_eval.ground_truth import annotation_files
+from vlmheads_eval.captions import ImageId, image_key, read_records
+from vlmheads_eval.ground_truth import annotation_files, load_annotations
 from vlmheads_eval.pope import read_questions
 from vlmheads_eval.pope_questions import STRATEGIES, build_questions, sample_images
 
@@ -112,24 +112,23 @@ def _coco_images(
     files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
     # A folder with both COCO splits means the one that models are tested on.
     file = next((file for file in files if "val" in file.name), files[0])
-    content = json.loads(file.read_bytes())
+    content = load_annotations(file)
     place = file.stem.removeprefix("instances").strip("_")
     folders = [images] if images else [folder / "images", folder / place, folder / "images" / place]
     base = next((path for path in folders if path and path.is_dir()), folder)
-    numbered = sorted(content["images"], key=lambda entry: image_key(entry["id"]).zfill(20))
-    return (
-        {image_key(entry["id"]): (entry["id"], base / entry["file_name"]) for entry in numbered},
-        content,
-    )
+    try:
+        numbered = sorted(content["images"], key=lambda entry: image_key(entry["id"]).zfill(20))
+        entries = {image_key(one["id"]): (one["id"], base / one["file_name"]) for one in numbered}
+    except (KeyError, TypeError) as error:
+        raise VlmHeadsError(f"{file}: an image without {error}", "COCO's format") from error
+    return entries, content
 
 
 def _choose(
     entries: Mapping[str, tuple[ImageId, Path]], num: int | None, ids: Path | None, seed: int
 ) -> dict[str, tuple[ImageId, Path]]:
     if ids is not None:
-        text = ids.read_text("utf-8")
-        listed = json.loads(text) if text.lstrip().startswith("[") else text.split()
-        keys = [image_key(name) for name in listed]
+        keys = _listed(ids)
         missing = [key for key in keys if key not in entries]
         if missing:
             raise VlmHeadsError(f"{ids}: image {missing[0]} is not in the data", "its image ids")
@@ -140,6 +139,16 @@ def _choose(
     else:
         keys = random.Random(seed).sample(list(entries), num)
     return {key: entries[key] for key in keys}
+
+
+def _listed(ids: Path) -> list[str]:
+    try:
+        text = ids.read_text("utf-8")
+        listed = json.loads(text) if text.lstrip().startswith("[") else text.split()
+    except ValueError as error:
+        expected = "image ids, one a line or a JSON list"
+        raise VlmHeadsError(f"{ids}: no list of ids ({error})", expected) from error
+    return [image_key(name) for name in listed]
 
 
 def _build_pope(
@@ -196,9 +205,7 @@ def _questions(
 
 def _amber(folder: Path, images: Path | None, prompt: str | None, num: int | None) -> Material:
     queries = [
-        query
-        for path in sorted(folder.glob("query_*.json"))
-        for query in json.loads(path.read_text("utf-8"))
+        query for path in sorted(folder.glob("query_*.json")) for _, query in read_records(path)
     ]
     if not queries:
         raise VlmHeadsError(f"{folder} without query_*.json", "AMBER's data folder")

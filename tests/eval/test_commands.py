@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -111,6 +114,18 @@ def test_captions_without_ground_truth_are_refused(run, files):
     result = run("score", "chair", files[1])
     assert result.exit_code == 2
     assert "--ground-truth" in result.stderr
+
+
+def test_missing_data_of_wordnet_is_one_line_that_says_what_to_do(files):
+    truth, captions = files
+    command = [sys.executable, "-m", "vlmheads_eval", "score", "chair", str(captions)]
+    command += ["-g", str(truth), "--lineage", "wordnet"]
+    # Neither the variable nor a home folder with data: what a new machine has.
+    environment = {**os.environ, "NLTK_DATA": "", "HOME": str(captions.parent)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert "NLTK_DATA" in found.stderr
+    assert len(found.stderr.splitlines()) == 1
 
 
 def test_pope_is_scored_from_files(run, tmp_path):

@@ -63,6 +63,22 @@ def test_an_image_id_that_is_not_there_is_named(coco, tmp_path):
         load_material([str(coco)], "caption", workspace=tmp_path, ids=ids)
 
 
+@pytest.mark.parametrize("content", [b"[1, ", b"\xff"])
+def test_a_file_that_lists_no_ids_is_named(coco, tmp_path, content):
+    ids = tmp_path / "ids.json"
+    ids.write_bytes(content)
+    with pytest.raises(VlmHeadsError, match=r"ids\.json: no list of ids"):
+        load_material([str(coco)], "caption", workspace=tmp_path, ids=ids)
+
+
+def test_annotations_that_are_not_cocos_are_named(coco, tmp_path):
+    (coco / "annotations" / "instances_val2017.json").write_text('{"images": [{"id": 1}]}')
+    with pytest.raises(
+        VlmHeadsError, match=r"instances_val2017\.json: an image without 'file_name'"
+    ):
+        load_material([str(coco)], "caption", workspace=tmp_path)
+
+
 def test_more_images_than_there_are_are_refused(coco, tmp_path):
     with pytest.raises(VlmHeadsError, match="at most the 20 images"):
         load_material([str(coco)], "caption", workspace=tmp_path, num=21)
