@@ -1,24 +1,26 @@
-"""Time plain generate() against generate() under plugins, in one process and interleaved.
+"""Time plain generate() against generate() under each plugin, in one process and interleaved.
 
-Every plugin is timed in pairs with plain runs, plain first and second in turn; what counts is the
-median of the ratios of the pairs, since a machine's speed drifts. The prefill is the time to the
-first token, decoding what comes after it.
+In a round every plugin is timed once, and plain generate() before the first, between any two and
+after the last. What counts is the median over the rounds of a plugin's time over the mean of the
+plain times on either side of it, since a machine's speed drifts. The prefill is the time to the
+first token, what a plugin does before it included; decoding is what comes after it.
 
-    python benchmarks/overhead.py --out out/overhead.json
+    taskset -c 1 python benchmarks/overhead.py --out out/overhead.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,44 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from vlmheads_plugins.vti import Directions
 
 import vlmheads
-from vlmheads import Plugin, attach, get_plugin, list_plugins
+from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
+from vlmheads.anatomy import examine
 from vlmheads.models import load_model
 
 IMAGE_TOKENS, TEXT_TOKENS = 576, 32
+
+# What a method works on. The first four have targets of their own.
+KINDS = {
+    "heads": "vhr spin allpath adhh gains",
+    "rows": "var paint pai devils vaf zerotuning act attnreal caac eah",
+    "steering": "vista-steering vti",
+    "vista": "vista",
+    "contrast": "vcd icd m3id cfg damro pai-guided",
+    "logits": "dola deco",
+    "hidden": "memvr",
+}
+# Most that decoding may cost, by kind, on a CPU and on CUDA; logits and hidden have none.
+DECODE = {
+    "cpu": {"heads": 1.03, "rows": 1.10, "steering": 1.03, "vista": 1.15, "contrast": 1.7},
+    "cuda": {"heads": 1.02, "rows": 1.05, "steering": 1.02, "vista": 1.10, "contrast": 1.25},
+}
+# Most that the prefill and the peak memory may cost.
+PREFILL, MEMORY = {"vhr": 1.15}, {"vhr": 1.03}
+OTHER_MEMORY = 1.05
+
+IMPORTS = {
+    "import vlmheads": "import vlmheads",
+    "vlmheads --help": "from vlmheads.cli import main; main(['--help'], standalone_mode=False)",
+    "import torch": "import torch",
+}
+# The same plugin under other options.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pai-guided": ("pai", {"gamma": 1.1}),
+    "vista-steering": ("vista", {"gamma": 0.0}),
+}
 
 
 @dataclass(frozen=True)
@@ -45,18 +79,20 @@ class Bench:
     new_tokens: int
 
 
-def embedded(batch: int) -> Bench:
+def embedded(folder: str, batch: int, new_tokens: int = 48) -> Bench:
     """The test-bench model on noise; its 64 image tokens and short texts show fixed costs most."""
-    model, processor = load_model("embedded")
+    model, processor = load_model(folder)
     size = model.config.vision_config.image_size
     ids = torch.tensor([processor.tokenizer("USER: <image>\nDescribe the image.").input_ids])
     count = model.config.image_seq_length
     image = torch.full((1, count), model.config.image_token_id)
     at = int((ids[0] == model.config.image_token_id).nonzero()[0])
     ids = torch.cat([ids[:, :at], image, ids[:, at + 1 :]], dim=1).expand(batch, -1)
-    pixels = torch.randn(batch, 3, size, size, dtype=model.dtype)
+    ids = ids.to(model.device)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(batch, 3, size, size, generator=generator).to(model.device, model.dtype)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-    return Bench(f"embedded, batch {batch}", model, inputs, 48)
+    return Bench(f"embedded, batch {batch}", model, inputs, new_tokens)
 
 
 def llava(layers: int, width: int, heads: int, batch: int, new_tokens: int, dtype: Any) -> Bench:
@@ -91,12 +127,63 @@ def llava(layers: int, width: int, heads: int, batch: int, new_tokens: int, dtyp
     ids = torch.cat([text[:, :5], image, text[:, 5:]], dim=1).to(place)
     pixels = torch.randn(batch, 3, 336, 336, generator=generator).to(place, dtype)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-    name = f"random {layers} layers x {width}, batch {batch}"
-    return Bench(name, model, inputs, new_tokens)
+    return Bench(f"random {layers} layers x {width}, batch {batch}", model, inputs, new_tokens)
+
+
+def options(name: str, model: Any) -> dict[str, Any]:
+    """Options under which a plugin has its full work to do on any model.
+
+    Published lists of heads are scaled to the model's number of heads; a random model has no
+    sinks, so `var` is told that it has some.
+    """
+    geometry = examine(model).geometry
+    generator = torch.Generator().manual_seed(0)
+    heads = [(layer, head) for layer in range(geometry.layers) for head in range(geometry.heads)]
+    order = [heads[index] for index in torch.randperm(len(heads), generator=generator).tolist()]
+    if name == "gains":
+        values = 2 * torch.rand(1, geometry.layers, geometry.heads, generator=generator)
+        return {"head_map": HeadMap(values, geometry, "gain")}
+    if name == "vti":
+        width = model.get_input_embeddings().weight.shape[-1]
+        values = torch.randn(geometry.layers, width, generator=generator)
+        return {"directions": Directions(values, geometry)}
+    if name == "allpath":  # 40 of each among 1024 heads
+        count = max(1, round(len(heads) * 40 / 1024))
+        return {"suppressed": tuple(order[:count]), "boosted": tuple(order[count : 2 * count])}
+    if name == "adhh":  # 20 of 1024
+        return {"heads": tuple(order[: max(1, round(len(heads) * 20 / 1024))])}
+    if name == "icd":
+        return {"prefix": tuple(range(5, 23))}
+    if name == "var":
+        return {"dimensions": (0, 1), "tau": 1.0, "rho": 0.2, "minimum": 0.0}
+    return {}
+
+
+def cases(model: Any, names: list[str] | None) -> dict[str, Plugin]:
+    """The plugins to time, by label; all that are installed where no names are given."""
+    chosen: dict[str, Plugin] = {}
+    for label in names or sorted([*list_plugins(), *VARIANTS]):
+        name, more = VARIANTS.get(label, (label, {}))
+        chosen[label] = get_plugin(name)(**options(name, model) | more)
+    return chosen
+
+
+def targets(label: str, device: str, batch: int) -> dict[str, float]:
+    """What a method may cost at most, for each figure that has a target."""
+    kind = next((kind for kind, names in KINDS.items() if label in names.split()), "other")
+    found: dict[str, float] = {}
+    if device == "cuda" or batch == 1:
+        if kind in DECODE[device]:
+            found["decode"] = DECODE[device][kind]
+        if label in PREFILL:
+            found["prefill"] = PREFILL[label]
+    if kind != "contrast":
+        found["memory"] = MEMORY.get(label, OTHER_MEMORY)
+    return found
 
 
 def seconds(bench: Bench, context: AbstractContextManager[Any]) -> tuple[float, float]:
-    """Seconds of one prefill, and of each decoded token after it."""
+    """Seconds of one prefill inside of `context`, and of each decoded token after it."""
     marks: list[float] = []
 
     def mark(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -118,18 +205,35 @@ def seconds(bench: Bench, context: AbstractContextManager[Any]) -> tuple[float, 
     return marks[0] - start, (marks[-1] - marks[0]) / (len(marks) - 1)
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what native code writes to stderr out of it: the profiler announces itself there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def peak_memory(bench: Bench, context: AbstractContextManager[Any]) -> int:
-    """Peak bytes of the tensors that one generation allocates."""
+    """Peak bytes of the tensors that one generation allocates, without the model's weights."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         seconds(bench, context)
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(profile_memory=True) as profile:
-        seconds(bench, context)
-    events = [
-        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
-    ]
+    profile = torch.profiler.profile(profile_memory=True)
+    with _silent():
+        profile.start()
+    seconds(bench, context)
+    with _silent():
+        profile.stop()
+    results: Any = profile.profiler
+    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
     total = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         total += event.nbytes()
@@ -137,26 +241,29 @@ def peak_memory(bench: Bench, context: AbstractContextManager[Any]) -> int:
     return peak
 
 
-def compare(bench: Bench, plugin: Plugin, pairs: int) -> dict[str, float]:
-    """Ratios of a plugin to plain generate: prefill, decoding and peak memory."""
-
-    def under() -> AbstractContextManager[Any]:
-        return attach(bench.model, plugin)
-
-    ratios = []
-    seconds(bench, under())  # the first run of either pays for what is made once
-    for index in range(pairs):
-        order: list[Callable[[], AbstractContextManager[Any]]] = [nullcontext, under]
-        first, second = (order, order[::-1])[index % 2]
-        results = {make: seconds(bench, make()) for make in (first, second)}
-        plain, plugged = results[nullcontext], results[under]
-        ratios.append((plugged[0] / plain[0], plugged[1] / plain[1]))
-    memory = peak_memory(bench, under()) / peak_memory(bench, nullcontext())
-    prefill, decode = zip(*ratios, strict=True)
+def compare(bench: Bench, plugins: dict[str, Plugin], rounds: int) -> dict[str, dict[str, float]]:
+    """Ratios of each plugin to plain generate: prefill, decoding and peak memory."""
+    ratios: dict[str, list[tuple[float, float]]] = {label: [] for label in plugins}
+    for plugin in plugins.values():  # the first run of any pays for what is made once
+        seconds(replace(bench, new_tokens=3), attach(bench.model, plugin))
+    for _ in range(rounds):
+        before = seconds(bench, nullcontext())
+        for label, plugin in plugins.items():
+            under = seconds(bench, attach(bench.model, plugin))
+            after = seconds(bench, nullcontext())
+            prefill, decode = (
+                2 * u / (b + a) for b, u, a in zip(before, under, after, strict=True)
+            )
+            ratios[label].append((prefill, decode))
+            before = after
+    plain = peak_memory(bench, nullcontext())
     return {
-        "prefill": statistics.median(prefill),
-        "decode": statistics.median(decode),
-        "memory": memory,
+        label: {
+            "prefill": statistics.median(prefill for prefill, _ in ratios[label]),
+            "decode": statistics.median(decode for _, decode in ratios[label]),
+            "memory": peak_memory(bench, attach(bench.model, plugin)) / plain,
+        }
+        for label, plugin in plugins.items()
     }
 
 
@@ -168,27 +275,49 @@ def import_seconds(code: str, repeats: int = 5) -> float:
         subprocess.run([sys.executable, "-c", text], check=True, capture_output=True)
         return time.perf_counter() - start
 
-    pairs = [once(code) - once("pass") for _ in range(repeats)]
-    return statistics.median(pairs)
+    return statistics.median(once(code) - once("pass") for _ in range(repeats))
 
 
-def benches() -> Iterator[Callable[[], Bench]]:
+def benches(folder: str) -> dict[str, Callable[[], Bench]]:
     """The models to time on this machine, each built when its turn comes."""
     if torch.cuda.is_available():
-        for batch in (1, 8):
-            yield partial(llava, 32, 4096, 32, batch, 64, torch.bfloat16)
-        return
-    for batch in (1, 8):
-        yield partial(embedded, batch)
-    for batch in (1, 8):
-        yield partial(llava, 8, 512, 8, batch, 64, torch.float32)
+        return {
+            f"7b-{batch}": partial(llava, 32, 4096, 32, batch, 64, torch.bfloat16)
+            for batch in (1, 8)
+        }
+    return {
+        "embedded-1": partial(embedded, folder, 1),
+        "embedded-8": partial(embedded, folder, 8),
+        "random-1": partial(llava, 8, 512, 8, 1, 64, torch.float32),
+        "random-8": partial(llava, 8, 512, 8, 8, 24, torch.float32),
+    }
+
+
+def show(console: Console, bench: Bench, ratios: dict[str, dict[str, float]]) -> None:
+    """Print the table of a model, with the target beside each figure that has one."""
+    table = Table(title=f"{bench.name}: ratio to plain generate (at most); * is missed")
+    table.add_column("plugin")
+    for figure in ("prefill", "decode", "memory"):
+        table.add_column(figure, justify="right")
+    device, batch = bench.model.device.type, len(bench.inputs["input_ids"])
+    for label, values in ratios.items():
+        limits = targets(label, device, batch)
+        cells = []
+        for figure, value in values.items():
+            limit = limits.get(figure)
+            missed = "" if limit is None else f" ({limit:.2f}){'*' if value > limit else ' '}"
+            cells.append(f"{value:.3f}{missed}")
+        table.add_row(label, *cells)
+    console.print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--plugins", nargs="*", help="names; all that need no options by default")
-    parser.add_argument("--pairs", type=int, default=7, help="pairs of runs for each ratio")
+    parser.add_argument("--plugins", nargs="*", help=f"names, or {', '.join(VARIANTS)}; else all")
+    parser.add_argument("--benches", nargs="*", help="such as embedded-1; all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each plugin is run")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--embedded", default="embedded", help="the test-bench model, or a folder")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -203,34 +332,23 @@ def main() -> None:
             "python": platform.python_version(),
         },
         "machine": {"device": device or platform.machine(), "threads": arguments.threads},
-        "pairs": arguments.pairs,
-        "import": {
-            "import vlmheads": import_seconds("import vlmheads"),
-            "vlmheads --help": import_seconds(
-                "from vlmheads.cli import main; main(['--help'], standalone_mode=False)"
-            ),
-            "import torch": import_seconds("import torch", 3),
-        },
+        "rounds": arguments.rounds,
+        "import": {what: import_seconds(code) for what, code in IMPORTS.items()},
         "ratios": {},
     }
-    table = Table(title="ratio to plain generate, median of pairs")
-    for column in ("model", "plugin", "prefill", "decode", "peak memory"):
-        table.add_column(column, justify="left" if column in ("model", "plugin") else "right")
-    for build in benches():
-        bench = build()
-        seconds(bench, nullcontext())
-        for name in arguments.plugins or list_plugins():
-            ratios = compare(bench, get_plugin(name)(), arguments.pairs)
-            result["ratios"].setdefault(bench.name, {})[name] = ratios
-            values = (f"{ratios[key]:.3f}" for key in ("prefill", "decode", "memory"))
-            table.add_row(bench.name, name, *values)
     console = Console()
-    console.print(table)
     for what, value in result["import"].items():
         console.print(f"{what}: {value * 1000:.0f} ms beyond an empty interpreter")
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=1))
+    for key, build in benches(arguments.embedded).items():
+        if arguments.benches and key not in arguments.benches:
+            continue
+        bench = build()
+        ratios = compare(bench, cases(bench.model, arguments.plugins), arguments.rounds)
+        result["ratios"][bench.name] = ratios
+        show(console, bench, ratios)
+        if arguments.out is not None:  # after each model, since all of them take long
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
