@@ -65,21 +65,23 @@ class SPIN(Plugin):
         # Without a cache earlier tokens come by again, and are to be scaled again.
         new = min(rows.editable.shape[1], request.seen - request.prompt_length + 1)
         scores = rows.scores[:, :, -new:]
-        seen = rows.image_keys[:, None, None] & (scores != -torch.inf)
+        seen = rows.image_keys[:, None, None] & (scores > -torch.inf)
         sums = scores.masked_fill(~seen, 0).sum(dim=-1).transpose(1, 2)
         heads = sums.shape[-1]
         passing = math.floor(self.keep * heads + 1e-9)
         chosen = sums.topk(passing, dim=-1).indices
         gains = torch.full_like(sums, self.factor).scatter(-1, chosen, 1.0)
         # A row without an image, or whose image has left the window, has nothing to rank by.
-        gains = gains.masked_fill(~seen.any(dim=-1).any(dim=1)[..., None], 1.0)
+        gains = gains.masked_fill(~seen[:, 0].any(dim=-1)[..., None], 1.0)
         request.scratch(self)[f"{layer}"] = gains[..., None]
         return rows
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the heads of a layer at the new positions."""
-        gains = request.scratch(self).pop(f"{layer}", None)
+        gains: Tensor | None = request.scratch(self).pop(f"{layer}", None)
         if gains is None:
             return heads
         first = heads.shape[1] - gains.shape[1]
+        if first == 0:
+            return heads * gains.to(heads)
         return torch.cat([heads[:, :first], heads[:, first:] * gains.to(heads)], dim=1)
