@@ -71,10 +71,10 @@ class Rows:
     def stream(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield `part` of a few rows after the other, for what reads a whole map and keeps little.
 
-        As many rows at a time as a quarter of the head size: where every row of a prompt is read,
-        the weights at hand are a quarter of its queries, however long it is.
+        At 32 rows at a time, or a quarter of the head size if that is more, the weights at hand are
+        a quarter of a long prompt's queries where heads are of the usual 128.
         """
-        few = max(8, self.values.shape[-1] // 4)
+        few = max(32, self.values.shape[-1] // 4)
         for start in range(0, self.editable.shape[1], few):
             rows = slice(start, start + few)
             yield rows, self.part(rows)
