@@ -1,13 +1,16 @@
 """Read-only measurements of a model's heads."""
 
+from vlmheads.detect.attention_sink import AttentionSinks, attention_sinks
 from vlmheads.detect.divergence import Trace, divergence, divergence_trace
 from vlmheads.detect.dominance import Dominance, text_dominance
 from vlmheads.detect.sinks import VisualSinks, visual_sinks
 
 __all__ = [
+    "AttentionSinks",
     "Dominance",
     "Trace",
     "VisualSinks",
+    "attention_sinks",
     "divergence",
     "divergence_trace",
     "text_dominance",
