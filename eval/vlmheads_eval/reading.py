@@ -46,17 +46,18 @@ def find_mentions(words: list[str], vocabulary: Vocabulary) -> Reading:
 
 
 def _join_doubles(words: list[str], vocabulary: Vocabulary) -> tuple[list[str], Sequence[int]]:
-    if vocabulary.first_words.isdisjoint(words):
+    first_words, doubles = vocabulary.first_words, vocabulary.doubles
+    if first_words.isdisjoint(words):
         return words, range(len(words))
     merged: list[str] = []
     places: list[int] = []
-    position = 0
-    while position < len(words):
-        word = words[position]
-        double = None
-        if word in vocabulary.first_words:
-            double = vocabulary.doubles.get(" ".join(words[position : position + 2]))
-        merged.append(word if double is None else double)
-        places.append(position)
-        position += 1 if double is None else 2
-    return merged, places
+    done = 0
+    for position in [at for at, word in enumerate(words) if word in first_words]:
+        double = doubles.get(" ".join(words[position : position + 2]))
+        if double is None or position < done:  # The second word of a pair begins no other.
+            continue
+        merged += words[done:position]
+        merged.append(double)
+        places += range(done, position + 1)
+        done = position + 2
+    return merged + words[done:], [*places, *range(done, len(words))]
