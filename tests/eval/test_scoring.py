@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlmheads_eval.captions import Caption
 from vlmheads_eval.frontier import sentence_ends
@@ -105,6 +105,7 @@ TEXTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(TEXTS, st.randoms(use_true_random=False))
 def test_the_score_does_not_depend_on_the_order(texts, draws):
     captions = [Caption(1 + number % 2, text) for number, text in enumerate(texts)]
@@ -113,6 +114,7 @@ def test_the_score_does_not_depend_on_the_order(texts, draws):
     assert first == second
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_can_be_scored(text):
     for name in ("pattern", "fixed"):

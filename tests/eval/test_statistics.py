@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlmheads_eval.frontier_distance import interpolate
 from vlmheads_eval.statistics import estimate, holm, mcnemar, resample, weight_blocks
@@ -18,6 +18,7 @@ def test_mcnemar_of_equal_counts_is_one(pair):
     assert mcnemar(*pair) == pytest.approx(1.0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(0, 3000))
 def test_mcnemar_is_symmetric_and_a_probability(first, second):
     p = mcnemar(first, second)

@@ -1,6 +1,6 @@
 import json
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from vlmheads_eval.words import split_words
 
@@ -18,6 +18,7 @@ def join(parts):
     return "".join(word + space for word, space in parts).rstrip(" ")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(PIECES, SPACES), max_size=12).map(join))
 @example("no. 3. administrators said. the cat")
 def test_words_are_those_of_nltk(nltk_data, text):
@@ -26,6 +27,7 @@ def test_words_are_those_of_nltk(nltk_data, text):
     assert split_words(text) == nltk.word_tokenize(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40).map(str.lower))
 def test_words_of_any_text_are_those_of_nltk(nltk_data, text):
     import nltk
