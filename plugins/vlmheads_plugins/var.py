@@ -112,7 +112,9 @@ class VAR(Plugin):
         if wanted and layer + 1 in self.chosen_layers(request.geometry):
             # Tokens that prompt lookup drafted behind the prompt are no part of it.
             prompt = hidden[:, : request.prompt_length]
-            request.scratch(self)[str(layer + 1)] = self._sinks(request, prompt)
+            found = self._marks(request, self._sinks(request, prompt))
+            if found is not None:
+                request.scratch(self)[str(layer + 1)] = found
         return hidden
 
     def _sinks(self, request: Request, hidden: Tensor) -> Tensor:
@@ -131,27 +133,37 @@ class VAR(Plugin):
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Redistribute the attention of image-centric heads."""
-        found = request.scratch(self).get(str(layer))
+        found: Tensor | None = request.scratch(self).get(str(layer))
         if found is None:
             return rows
-        seeing = (found & request.image_mask).any(dim=1)
-        if not bool(seeing.any()):
-            return rows
         weights = rows.weights
-        image = rows.image_keys[:, None, None]
-        sinks = request.prompt_keys(found, weights.shape[-1])[:, None, None]
-        on_image = (weights * image).sum(dim=-1, keepdim=True)
-        on_rest = (weights * (image & ~sinks)).sum(dim=-1, keepdim=True)
+        dropped = max(0, request.seen - weights.shape[-1])
+        marks = found[:, None, dropped : dropped + weights.shape[-1]].to(weights)
+        prompt = weights[..., : marks.shape[2]]
+        # Attention on all of the image, its sinks, the rest of it, and all sinks.
+        image, own, rest, sinks = torch.split(prompt @ marks, 1, dim=-1)
         if self.form == "release":
-            on_sinks = (weights * (image & sinks)).sum(dim=-1, keepdim=True)
-            centric = on_sinks / (on_image + 1e-6) <= 1 - self.rho
+            centric = own / (image + 1e-6) <= 1 - self.rho
         else:
-            centric = on_rest >= self.rho * on_image
-        chosen = centric & (on_image >= self.minimum) & (on_rest > 0) & seeing[:, None, None, None]
-        freed = self.p * (weights * sinks).sum(dim=-1, keepdim=True)
-        gain = 1 + freed / torch.where(chosen, on_rest, 1.0)
-        factor = torch.where(sinks, 1 - self.p, torch.where(image, gain, 1.0))
-        return rows.with_weights(torch.where(chosen, weights * factor, weights))
+            centric = rest >= self.rho * image
+        chosen = centric & (image >= self.minimum) & (rest > 0)
+        received = self.p * sinks / torch.where(chosen, rest, 1.0)
+        share = torch.cat([received, torch.full_like(received, -self.p)], dim=-1) * chosen
+        change = prompt * (share @ marks[..., 2:].transpose(-1, -2))
+        more = weights.shape[-1] - prompt.shape[-1]
+        return rows.with_weights(weights + torch.nn.functional.pad(change, (0, more)))
+
+    def _marks(self, request: Request, sinks: Tensor) -> Tensor | None:
+        """Mark image tokens, those that are sinks, those that are not, and sinks: [B, S, 4].
+
+        All are 0 in rows whose image holds no sink; where that is every row there are none.
+        """
+        image = request.image_mask
+        seeing = (sinks & image).any(dim=1)
+        if not bool(seeing.any()):
+            return None
+        marks = torch.stack([image, image & sinks, image & ~sinks, sinks], dim=-1)
+        return (marks & seeing[:, None, None]).to(torch.float32)
 
 
 def _as_dimensions(dimensions: object) -> tuple[int, ...]:
