@@ -1,9 +1,10 @@
 """Time plain generate() against generate() under each plugin, in one process and interleaved.
 
-In a round every plugin is timed once, and plain generate() before the first, between any two and
-after the last. What counts is the median over the rounds of a plugin's time over the mean of the
-plain times on either side of it, since a machine's speed drifts. The prefill is the time to the
-first token, what a plugin does before it included; decoding is what comes after it.
+In a round every plugin is timed once, and plain generate() before and after every three of them.
+What counts is the median over the rounds of a plugin's time over the mean of the plain times on
+either side of it, since a machine's speed drifts. The prefill is what passes until the first token,
+what a plugin does before it included; decoding is what comes after it. With one thread on a CPU,
+time is the processor time of this process, which waiting for other processes is no part of.
 
     taskset -c 1 python benchmarks/overhead.py --out out/overhead.json
 """
@@ -18,15 +19,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from benches import Bench, benches
 from rich.console import Console
 from rich.table import Table
 from vlmheads_plugins.vti import Directions
@@ -34,9 +35,9 @@ from vlmheads_plugins.vti import Directions
 import vlmheads
 from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
 from vlmheads.anatomy import examine
-from vlmheads.models import load_model
 
-IMAGE_TOKENS, TEXT_TOKENS = 576, 32
+# Plugins between one plain run and the next.
+GROUP = 3
 
 # What a method works on. The first four have targets of their own.
 KINDS = {
@@ -67,67 +68,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pai-guided": ("pai", {"gamma": 1.1}),
     "vista-steering": ("vista", {"gamma": 0.0}),
 }
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A model, a prompt for it, and how many tokens to generate."""
-
-    name: str
-    model: Any
-    inputs: dict[str, torch.Tensor]
-    new_tokens: int
-
-
-def embedded(folder: str, batch: int, new_tokens: int = 48) -> Bench:
-    """The test-bench model on noise; its 64 image tokens and short texts show fixed costs most."""
-    model, processor = load_model(folder)
-    size = model.config.vision_config.image_size
-    ids = torch.tensor([processor.tokenizer("USER: <image>\nDescribe the image.").input_ids])
-    count = model.config.image_seq_length
-    image = torch.full((1, count), model.config.image_token_id)
-    at = int((ids[0] == model.config.image_token_id).nonzero()[0])
-    ids = torch.cat([ids[:, :at], image, ids[:, at + 1 :]], dim=1).expand(batch, -1)
-    ids = ids.to(model.device)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(batch, 3, size, size, generator=generator).to(model.device, model.dtype)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-    return Bench(f"embedded, batch {batch}", model, inputs, new_tokens)
-
-
-def llava(layers: int, width: int, heads: int, batch: int, new_tokens: int, dtype: Any) -> Bench:
-    """A random model with LLaVA-1.5's proportions: 576 image tokens and 32 of text."""
-    config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=336,
-            patch_size=14,
-        ),
-        text_config=transformers.LlamaConfig(
-            hidden_size=width,
-            intermediate_size=width * 43 // 16,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            vocab_size=32064,
-        ),
-        image_token_index=32000,
-    )
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(place):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        model = transformers.LlavaForConditionalGeneration(config).eval()
-        torch.set_default_dtype(before)
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randint(5, 30000, (batch, TEXT_TOKENS), generator=generator)
-    image = torch.full((batch, IMAGE_TOKENS), 32000)
-    ids = torch.cat([text[:, :5], image, text[:, 5:]], dim=1).to(place)
-    pixels = torch.randn(batch, 3, 336, 336, generator=generator).to(place, dtype)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-    return Bench(f"random {layers} layers x {width}, batch {batch}", model, inputs, new_tokens)
 
 
 def options(name: str, model: Any) -> dict[str, Any]:
@@ -185,15 +125,17 @@ def targets(label: str, device: str, batch: int) -> dict[str, float]:
 def seconds(bench: Bench, context: AbstractContextManager[Any]) -> tuple[float, float]:
     """Seconds of one prefill inside of `context`, and of each decoded token after it."""
     marks: list[float] = []
+    alone = bench.model.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
 
     def mark(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if scores.is_cuda:
             torch.cuda.synchronize()
-        marks.append(time.perf_counter())
+        marks.append(clock())
         return scores
 
     with context:
-        start = time.perf_counter()
+        start = clock()
         bench.model.generate(
             **bench.inputs,
             max_new_tokens=bench.new_tokens,
@@ -246,51 +188,39 @@ def compare(bench: Bench, plugins: dict[str, Plugin], rounds: int) -> dict[str, 
     ratios: dict[str, list[tuple[float, float]]] = {label: [] for label in plugins}
     for plugin in plugins.values():  # the first run of any pays for what is made once
         seconds(replace(bench, new_tokens=3), attach(bench.model, plugin))
+    labels = list(plugins)
     for _ in range(rounds):
         before = seconds(bench, nullcontext())
-        for label, plugin in plugins.items():
-            under = seconds(bench, attach(bench.model, plugin))
+        for start in range(0, len(labels), GROUP):
+            group = labels[start : start + GROUP]
+            under = {label: seconds(bench, attach(bench.model, plugins[label])) for label in group}
             after = seconds(bench, nullcontext())
-            prefill, decode = (
-                2 * u / (b + a) for b, u, a in zip(before, under, after, strict=True)
-            )
-            ratios[label].append((prefill, decode))
+            for label, (prefill, decode) in under.items():
+                plain = [(b + a) / 2 for b, a in zip(before, after, strict=True)]
+                ratios[label].append((prefill / plain[0], decode / plain[1]))
             before = after
-    plain = peak_memory(bench, nullcontext())
+    short = replace(bench, new_tokens=min(16, bench.new_tokens))
+    memory = peak_memory(short, nullcontext())
     return {
         label: {
             "prefill": statistics.median(prefill for prefill, _ in ratios[label]),
             "decode": statistics.median(decode for _, decode in ratios[label]),
-            "memory": peak_memory(bench, attach(bench.model, plugin)) / plain,
+            "memory": peak_memory(short, attach(bench.model, plugin)) / memory,
         }
         for label, plugin in plugins.items()
     }
 
 
 def import_seconds(code: str, repeats: int = 5) -> float:
-    """Median seconds of a fresh interpreter that runs `code`, less that of an empty one."""
+    """Median processor seconds of an interpreter that runs `code`, less those of an empty one."""
 
     def once(text: str) -> float:
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-c", text], check=True, capture_output=True)
-        return time.perf_counter() - start
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])
 
     return statistics.median(once(code) - once("pass") for _ in range(repeats))
-
-
-def benches(folder: str) -> dict[str, Callable[[], Bench]]:
-    """The models to time on this machine, each built when its turn comes."""
-    if torch.cuda.is_available():
-        return {
-            f"7b-{batch}": partial(llava, 32, 4096, 32, batch, 64, torch.bfloat16)
-            for batch in (1, 8)
-        }
-    return {
-        "embedded-1": partial(embedded, folder, 1),
-        "embedded-8": partial(embedded, folder, 8),
-        "random-1": partial(llava, 8, 512, 8, 1, 64, torch.float32),
-        "random-8": partial(llava, 8, 512, 8, 8, 24, torch.float32),
-    }
 
 
 def show(console: Console, bench: Bench, ratios: dict[str, dict[str, float]]) -> None:
@@ -316,6 +246,7 @@ def main() -> None:
     parser.add_argument("--plugins", nargs="*", help=f"names, or {', '.join(VARIANTS)}; else all")
     parser.add_argument("--benches", nargs="*", help="such as embedded-1; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="times that each plugin is run")
+    parser.add_argument("--new-tokens", type=int, help="tokens of a run; by default the model's")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--embedded", default="embedded", help="the test-bench model, or a folder")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
@@ -338,11 +269,15 @@ def main() -> None:
     }
     console = Console()
     for what, value in result["import"].items():
-        console.print(f"{what}: {value * 1000:.0f} ms beyond an empty interpreter")
+        console.print(
+            f"{what}: {value * 1000:.0f} ms of processor time beyond an empty interpreter"
+        )
     for key, build in benches(arguments.embedded).items():
         if arguments.benches and key not in arguments.benches:
             continue
         bench = build()
+        if arguments.new_tokens is not None:
+            bench = replace(bench, new_tokens=arguments.new_tokens)
         ratios = compare(bench, cases(bench.model, arguments.plugins), arguments.rounds)
         result["ratios"][bench.name] = ratios
         show(console, bench, ratios)
