@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmheads_testbed.captions import Sample, caption_sample, question_sample
+from vlmheads_testbed.captions import caption_sample, question_sample
 from vlmheads_testbed.categories import looks
 from vlmheads_testbed.scenes import PATCH, SIZE, Scene, scene, stream
 
@@ -15,9 +15,17 @@ from vlmheads_testbed.scenes import PATCH, SIZE, Scene, scene, stream
 TEXT_LENGTH = 72
 #: Tokens before the image: "<s> USER :".
 PREFIX_LENGTH = 3
-#: A yes/no answer is two tokens long; each counts as much as this many of a caption's.
-_BINARY_WEIGHT = 2.0
-_QUESTIONS = 0.25  # share of the samples
+
+
+@dataclass(frozen=True)
+class Questions:
+    """How many of the samples are yes/no questions, and how much an answer's token counts.
+
+    A yes/no answer is two tokens long, a caption about thirty.
+    """
+
+    share: float = 0.25
+    weight: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,13 @@ def patch_batch(seed: int, first: int, size: int) -> tuple[torch.Tensor, torch.T
     return pixels(scenes), torch.stack([patch_labels(one) for one in scenes])
 
 
-def text_batch(tokenizer: Any, seed: int, first: int, size: int) -> TextBatch:
+def text_batch(
+    tokenizer: Any, seed: int, first: int, size: int, questions: Questions = Questions()
+) -> TextBatch:
     """Pictures with a caption or a question each; the same numbers give the same batch."""
     scenes = [scene("train", seed, first + row) for row in range(size)]
     rows = [
-        _encode(tokenizer, one, stream("train", seed, first + row, 1))
+        _encode(tokenizer, one, stream("train", seed, first + row, 1), questions)
         for row, one in enumerate(scenes)
     ]
     ids, weights = (torch.stack(column) for column in zip(*rows, strict=True))
@@ -62,29 +72,55 @@ def patch_labels(one: Scene) -> torch.Tensor:
     return torch.from_numpy(np.where(shares.max(0) >= 0.25, numbers[shares.argmax(0)], 0))
 
 
+def word_batch(
+    tokenizer: Any, seed: int, first: int, size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pictures and, for each patch, the first token of its object's word or else of its place's.
+
+    The third value is true where a patch shows an object: ``[B, 64]``.
+    """
+    scenes = [scene("train", seed, first + row) for row in range(size)]
+    labels = torch.stack([patch_labels(one) for one in scenes])
+    places = torch.tensor([_first_token(tokenizer, one.place.name) for one in scenes])
+    words = torch.tensor([0, *(_first_token(tokenizer, look.words[0][0]) for look in looks())])
+    return pixels(scenes), torch.where(labels > 0, words[labels], places[:, None]), labels > 0
+
+
+def object_tokens(tokenizer: Any) -> torch.Tensor:
+    """List the tokens of the words for objects, sorted."""
+    words = {word for look in looks() for pair in look.words for word in pair}
+    tokens = {i for w in words for i in tokenizer(w, add_special_tokens=False).input_ids}
+    return torch.tensor(sorted(tokens))
+
+
+def _first_token(tokenizer: Any, text: str) -> int:
+    return int(tokenizer(text, add_special_tokens=False).input_ids[0])
+
+
 @cache
 def _look_numbers() -> dict[str, int]:
     return {look.codepoint: number for number, look in enumerate(looks(), 1)}
 
 
 def _encode(
-    tokenizer: Any, one: Scene, random: np.random.Generator
+    tokenizer: Any, one: Scene, random: np.random.Generator, questions: Questions
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    ask = random.random() < _QUESTIONS
+    ask = random.random() < questions.share
     while True:  # a text that is too long is drawn again: cut, it would teach endless captions
         sample = question_sample(one, random) if ask else caption_sample(one, random)
         asked = tokenizer(f"USER: {sample.prompt} ASSISTANT:").input_ids
         answer = tokenizer(f"{sample.answer}</s>", add_special_tokens=False).input_ids
         if len(asked) + len(answer) <= TEXT_LENGTH:
-            return _padded(asked, answer, sample, tokenizer.pad_token_id)
+            weight = questions.weight if sample.binary else 1.0
+            return _padded(asked, answer, weight, tokenizer.pad_token_id)
 
 
 def _padded(
-    asked: list[int], answer: list[int], sample: Sample, pad: int
+    asked: list[int], answer: list[int], weight: float, pad: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.full((TEXT_LENGTH,), pad)
     weights = torch.zeros(TEXT_LENGTH)
     end = len(asked) + len(answer)
     ids[:end] = torch.tensor(asked + answer)
-    weights[len(asked) : end] = _BINARY_WEIGHT if sample.binary else 1.0
+    weights[len(asked) : end] = weight
     return ids, weights

@@ -8,37 +8,60 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vlmheads_testbed.batches import PREFIX_LENGTH, patch_batch, text_batch
+from vlmheads_testbed.batches import (
+    PREFIX_LENGTH,
+    Questions,
+    object_tokens,
+    patch_batch,
+    text_batch,
+    word_batch,
+)
 from vlmheads_testbed.categories import looks
 
 #: Background fills most patches; it counts this much in the patch loss.
 _BACKGROUND_WEIGHT = 0.2
+#: Step of the heads stage from which questions come more often and count more.
+_QUESTIONS_FROM = 600
+_MORE_QUESTIONS = Questions(share=0.35, weight=8.0)
+#: The whole stage counts the words of objects this many times: else most of the loss is grammar.
+_OBJECT_WEIGHT = 3.0
+#: Layers in which the whole stage starts with a head that looks for the word it stands on.
+_MATCHING_LAYERS = (0, 1)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training: its name, number of steps, batch size and peak learning rate."""
+    """One stage of training: its name, number of steps, batch size and peak learning rate.
+
+    ``horizon`` is the number of steps that the rate's schedule is made for, where it is not
+    ``steps``.
+    """
 
     name: str
     steps: int
     batch: int
     rate: float
+    horizon: int | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The four stages in their order and how many heads of a layer the joint stage trains."""
+    """The stages in their order, the joint one in two halves: few heads first, then the whole.
+
+    ``visual_heads`` heads of each layer are trained in the first half.
+    """
 
     vision: Stage = Stage("vision", 2400, 48, 1.5e-3)
     language: Stage = Stage("language", 700, 32, 1e-3)
-    projector: Stage = Stage("projector", 150, 32, 1e-3)
-    joint: Stage = Stage("joint", 1500, 32, 1e-3)
+    projector: Stage = Stage("projector", 500, 48, 2e-3)
+    heads: Stage = Stage("heads", 800, 32, 1e-3, horizon=1500)
+    whole: Stage = Stage("whole", 900, 32, 1e-3)
     visual_heads: int = 2
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order they run in."""
-        return self.vision, self.language, self.projector, self.joint
+        return self.vision, self.language, self.projector, self.heads, self.whole
 
 
 class Learner(nn.Module):
@@ -61,6 +84,25 @@ class Learner(nn.Module):
         """Cross-entropy of the look that covers each patch."""
         logits = self.classifier(self.patches(pixels)).flatten(0, 1)
         return functional.cross_entropy(logits, labels.flatten(), self.class_weights)
+
+    def word_loss(
+        self, pixels: torch.Tensor, words: torch.Tensor, shown: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy of the word for each patch, read off the projector as off a last layer.
+
+        The output embeddings are the input embeddings, so that the projector learns to write
+        patches as the words that the language model already reads.
+        """
+        with torch.no_grad():
+            features = self.patches(pixels)
+        hidden = self.model.model.language_model.norm(
+            self.model.model.multi_modal_projector(features)
+        )
+        losses = functional.cross_entropy(
+            self.model.lm_head(hidden).flatten(0, 1).float(), words.flatten(), reduction="none"
+        )
+        weights = torch.where(shown, 1.0, _BACKGROUND_WEIGHT).flatten()
+        return (losses * weights).sum() / weights.sum()
 
     def text_loss(self, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the answers without any image tokens."""
@@ -92,6 +134,8 @@ class Learner(nn.Module):
         return (losses * weights.flatten()).sum() / weights.sum()
 
 
+_ORDER = ("vision", "language", "projector", "heads", "whole")
+
 Loss = Callable[[int], torch.Tensor]
 
 
@@ -102,16 +146,26 @@ def stage_losses(learner: Learner, tokenizer: Any, stage: Stage, seed: int, comp
         return torch.compile(function, dynamic=False) if compiled else function
 
     # Each stage has ten million pictures of its own.
-    first = ("vision", "language", "projector", "joint").index(stage.name) * 10_000_000
+    first = _ORDER.index(stage.name) * 10_000_000
     vision, text = fast(learner.vision_loss), fast(learner.text_loss)
-    image = fast(learner.image_loss)
+    image, word = fast(learner.image_loss), fast(learner.word_loss)
+
+    objects = object_tokens(tokenizer)
 
     def loss(step: int) -> torch.Tensor:
         start = first + step * stage.batch
         if stage.name == "vision":
             return vision(*patch_batch(seed, start, stage.batch))
-        batch = text_batch(tokenizer, seed, start, stage.batch)
-        if stage.name != "language":
+        if stage.name == "projector":
+            return word(*word_batch(tokenizer, seed, start, stage.batch))
+        late = stage.name == "heads" and step >= _QUESTIONS_FROM
+        questions = _MORE_QUESTIONS if late else Questions()
+        batch = text_batch(tokenizer, seed, start, stage.batch, questions)
+        if stage.name == "whole":
+            named = torch.isin(batch.ids, objects) & (batch.weights == 1.0)
+            weights = torch.where(named, _OBJECT_WEIGHT, batch.weights)
+            return image(batch.pixels, batch.ids, weights)
+        if stage.name == "heads":
             return image(batch.pixels, batch.ids, batch.weights)
         if step % 2 == 0:
             return text(batch.ids, batch.weights)
@@ -133,8 +187,9 @@ def trained(learner: Learner, stage: Stage, visual_heads: int, seed: int) -> lis
     """List what a stage trains.
 
     vision: the tower and its classifier. language: the language model. projector: the projector.
-    joint: the projector, the MLPs of the language model and ``visual_heads`` heads of each layer;
+    heads: the projector, the MLPs of the language model and ``visual_heads`` heads of each layer;
     the other heads keep what they learned from text, so that vision enters through a few.
+    whole: the projector and all of the language model.
     """
     model = learner.model.model
     if stage.name == "vision":
@@ -145,16 +200,72 @@ def trained(learner: Learner, stage: Stage, visual_heads: int, seed: int) -> lis
     projector = [Trained(p) for p in model.multi_modal_projector.parameters()]
     if stage.name == "projector":
         return projector
-    return projector + list(_joint(model.language_model, visual_heads, seed))
+    if stage.name == "whole":
+        return projector + [Trained(p) for p in model.language_model.parameters()]
+    return projector + list(_few_heads(model.language_model, visual_heads, seed))
 
 
-def _joint(language: Any, visual_heads: int, seed: int) -> Iterator[Trained]:
+def free_heads(learner: Learner, visual_heads: int, seed: int) -> None:
+    """Make the heads new that the heads stage trains.
+
+    From the language stage they know to pass pictures over, and heads that never look never learn
+    to. They start by looking at everything alike and copying what they see, each in a random
+    subspace of its own: the output projection undoes the value projection.
+    """
+    language = learner.model.model.language_model
+    random = torch.Generator().manual_seed(seed + 1)
+    for layer, chosen in zip(language.layers, _visual(language, visual_heads, seed), strict=True):
+        attention = layer.self_attn
+        size = attention.head_dim
+        for head in chosen.nonzero().flatten().tolist():
+            rows = slice(head * size, (head + 1) * size)
+            width = attention.v_proj.weight.shape[1]
+            basis = torch.linalg.qr(torch.randn(width, size, generator=random)).Q
+            with torch.no_grad():
+                for name in ("q_proj", "k_proj"):
+                    small = 0.02 * torch.randn(size, width, generator=random)
+                    getattr(attention, name).weight[rows] = small
+                attention.v_proj.weight[rows] = basis.T
+                attention.o_proj.weight[:, rows] = basis
+
+
+def matching_heads(learner: Learner, visual_heads: int, seed: int) -> None:
+    """Give the first layers a head each that looks for the word it stands on, and copies it.
+
+    Queries and keys share a random subspace; only the slowly turning half of the rotary pairs is
+    used, since picture and question are far apart. Questions stay at chance without such heads.
+    """
+    language = learner.model.model.language_model
+    random = torch.Generator().manual_seed(seed + 2)
+    chosen = list(_visual(language, visual_heads, seed))
+    for index in _MATCHING_LAYERS:
+        attention = language.layers[index].self_attn
+        size, width = attention.head_dim, attention.v_proj.weight.shape[1]
+        head = int((chosen[index] == 0).nonzero()[0])
+        rows = slice(head * size, (head + 1) * size)
+        match, copy = (
+            torch.linalg.qr(torch.randn(width, size, generator=random)).Q for _ in range(2)
+        )
+        slow = torch.arange(size) % (size // 2) >= size // 4
+        with torch.no_grad():
+            attention.q_proj.weight[rows] = 1.5 * match.T * slow[:, None]
+            attention.k_proj.weight[rows] = 1.5 * match.T * slow[:, None]
+            attention.v_proj.weight[rows] = copy.T
+            attention.o_proj.weight[:, rows] = 0.3 * copy
+
+
+def _visual(language: Any, visual_heads: int, seed: int) -> Iterator[torch.Tensor]:
+    """Mark the heads of each layer that the heads stage trains: ``[H]`` of 0 and 1 a layer."""
     random = torch.Generator().manual_seed(seed)
-    heads = language.config.num_attention_heads
-    for layer in language.layers:
+    for _ in language.layers:
+        chosen = torch.zeros(language.config.num_attention_heads)
+        chosen[torch.randperm(len(chosen), generator=random)[:visual_heads]] = 1.0
+        yield chosen
+
+
+def _few_heads(language: Any, visual_heads: int, seed: int) -> Iterator[Trained]:
+    for layer, chosen in zip(language.layers, _visual(language, visual_heads, seed), strict=True):
         yield from (Trained(p) for p in layer.mlp.parameters())
-        chosen = torch.zeros(heads)
-        chosen[torch.randperm(heads, generator=random)[:visual_heads]] = 1.0
         rows = chosen.repeat_interleave(layer.self_attn.head_dim)
         for name in ("q_proj", "k_proj", "v_proj"):
             yield Trained(getattr(layer.self_attn, name).weight, rows[:, None])

@@ -14,9 +14,20 @@ import torch
 from vlmheads_testbed.geometry import Geometry, build_model
 from vlmheads_testbed.measure import figures, head_divergence, specialisation
 from vlmheads_testbed.processing import build_processor
-from vlmheads_testbed.stages import Learner, Recipe, Stage, stage_losses, trained
+from vlmheads_testbed.stages import (
+    Learner,
+    Recipe,
+    Stage,
+    free_heads,
+    matching_heads,
+    stage_losses,
+    trained,
+)
 
 LOG = logging.getLogger(__name__)
+
+# What is made new before the first step of a stage.
+_STARTS = {"heads": free_heads, "whole": matching_heads}
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,8 @@ def save_model(learner: Learner, processor: Any, folder: Path) -> Path:
 def _train_stage(
     run: Run, learner: Learner, processor: Any, stage: Stage, number: int, state: dict[str, Any]
 ) -> None:
+    if state["step"] == 0 and stage.name in _STARTS:
+        _STARTS[stage.name](learner, run.recipe.visual_heads, run.seed)
     chosen = trained(learner, stage, run.recipe.visual_heads, run.seed)
     learner.requires_grad_(False)
     for one in chosen:
@@ -89,7 +102,7 @@ def _train_stage(
     started, total = time.monotonic(), 0.0
     for step in range(state["step"], stage.steps):
         for group in optimizer.param_groups:
-            group["lr"] = stage.rate * schedule(step, stage.steps)
+            group["lr"] = stage.rate * schedule(step, stage.horizon or stage.steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=run.compiled):
             loss = losses(step)
         torch.autograd.backward(loss)
@@ -121,7 +134,7 @@ def schedule(step: int, steps: int) -> float:
 
 
 def _measure(run: Run, learner: Learner, processor: Any, stage: str, step: int) -> None:
-    if stage != "joint" or not run.scenes:
+    if stage not in _STARTS or not run.scenes:
         return
     learner.eval()
     for split in ("val", "counterfactual"):
@@ -129,7 +142,7 @@ def _measure(run: Run, learner: Learner, processor: Any, stage: str, step: int) 
         _log(run, stage=stage, step=step, split=split, **asdict(found))
     divergence = head_divergence(learner.model, processor, "val", run.scenes)
     _log(run, stage=stage, step=step, specialisation=specialisation(divergence))
-    save_model(learner, processor, run.out / f"model-{step}")
+    save_model(learner, processor, run.out / f"model-{stage}-{step}")
     learner.train()
 
 

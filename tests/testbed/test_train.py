@@ -17,7 +17,8 @@ SHORT = Recipe(
     Stage("vision", 4, 2, 1e-2),
     Stage("language", 3, 2, 1e-2),
     Stage("projector", 2, 2, 1e-2),
-    Stage("joint", 4, 2, 1e-2),
+    Stage("heads", 3, 2, 1e-2),
+    Stage("whole", 2, 2, 1e-2),
 )
 
 
@@ -33,7 +34,7 @@ def test_a_killed_and_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
     def save_then_die(*args: Any) -> None:
         save(*args)
-        if next(saves) in (2, 9):  # inside the vision stage and inside the joint one
+        if next(saves) in (2, 9):  # inside the vision stage and inside the heads one
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "_save", save_then_die)
@@ -55,9 +56,9 @@ def test_the_model_is_written_in_half_precision_and_asks_for_single(tmp_path: Pa
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_the_joint_stage_trains_the_chosen_heads_and_keeps_the_others(processor: Any) -> None:
+def test_the_heads_stage_trains_the_chosen_heads_and_keeps_the_others(processor: Any) -> None:
     learner = Learner(build_model(TINY, processor.tokenizer))
-    chosen = trained(learner, SHORT.joint, visual_heads=1, seed=0)
+    chosen = trained(learner, SHORT.heads, visual_heads=1, seed=0)
     masks = {id(one.parameter): one.mask for one in chosen}
     for layer in learner.model.model.language_model.layers:
         rows = masks[id(layer.self_attn.q_proj.weight)]
@@ -118,6 +119,6 @@ def test_the_rate_rises_and_then_falls_to_a_fiftieth() -> None:
     assert rates[-1] == pytest.approx(0.02, abs=1e-3)
 
 
-def test_the_whole_recipe_has_four_stages_in_their_order() -> None:
+def test_the_recipe_has_its_stages_in_their_order() -> None:
     names = [stage.name for stage in replace(SHORT).stages]
-    assert names == ["vision", "language", "projector", "joint"]
+    assert names == ["vision", "language", "projector", "heads", "whole"]
