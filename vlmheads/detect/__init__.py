@@ -3,6 +3,7 @@
 from vlmheads.detect.attention_sink import AttentionSinks, attention_sinks
 from vlmheads.detect.divergence import Trace, divergence, divergence_trace
 from vlmheads.detect.dominance import Dominance, text_dominance
+from vlmheads.detect.retrieval import patches_in_box, retrieval
 from vlmheads.detect.sinks import VisualSinks, visual_sinks
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "attention_sinks",
     "divergence",
     "divergence_trace",
+    "patches_in_box",
+    "retrieval",
     "text_dominance",
     "visual_sinks",
 ]
