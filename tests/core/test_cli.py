@@ -165,10 +165,12 @@ def test_a_pipeline_follows_the_plugins(captioner: Captioner, scenes: Path) -> N
     image = next(scenes.iterdir())
     text = {"type": "text", "text": "Describe the image."}
     chat = [{"role": "user", "content": [{"type": "image", "image": str(image)}, text]}]
-    options = {"max_new_tokens": 48, "do_sample": False, "return_full_text": False}
+    options = {"max_new_tokens": 48, "do_sample": False}
 
     def said() -> str:
-        answer: str = pipe(text=chat, generate_kwargs=options)[0]["generated_text"]
+        answer: str = pipe(text=chat, generate_kwargs=options, return_full_text=False)[0][
+            "generated_text"
+        ]
         return answer.strip()
 
     plain = said()
