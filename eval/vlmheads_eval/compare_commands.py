@@ -67,11 +67,14 @@ def compare(json_file: Path | None, **options: Any) -> None:
 @one_line_errors
 def report(out: Path, **options: Any) -> None:
     """Compare RUNS and write the comparison as JSON, Markdown, CSV, LaTeX and one HTML page."""
+    from vlmheads_eval.pictures import pictures_of
     from vlmheads_eval.report import write_report
     from vlmheads_eval.report_tables import print_comparison
+    from vlmheads_eval.run_folder import ground_truth_of
 
     result, scores = compared(**options)
-    for path in write_report(out, result, scores):
+    truth = options["ground_truth"] or ground_truth_of(options["runs"][0])
+    for path in write_report(out, result, scores, pictures_of(truth)):
         click.echo(path)
     print_comparison(result)
 

@@ -12,6 +12,7 @@ from vlmheads_eval.chair import CaptionScore
 from vlmheads_eval.compare import RunScores
 from vlmheads_eval.figures import bar_chart, far_off, frontier_plot, legend
 from vlmheads_eval.marking import mention_spans
+from vlmheads_eval.pictures import Pictures, no_pictures
 from vlmheads_eval.report_tables import (
     Rows,
     comma_separated,
@@ -44,7 +45,9 @@ th { border-bottom: 2px solid #bbb; font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 td:first-child { white-space: nowrap; }
 td small { display: block; color: #666; white-space: nowrap; }
-.worst { border-left: 3px solid #ddd; padding: 2px 0 2px 12px; margin: 10px 0; }
+.worst { border-left: 3px solid #ddd; padding: 2px 0 2px 12px; margin: 10px 0; display: flex;
+  gap: 14px; align-items: flex-start; }
+.worst img { flex: none; width: 120px; }
 .worst b { font-weight: 600; } .worst p { margin: 2px 0; white-space: pre-line; }
 mark { background: #ffd9c7; color: #7a2300; padding: 0 2px; border-radius: 2px; }
 footer { color: #666; font-size: 13px; margin-top: 40px; word-break: break-all; }
@@ -52,7 +55,10 @@ footer { color: #666; font-size: 13px; margin-top: 40px; word-break: break-all; 
 
 
 def write_report(
-    folder: Path, result: Mapping[str, Any], scores: Sequence[RunScores]
+    folder: Path,
+    result: Mapping[str, Any],
+    scores: Sequence[RunScores],
+    pictures: Pictures = no_pictures,
 ) -> list[Path]:
     """Write the comparison into a folder in every format and return the files.
 
@@ -60,6 +66,7 @@ def write_report(
         folder: made if it is not there; files of an earlier report are written over.
         result: of `compare_chair` or `compare_pope`.
         scores: the runs' captions, for the page's figures and examples; none for POPE.
+        pictures: gives the pictures beside the examples; see `pictures_of`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     runs, changes = table(result), differences(result)
@@ -69,14 +76,16 @@ def write_report(
         "runs.csv": comma_separated(runs),
         "differences.csv": comma_separated(changes),
         "runs.tex": latex(runs),
-        "report.html": page(result, scores),
+        "report.html": page(result, scores, pictures),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
     return [folder / name for name in texts]
 
 
-def page(result: Mapping[str, Any], scores: Sequence[RunScores]) -> str:
+def page(
+    result: Mapping[str, Any], scores: Sequence[RunScores], pictures: Pictures = no_pictures
+) -> str:
     """Return the HTML page: tables, figures and, for captions, the worst of them."""
     names = [run["name"] for run in result["runs"]]
     body = [
@@ -97,7 +106,7 @@ def page(result: Mapping[str, Any], scores: Sequence[RunScores]) -> str:
         ]
     if result["task"] == "chair":
         near = [run for run in scores if run.name not in far_off(result)]
-        body += _frontiers(result, names) + _objects(near, names) + _worst(scores)
+        body += _frontiers(result, names) + _objects(near, names) + _worst(scores, pictures)
     inputs = "<br>".join(f"{escape(k)} {v[:12]}" for k, v in result.get("inputs", {}).items())
     body.append(f"<footer>Inputs and their SHA-256:<br>{inputs}</footer>")
     return (
@@ -174,16 +183,17 @@ def _by_category(scores: Sequence[RunScores]) -> tuple[list[Counter[str]], list[
     return mentioned, invented
 
 
-def _worst(scores: Sequence[RunScores]) -> list[str]:
+def _worst(scores: Sequence[RunScores], pictures: Pictures) -> list[str]:
     parts = ["<h2>Captions that invent most</h2>"]
     for run in scores:
         ranked = sorted(run.scored, key=lambda pair: -len({m.node for m in pair[1].hallucinated}))
         parts.append(f"<h3>{escape(run.name)}</h3>")
-        parts += [_marked(*pair) for pair in ranked[:WORST] if pair[1].hallucinated]
+        worst = [pair for pair in ranked[:WORST] if pair[1].hallucinated]
+        parts += [_marked(*pair, pictures(pair[0].image_id)) for pair in worst]
     return parts
 
 
-def _marked(caption: Caption, score: CaptionScore) -> str:
+def _marked(caption: Caption, score: CaptionScore, picture: str | None) -> str:
     """Return a caption with its invented words marked."""
     pieces = []
     done = 0
@@ -193,10 +203,12 @@ def _marked(caption: Caption, score: CaptionScore) -> str:
             pieces.append(f"<mark>{escape(caption.text[start:end])}</mark>")
             done = end
     pieces.append(escape(caption.text[done:]))
+    image = f'<img src="{picture}" alt="">' if picture else ""
     there = ", ".join(sorted(score.truth)) or "nothing"
     return (
-        f'<div class="worst"><b>image {escape(str(caption.image_id))}</b> (there: {escape(there)})'
-        f"<p>{''.join(pieces)}</p></div>"
+        f'<div class="worst">{image}<div><b>image {escape(str(caption.image_id))}</b> '
+        f"(there: {escape(there)})"
+        f"<p>{''.join(pieces)}</p></div></div>"
     )
 
 

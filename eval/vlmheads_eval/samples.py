@@ -76,7 +76,7 @@ def load_material(
     if task == "pope" and all(Path(item).is_file() for item in data):
         return _questions([Path(item) for item in data], _folder(images), prompt, num, seed)
     folder = _folder_of(data, workspace, num, seed)
-    entries, annotations = _coco_images(folder, images)
+    entries, annotations = coco_images(folder, images)
     chosen = _choose(entries, num, ids, seed)
     if task == "pope":
         files = _build_pope(annotations, chosen, workspace, seed)
@@ -105,10 +105,14 @@ def _folder_of(data: Sequence[str], workspace: Path, num: int | None, seed: int)
     return folder
 
 
-def _coco_images(
+def coco_images(
     folder: Path, images: Path | None
 ) -> tuple[dict[str, tuple[ImageId, Path]], dict[str, Any]]:
-    """Return key -> id and file of every image, in the order of the ids, and the annotations."""
+    """Return key -> id and file of every image of a COCO folder by id, and the annotations.
+
+    The images lie in the folder given, in `images/`, in one named after the split, or beside the
+    annotations.
+    """
     files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
     # A folder with both COCO splits means the one that models are tested on.
     file = next((file for file in files if "val" in file.name), files[0])

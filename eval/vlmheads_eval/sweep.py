@@ -115,8 +115,10 @@ def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Pat
     A run lies in OUT/model/task/name. Called again it goes on where it was stopped.
     """
     from vlmheads_eval.compare_commands import compared
+    from vlmheads_eval.pictures import pictures_of
     from vlmheads_eval.predict_commands import run_prediction
     from vlmheads_eval.report import write_report
+    from vlmheads_eval.run_folder import ground_truth_of
 
     reports = []
     for model in sweep.models:
@@ -157,6 +159,7 @@ def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Pat
                     seed=sweep.seed,
                 )
                 folder = home / f"report-{lineage or sweep.parser}"
-                write_report(folder, result, scores)
+                truth = ground_truth_of(home / sweep.runs[0].name)
+                write_report(folder, result, scores, pictures_of(truth))
                 reports.append(folder)
     return reports

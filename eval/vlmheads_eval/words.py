@@ -2,11 +2,13 @@
 
 import re
 from functools import cache, lru_cache
-
-from nltk.tokenize.destructive import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+from typing import TYPE_CHECKING
 
 from vlmheads.errors import VlmHeadsError
+
+if TYPE_CHECKING:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 # What the English Punkt model takes for an abbreviation. Of the rest of the model hardly anything
 # bears on lower-case text: collocations and sentence starters only ever decide before a capital.
@@ -67,7 +69,7 @@ def _segmented_words(text: str) -> list[str]:
 
 
 def _nltk_words(text: str) -> list[str]:
-    tokenise = NLTKWordTokenizer().tokenize
+    tokenise = _tokeniser().tokenize
     try:
         return [word for sentence in _sentences().tokenize(text) for word in tokenise(sentence)]
     except TimeoutError as error:
@@ -97,9 +99,7 @@ def chunk_words(chunk: str) -> tuple[tuple[str, ...] | None, bool]:
     match = PLAIN.fullmatch(chunk)
     if match:
         # A word after it keeps the chunk from being a sentence's end.
-        return _word_and_mark(match) or tuple(
-            NLTKWordTokenizer().tokenize(chunk + " x")[:-1]
-        ), False
+        return _word_and_mark(match) or tuple(_tokeniser().tokenize(chunk + " x")[:-1]), False
     match = CLOSING.fullmatch(chunk)
     if match and not _abbreviated(chunk):
         return _word_and_mark(match) or _final_words(chunk), True
@@ -116,7 +116,7 @@ def _word_and_mark(match: re.Match[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=65536)
 def _final_words(chunk: str) -> tuple[str, ...]:
-    return tuple(NLTKWordTokenizer().tokenize(chunk))
+    return tuple(_tokeniser().tokenize(chunk))
 
 
 def _abbreviated(chunk: str) -> bool:
@@ -126,7 +126,21 @@ def _abbreviated(chunk: str) -> bool:
 
 
 @cache
-def _sentences() -> PunktSentenceTokenizer:
+def _tokeniser() -> "NLTKWordTokenizer":
+    """Import NLTK when the first text is read: the command line must not wait for it."""
+    try:
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+    except ImportError as error:
+        raise VlmHeadsError(
+            "nltk is not installed", todo="install it with pip install 'vlmheads[eval]'"
+        ) from error
+    return NLTKWordTokenizer()
+
+
+@cache
+def _sentences() -> "PunktSentenceTokenizer":
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
     parameters = PunktParameters()
     parameters.abbrev_types = set(ABBREVIATIONS)
     for word in SENTENCE_STARTERS:

@@ -4,6 +4,7 @@ import pytest
 from vlmheads_eval.captions import Caption
 from vlmheads_eval.ground_truth import load_ground_truth
 from vlmheads_eval.lineages import lineage
+from vlmheads_eval.pictures import pictures_of
 from vlmheads_eval.pope import read_questions
 from vlmheads_eval.samples import load_material
 from vlmheads_eval.scoring import score_chair
@@ -140,3 +141,15 @@ def test_scenes_are_made_once_and_their_own_captions_invent_nothing(tmp_path):
 def test_what_cannot_be_asked_about_is_refused_by_name(tmp_path, data, task, message):
     with pytest.raises(VlmHeadsError, match=message):
         load_material(data, task, workspace=tmp_path)
+
+
+def test_a_report_shows_the_pictures_that_are_at_hand(tmp_path):
+    material = load_material(["testbed:test"], "caption", workspace=tmp_path, num=2)
+    picture = pictures_of(material.ground_truth)
+    assert picture(material.samples[0].record["image_id"]).startswith("data:image/jpeg;base64,")
+    assert picture(77) is None
+
+
+def test_a_broken_picture_is_left_out(coco):
+    (coco / "val2017" / "000000000003.jpg").write_bytes(b"none")
+    assert pictures_of([coco])(3) is None
