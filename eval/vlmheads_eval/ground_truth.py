@@ -108,8 +108,12 @@ def _coco_sets(
 
 def load_coco(content: dict[str, Any]) -> Any:
     """Return pycocotools' index of a COCO annotation dictionary, without its messages."""
-    from pycocotools.coco import COCO
-
+    try:
+        from pycocotools.coco import COCO
+    except ImportError as error:
+        raise VlmHeadsError(
+            "pycocotools is not installed", todo="install it with pip install 'vlmheads[eval]'"
+        ) from error
     coco = COCO()
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
