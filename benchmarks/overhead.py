@@ -42,7 +42,7 @@ GROUP = 3
 # What a method works on. The first four have targets of their own.
 KINDS = {
     "heads": "vhr spin allpath adhh gains",
-    "rows": "var paint pai devils vaf zerotuning act attnreal caac eah",
+    "rows": "var paint pai devils vaf zerotuning act eah",
     "steering": "vista-steering vti",
     "vista": "vista",
     "contrast": "vcd icd m3id cfg damro pai-guided",
