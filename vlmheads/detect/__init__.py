@@ -1,6 +1,7 @@
 """Read-only measurements of a model's heads."""
 
 from vlmheads.detect.attention_sink import AttentionSinks, attention_sinks
+from vlmheads.detect.attribution import Attribution, attribution, correlation
 from vlmheads.detect.divergence import Trace, divergence, divergence_trace
 from vlmheads.detect.dominance import Dominance, text_dominance
 from vlmheads.detect.retrieval import patches_in_box, retrieval
@@ -8,10 +9,13 @@ from vlmheads.detect.sinks import VisualSinks, visual_sinks
 
 __all__ = [
     "AttentionSinks",
+    "Attribution",
     "Dominance",
     "Trace",
     "VisualSinks",
     "attention_sinks",
+    "attribution",
+    "correlation",
     "divergence",
     "divergence_trace",
     "patches_in_box",
