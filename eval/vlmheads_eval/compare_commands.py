@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from vlmheads_eval.lineages import LINEAGES
 from vlmheads_eval.pope_parsers import PARSERS
+from vlmheads_eval.reading import LINEAGES
 from vlmheads_eval.refusal import one_line_errors
 
 FORMATS = ("markdown", "csv", "latex", "html")

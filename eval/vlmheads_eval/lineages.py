@@ -8,12 +8,10 @@ from typing import Any
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.fixed import fixed_finder, mended_coco
-from vlmheads_eval.reading import Finder, Reading, find_mentions
+from vlmheads_eval.reading import LINEAGES, Finder, Reading, find_mentions
 from vlmheads_eval.singularise import singularise
 from vlmheads_eval.vocabulary import Vocabulary, coco_vocabulary, load_vocabulary
 from vlmheads_eval.words import split_words
-
-LINEAGES = ("pattern", "wordnet", "fixed")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from vlmheads_eval.vocabulary import Vocabulary
 
+LINEAGES = ("pattern", "wordnet", "fixed")
+
 
 class Mention(NamedTuple):
     """One object word: as it was read, its category, and its place among the caption's words."""

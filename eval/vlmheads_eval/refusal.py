@@ -8,6 +8,7 @@ import click
 
 from vlmheads.errors import VlmHeadsError
 
+EXTRA = frozenset(("nltk", "pycocotools", "yaml"))  # Packages of the extra "eval".
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,5 +32,10 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except VlmHeadsError as error:
             raise Refusal(" ".join(str(error).split())) from error
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRA:
+                raise
+            message = f"{error.name} is not installed; install it with pip install 'vlmheads[eval]'"
+            raise Refusal(message) from error
 
     return wrapped

@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import click
 
-from vlmheads_eval.lineages import LINEAGES
 from vlmheads_eval.pope_parsers import PARSERS
+from vlmheads_eval.reading import LINEAGES
 from vlmheads_eval.refusal import one_line_errors
 
 PREDICTIONS = click.argument("predictions", type=click.Path(exists=True, path_type=Path))

@@ -128,6 +128,30 @@ def test_missing_data_of_wordnet_is_one_line_that_says_what_to_do(files):
     assert len(found.stderr.splitlines()) == 1
 
 
+def test_help_loads_neither_torch_nor_nltk():
+    code = (
+        "import sys, vlmheads_eval.commands\n"
+        "heavy = {'torch', 'transformers', 'nltk', 'numpy', 'pycocotools'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_missing_package_of_the_extra_is_one_line(files):
+    code = (
+        "import sys; sys.modules['nltk'] = None\n"
+        "from vlmheads_eval.commands import evaluate\n"
+        "evaluate(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "score", "chair", str(files[1]), "-g", str(files[0])]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr == (
+        "error: nltk is not installed; install it with pip install 'vlmheads[eval]'\n"
+    )
+
+
 def test_pope_is_scored_from_files(run, tmp_path):
     questions, answers = tmp_path / "pope_random.json", tmp_path / "answers.jsonl"
     questions.write_text('{"question_id": 1, "image": "a", "text": "Is it?", "label": "yes"}\n')
