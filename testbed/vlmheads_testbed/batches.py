@@ -86,13 +86,6 @@ def word_batch(
     return pixels(scenes), torch.where(labels > 0, words[labels], places[:, None]), labels > 0
 
 
-def object_tokens(tokenizer: Any) -> torch.Tensor:
-    """List the tokens of the words for objects, sorted."""
-    words = {word for look in looks() for pair in look.words for word in pair}
-    tokens = {i for w in words for i in tokenizer(w, add_special_tokens=False).input_ids}
-    return torch.tensor(sorted(tokens))
-
-
 def _first_token(tokenizer: Any, text: str) -> int:
     return int(tokenizer(text, add_special_tokens=False).input_ids[0])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from torch.nn import functional
 from vlmheads_testbed.batches import (
     PREFIX_LENGTH,
     Questions,
-    object_tokens,
     patch_batch,
     text_batch,
     word_batch,
@@ -20,28 +20,40 @@ from vlmheads_testbed.categories import looks
 
 #: Background fills most patches; it counts this much in the patch loss.
 _BACKGROUND_WEIGHT = 0.2
-#: Step of the heads stage from which questions come more often and count more.
+#: Step of the joint training from which questions come more often and count more.
 _QUESTIONS_FROM = 600
 _MORE_QUESTIONS = Questions(share=0.35, weight=8.0)
-#: The whole stage counts the words of objects this many times: else most of the loss is grammar.
-_OBJECT_WEIGHT = 3.0
-#: Layers in which the whole stage starts with a head that looks for the word it stands on.
-_MATCHING_LAYERS = (0, 1)
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of training: its name, number of steps, batch size and peak learning rate.
 
-    ``horizon`` is the number of steps that the rate's schedule is made for, where it is not
-    ``steps``.
+    A stage goes on with the pictures and the rate of the one before it from step ``before``. Its
+    rate follows a schedule for as many steps as ``horizons`` says, (until step, horizon) each, and
+    for its own steps where that is empty.
     """
 
     name: str
     steps: int
     batch: int
     rate: float
-    horizon: int | None = None
+    before: int = 0
+    horizons: tuple[tuple[int, int], ...] = ()
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step of this stage, counted from 0."""
+        now = self.before + step
+        horizon = next((h for until, h in self.horizons if now < until), self.before + self.steps)
+        return self.rate * schedule(now, horizon)
+
+
+def schedule(step: int, steps: int) -> float:
+    """Share of the peak rate: a linear rise over 5 % of the steps, then a cosine to 2 %."""
+    rise = max(1, steps // 20)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,8 @@ class Recipe:
     vision: Stage = Stage("vision", 2400, 48, 1.5e-3)
     language: Stage = Stage("language", 700, 32, 1e-3)
     projector: Stage = Stage("projector", 500, 48, 2e-3)
-    heads: Stage = Stage("heads", 800, 32, 1e-3, horizon=1500)
-    whole: Stage = Stage("whole", 900, 32, 1e-3)
+    heads: Stage = Stage("heads", 800, 32, 1e-3, horizons=((800, 1500),))
+    whole: Stage = Stage("whole", 1200, 32, 1e-3, before=800, horizons=((1100, 1500),))
     visual_heads: int = 2
 
     @property
@@ -134,7 +146,9 @@ class Learner(nn.Module):
         return (losses * weights.flatten()).sum() / weights.sum()
 
 
-_ORDER = ("vision", "language", "projector", "heads", "whole")
+# Each stage has ten million pictures of its own, but the whole stage goes on with the heads'.
+_PICTURES = {"vision": 0, "language": 1, "projector": 2, "heads": 3, "whole": 3}
+_JOINT = ("heads", "whole")
 
 Loss = Callable[[int], torch.Tensor]
 
@@ -145,27 +159,20 @@ def stage_losses(learner: Learner, tokenizer: Any, stage: Stage, seed: int, comp
     def fast(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         return torch.compile(function, dynamic=False) if compiled else function
 
-    # Each stage has ten million pictures of its own.
-    first = _ORDER.index(stage.name) * 10_000_000
+    first = _PICTURES[stage.name] * 10_000_000
     vision, text = fast(learner.vision_loss), fast(learner.text_loss)
     image, word = fast(learner.image_loss), fast(learner.word_loss)
 
-    objects = object_tokens(tokenizer)
-
     def loss(step: int) -> torch.Tensor:
-        start = first + step * stage.batch
+        start = first + (stage.before + step) * stage.batch
         if stage.name == "vision":
             return vision(*patch_batch(seed, start, stage.batch))
         if stage.name == "projector":
             return word(*word_batch(tokenizer, seed, start, stage.batch))
-        late = stage.name == "heads" and step >= _QUESTIONS_FROM
+        late = stage.name in _JOINT and stage.before + step >= _QUESTIONS_FROM
         questions = _MORE_QUESTIONS if late else Questions()
         batch = text_batch(tokenizer, seed, start, stage.batch, questions)
-        if stage.name == "whole":
-            named = torch.isin(batch.ids, objects) & (batch.weights == 1.0)
-            weights = torch.where(named, _OBJECT_WEIGHT, batch.weights)
-            return image(batch.pixels, batch.ids, weights)
-        if stage.name == "heads":
+        if stage.name in _JOINT:
             return image(batch.pixels, batch.ids, batch.weights)
         if step % 2 == 0:
             return text(batch.ids, batch.weights)
@@ -227,31 +234,6 @@ def free_heads(learner: Learner, visual_heads: int, seed: int) -> None:
                     getattr(attention, name).weight[rows] = small
                 attention.v_proj.weight[rows] = basis.T
                 attention.o_proj.weight[:, rows] = basis
-
-
-def matching_heads(learner: Learner, visual_heads: int, seed: int) -> None:
-    """Give the first layers a head each that looks for the word it stands on, and copies it.
-
-    Queries and keys share a random subspace; only the slowly turning half of the rotary pairs is
-    used, since picture and question are far apart. Questions stay at chance without such heads.
-    """
-    language = learner.model.model.language_model
-    random = torch.Generator().manual_seed(seed + 2)
-    chosen = list(_visual(language, visual_heads, seed))
-    for index in _MATCHING_LAYERS:
-        attention = language.layers[index].self_attn
-        size, width = attention.head_dim, attention.v_proj.weight.shape[1]
-        head = int((chosen[index] == 0).nonzero()[0])
-        rows = slice(head * size, (head + 1) * size)
-        match, copy = (
-            torch.linalg.qr(torch.randn(width, size, generator=random)).Q for _ in range(2)
-        )
-        slow = torch.arange(size) % (size // 2) >= size // 4
-        with torch.no_grad():
-            attention.q_proj.weight[rows] = 1.5 * match.T * slow[:, None]
-            attention.k_proj.weight[rows] = 1.5 * match.T * slow[:, None]
-            attention.v_proj.weight[rows] = copy.T
-            attention.o_proj.weight[:, rows] = 0.3 * copy
 
 
 def _visual(language: Any, visual_heads: int, seed: int) -> Iterator[torch.Tensor]:

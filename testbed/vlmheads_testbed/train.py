@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,15 +18,11 @@ from vlmheads_testbed.stages import (
     Recipe,
     Stage,
     free_heads,
-    matching_heads,
     stage_losses,
     trained,
 )
 
 LOG = logging.getLogger(__name__)
-
-# What is made new before the first step of a stage.
-_STARTS = {"heads": free_heads, "whole": matching_heads}
 
 
 @dataclass(frozen=True)
@@ -85,8 +80,8 @@ def save_model(learner: Learner, processor: Any, folder: Path) -> Path:
 def _train_stage(
     run: Run, learner: Learner, processor: Any, stage: Stage, number: int, state: dict[str, Any]
 ) -> None:
-    if state["step"] == 0 and stage.name in _STARTS:
-        _STARTS[stage.name](learner, run.recipe.visual_heads, run.seed)
+    if stage.name == "heads" and state["step"] == 0:
+        free_heads(learner, run.recipe.visual_heads, run.seed)
     chosen = trained(learner, stage, run.recipe.visual_heads, run.seed)
     learner.requires_grad_(False)
     for one in chosen:
@@ -102,7 +97,7 @@ def _train_stage(
     started, total = time.monotonic(), 0.0
     for step in range(state["step"], stage.steps):
         for group in optimizer.param_groups:
-            group["lr"] = stage.rate * schedule(step, stage.horizon or stage.steps)
+            group["lr"] = stage.rate_at(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=run.compiled):
             loss = losses(step)
         torch.autograd.backward(loss)
@@ -125,16 +120,8 @@ def _train_stage(
             _measure(run, learner, processor, stage.name, done)
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the peak rate: a linear rise over 5 % of the steps, then a cosine to 2 %."""
-    rise = max(1, steps // 20)
-    if step < rise:
-        return (step + 1) / rise
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
 def _measure(run: Run, learner: Learner, processor: Any, stage: str, step: int) -> None:
-    if stage not in _STARTS or not run.scenes:
+    if stage not in ("heads", "whole") or not run.scenes:
         return
     learner.eval()
     for split in ("val", "counterfactual"):

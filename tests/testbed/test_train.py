@@ -9,8 +9,8 @@ from vlmheads_testbed.batches import PREFIX_LENGTH, patch_labels, text_batch
 from vlmheads_testbed.categories import looks
 from vlmheads_testbed.geometry import Geometry, build_model
 from vlmheads_testbed.scenes import PATCH, SIZE, scene
-from vlmheads_testbed.stages import Learner, Recipe, Stage, trained
-from vlmheads_testbed.train import Run, schedule, train
+from vlmheads_testbed.stages import Learner, Recipe, Stage, schedule, trained
+from vlmheads_testbed.train import Run, train
 
 TINY = Geometry(16, 1, 2, 16, 16, 2, 4, 16)
 SHORT = Recipe(
@@ -122,3 +122,12 @@ def test_the_rate_rises_and_then_falls_to_a_fiftieth() -> None:
 def test_the_recipe_has_its_stages_in_their_order() -> None:
     names = [stage.name for stage in replace(SHORT).stages]
     assert names == ["vision", "language", "projector", "heads", "whole"]
+
+
+def test_the_whole_stage_goes_on_with_the_rate_of_the_heads_stage() -> None:
+    recipe = Recipe()
+    assert recipe.heads.rate_at(799) == pytest.approx(1e-3 * schedule(799, 1500))
+    assert recipe.whole.rate_at(0) == pytest.approx(1e-3 * schedule(800, 1500))
+    assert recipe.whole.rate_at(299) == pytest.approx(1e-3 * schedule(1099, 1500))
+    assert recipe.whole.rate_at(300) == pytest.approx(1e-3 * schedule(1100, 2000))
+    assert recipe.whole.rate_at(1199) == pytest.approx(2e-5, rel=0.01)
