@@ -144,7 +144,9 @@ def test_a_missing_package_of_the_extra_is_one_line(files):
         "from vlmheads_eval.commands import evaluate\n"
         "evaluate(sys.argv[1:])"
     )
-    command = [sys.executable, "-c", code, "score", "chair", str(files[1]), "-g", str(files[0])]
+    truth, captions = files
+    captions.write_text('{"image_id": 1, "caption": "A \\"dog\\"."}\n')  # Needs NLTK's rules.
+    command = [sys.executable, "-c", code, "score", "chair", str(captions), "-g", str(truth)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stderr == (
