@@ -139,7 +139,7 @@ def _refuse_conflicts(plugins: list[Plugin]) -> None:
                 "each plugin object once",
                 "make a second object",
             )
-        for claim in plugin.claims:
+        for claim in _claims(plugin):
             if claim in claimed:
                 raise VlmHeadsError(
                     f"{claimed[claim].name} and {plugin.name} both claim the site {claim!r}",
@@ -147,6 +147,12 @@ def _refuse_conflicts(plugins: list[Plugin]) -> None:
                     "attach one of the two",
                 )
             claimed[claim] = plugin
+
+
+def _claims(plugin: Plugin) -> set[str]:
+    """Return the sites that a plugin claims; editing logits by another stream's is one."""
+    contrasts = plugin.streams and "on_logits" in plugin.hooks()
+    return {*plugin.claims, *(["contrast"] if contrasts else [])}
 
 
 def _refuse_compiled(model: nn.Module, fresh: bool) -> None:

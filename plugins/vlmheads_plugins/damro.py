@@ -44,7 +44,6 @@ class DAMRO(Plugin):
     name: ClassVar[str] = "damro"
     paper: ClassVar[str] = "Gong et al., EMNLP 2024, arXiv 2410.04514"
     cost: ClassVar[str] = "a stream with few patches in the same batch"
-    claims: ClassVar[tuple[str, ...]] = ("contrast",)
 
     alpha: float = option(0.5, "strength of the contrast; 0 is none", low=0.0, high=10.0)
     cutoff: float = option(

@@ -44,7 +44,6 @@ class VCD(Plugin):
     name: ClassVar[str] = "vcd"
     paper: ClassVar[str] = "Leng et al., CVPR 2024, arXiv 2311.16922"
     cost: ClassVar[str] = "a stream with a noised image in the same batch"
-    claims: ClassVar[tuple[str, ...]] = ("contrast",)
 
     alpha: float = option(1.0, "strength of the contrast; 0 is none", low=0.0, high=10.0)
     cutoff: float = option(

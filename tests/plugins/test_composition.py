@@ -51,3 +51,11 @@ def test_two_contrasts_are_refused_by_name(first: str, second: str) -> None:
     plugins = [make(name, "llava") for name in (first, second)]
     with pytest.raises(VlmHeadsError, match=f"{first} and {second} both claim .*'contrast'"):
         attach(model, plugins)
+
+
+def test_guidance_as_an_option_is_a_contrast_too() -> None:
+    model = tiny.build("llava")
+    with pytest.raises(VlmHeadsError, match="pai and cfg both claim .*'contrast'"):
+        attach(model, ["pai:gamma=1.1", "cfg"])
+    with attach(model, ["pai", "cfg"]) as attachment:
+        assert attachment.attached
