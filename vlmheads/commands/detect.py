@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,39 +12,73 @@ import click
 from vlmheads.commands.options import model_options
 
 if TYPE_CHECKING:
+    from vlmheads.commands.measures import Part
     from vlmheads.headmap import HeadMap
+
+# Those of vlmheads.commands.measures, which loads torch.
+_MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution")
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_options
+@click.option("--measure", default="vhd", show_default=True, type=click.Choice(_MEASURES))
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
-@click.option("--filtered", is_flag=True, help="Set negative heads to 0, as VHR does.")
+@click.option("--filtered", is_flag=True, help="vhd: set negative heads to 0, as VHR does.")
+@click.option("--tau", default=20.0, show_default=True, help="sinks: the least φ of a sink token.")
+@click.option(
+    "--max-new-tokens",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="dominance: length of the answer that is looked at.",
+)
+@click.option(
+    "--words",
+    type=click.Path(path_type=Path),
+    help='attribution: JSON lines of "image", "grounded", "hallucinated" and maybe "caption".',
+)
+@click.option(
+    "--factor", default=0.0, show_default=True, help="attribution: what a head is multiplied by."
+)
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the head map, safetensors.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it, layers x heads.")
+@click.option(
+    "--overlay", type=click.Path(path_type=Path), help="sinks: draw those of one image over it."
+)
 def detect(
     images: tuple[Path, ...],
     model: str,
     dtype: str,
     device: str | None,
+    measure: str,
     prompt: str | None,
     filtered: bool,
+    tau: float,
+    max_new_tokens: int,
+    words: Path | None,
+    factor: float,
     batch_size: int,
     top: int,
+    as_json: bool,
     out: Path | None,
     plot: Path | None,
+    overlay: Path | None,
 ) -> None:
-    """Measure vision-aware head divergence (VHD) on IMAGES: files, or folders of them."""
-    from rich.console import Console
-    from rich.table import Table
+    """Measure the heads of a model on IMAGES: files, or folders of them.
 
+    vhd: vision-aware head divergence. sinks: image tokens that draw attention for their norm.
+    dominance: attention of the answer on text against image. attention-sink: attention on the
+    first tokens, and dormant heads. attribution: effect of removing each head on words that the
+    image supports and on words that it does not.
+    """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
-    from vlmheads.detect import divergence
+    from vlmheads.commands.measures import MEASURES, Asked, Part, finished
     from vlmheads.errors import VlmHeadsError
-    from vlmheads.headmap import HeadMap
     from vlmheads.images import find_images
 
     found = []
@@ -50,25 +86,91 @@ def detect(
         if isinstance(path, VlmHeadsError):
             raise path
         found.append(path)
+    if overlay is not None and (measure != "sinks" or len(found) != 1):
+        raise VlmHeadsError(
+            f"--overlay with --measure {measure} and {len(found)} images",
+            "--measure sinks and one image",
+        )
     show.quiet_loading(model)
     captioner = Captioner.from_pretrained(model, dtype=dtype, device=device)
     about: dict[str, Any] = {"model": model, "prompt": prompt or PROMPT}
-    maps: list[HeadMap] = []
+    asked = Asked(prompt or PROMPT, about, filtered, tau, max_new_tokens, factor, words, overlay)
+    parts: list[Part] = []
     with show.progress(len(found)) as advance:
         for start in range(0, len(found), batch_size):
             batch = found[start : start + batch_size]
-            inputs = captioner.prepare(batch, prompt or PROMPT)
-            maps.append(divergence(captioner.model, inputs, filtered=filtered, provenance=about))
+            parts.append(MEASURES[measure](captioner, batch, asked))
             advance(len(batch))
-    result = HeadMap.concatenate(maps)
-    error = result.standard_error()
-    table = Table(title=f"VHD, mean of {result.images} images, {result.geometry}")
-    for column in ("layer", "head", "VHD", "standard error"):
-        table.add_column(column, justify="right")
-    for layer, head, value in result.top(min(top, result.mean().numel())):
-        table.add_row(str(layer), str(head), f"{value:.3f}", f"{error[layer, head]:.3f}")
-    Console().print(table)
+    result = finished(measure, Part.joined(parts))
+    name, main = next(iter(result.maps.items()))
+    if as_json:
+        click.echo(json.dumps(about | {"measure": measure} | _record(result, top)))
+    else:
+        _print(name, main, result, top)
     if out is not None:
-        result.save(out)
+        main.save(out)
     if plot is not None:
-        result.plot(plot)
+        main.plot(plot)
+
+
+def _heads(found: HeadMap, top: int) -> list[tuple[int, int, float, float]]:
+    """Layer, head, mean and standard error of the heads with the largest mean."""
+    error = found.standard_error()
+    best = found.top(min(top, found.mean().numel()))
+    return [(layer, head, value, float(error[layer, head])) for layer, head, value in best]
+
+
+def _record(result: Part, top: int) -> dict[str, Any]:
+    """Everything as plain values; what is not a number is null."""
+    from vlmheads.commands.measures import mean_and_error
+
+    def plain(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    figures = {name: mean_and_error(values) for name, values in result.figures.items()}
+    maps = {
+        name: {
+            "images": item.images,
+            "mean": item.mean().tolist(),
+            "top": [
+                {"layer": layer, "head": head, "value": value, "standard_error": plain(error)}
+                for layer, head, value, error in _heads(item, top)
+            ],
+        }
+        for name, item in result.maps.items()
+    }
+    return {
+        "figures": {
+            name: {"mean": plain(mean), "standard_error": plain(error)}
+            for name, (mean, error) in figures.items()
+        },
+        "notes": result.notes,
+        "maps": maps,
+    }
+
+
+def _print(name: str, main: HeadMap, result: Part, top: int) -> None:
+    """Print the figures and the largest heads as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vlmheads.commands.measures import mean_and_error
+
+    console = Console()
+    if result.figures:
+        figures = Table(title=f"mean of {main.images} image{'s' * (main.images != 1)}")
+        figures.add_column("figure")
+        for column in ("mean", "standard error"):
+            figures.add_column(column, justify="right")
+        for label, values in result.figures.items():
+            mean, error = mean_and_error(values)
+            figures.add_row(label, f"{mean:.3f}", f"{error:.3f}")
+        console.print(figures)
+    for label, note in result.notes.items():
+        console.print(f"{label}: {note}", markup=False, highlight=False)
+    table = Table(title=f"{name}, mean of {main.images} images, {main.geometry}")
+    for column in ("layer", "head", name, "standard error"):
+        table.add_column(column, justify="right")
+    for layer, head, value, error in _heads(main, top):
+        table.add_row(str(layer), str(head), f"{value:.3f}", f"{error:.3f}")
+    console.print(table)

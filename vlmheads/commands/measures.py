@@ -1,0 +1,288 @@
+"""What `vlmheads detect` can measure: one function a measure, from a batch of images to a Part."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmheads.caption import Captioner
+from vlmheads.detect import (
+    Attribution,
+    attention_sinks,
+    attribution,
+    correlation,
+    divergence,
+    text_dominance,
+    visual_sinks,
+)
+from vlmheads.detect.dominance import THIRDS
+from vlmheads.errors import VlmHeadsError
+from vlmheads.headmap import HeadMap
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What was measured on a batch, or on all images.
+
+    Args:
+        maps: head maps by name, the main one first.
+        figures: name -> one number an image.
+        notes: name -> what else there is to say, the same for every image.
+    """
+
+    maps: dict[str, HeadMap]
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Part]) -> Part:
+        """Join the parts of several batches."""
+        maps: dict[str, list[HeadMap]] = {}
+        figures: dict[str, list[float]] = {}
+        for part in parts:
+            for name, item in part.maps.items():
+                maps.setdefault(name, []).append(item)
+            for name, values in part.figures.items():
+                figures.setdefault(name, []).extend(values)
+        joined = {name: HeadMap.concatenate(items) for name, items in maps.items()}
+        notes = {name: value for part in parts for name, value in part.notes.items()}
+        return cls(joined, figures, notes)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `vlmheads detect` that measures read."""
+
+    prompt: str
+    about: Mapping[str, Any]
+    filtered: bool = False
+    tau: float = 20.0
+    max_new_tokens: int = 16
+    factor: float = 0.0
+    words: Path | None = None
+    overlay: Path | None = None
+
+
+def vhd(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+    """Vision-aware head divergence."""
+    inputs = captioner.prepare(paths, asked.prompt)
+    found = divergence(captioner.model, inputs, filtered=asked.filtered, provenance=asked.about)
+    return Part({"VHD": found})
+
+
+def sinks(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+    """Visual sinks, and the attention that is spent on them."""
+    inputs = captioner.prepare(paths, asked.prompt)
+    found = visual_sinks(captioner.model, inputs, tau=asked.tau, provenance=asked.about)
+    if asked.overlay is not None:
+        from vlmheads.images import read_image
+
+        found.plot(read_image(paths[0]), path=asked.overlay)
+    layers = found.phi.shape[1]
+    counts = found.visual_sinks.sum(dim=(1, 2)) / layers
+    total = found.image.values.sum(dim=(1, 2))
+    on_sinks = (found.image.values * found.spent.values).sum(dim=(1, 2))
+    figures = {
+        "largest φ of an image token": (found.phi * found.visual[:, None]).amax(dim=(1, 2)),
+        "image tokens that are sinks, mean of the layers": counts,
+        "share of image attention on sinks": on_sinks / total.clamp(min=1e-12),
+        "share of image-centric heads": found.centric.values.mean(dim=(1, 2)),
+    }
+    published = "none" if found.published is None else list(found.published)
+    notes: dict[str, Any] = {
+        "sink dimensions": list(found.dimensions()),
+        "published": published,
+    }
+    if asked.tau > found.massive.shape[1] ** 0.5:
+        notes["no sinks"] = f"no state of width {found.massive.shape[1]} reaches φ = {asked.tau:g}"
+    if found.agrees is not None:
+        notes["published ones were found"] = found.agrees
+    maps = {
+        "sink share": found.spent,
+        "image attention": found.image,
+        "image-centric": found.centric,
+    }
+    return Part(maps, {name: value.tolist() for name, value in figures.items()}, notes)
+
+
+def dominance(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+    """Text dominance of a short greedy answer."""
+    inputs = captioner.prepare(paths, asked.prompt)
+    options = {"max_new_tokens": asked.max_new_tokens, "do_sample": False}
+    found = text_dominance(captioner.model, inputs, provenance=asked.about, **options)
+    mdi, aei = found.mdi(), found.aei()
+    figures = {
+        f"{name}, {third} layers": values[:, index].tolist()
+        for name, values in (("MDI", mdi), ("AEI of text", aei))
+        for index, third in enumerate(THIRDS)
+    }
+    return Part({"image attention": found.image, "text attention": found.text}, figures)
+
+
+def attention_sink(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+    """Attention sinks among the first tokens, and dormant heads."""
+    inputs = captioner.prepare(paths, asked.prompt)
+    found = attention_sinks(captioner.model, inputs, provenance=asked.about)
+    figures = {
+        "Sink of the first token, ε = 0.3": found.metric()[:, 0],
+        "largest Sink of a later token": found.metric()[:, 1:].amax(dim=1),
+        "share of dormant heads (over 0.9 on the first token)": found.dormant()
+        .float()
+        .mean(dim=(1, 2)),
+    }
+    maps = {"first-token attention": found.first, "relative norm": found.loudness}
+    return Part(maps, {name: value.tolist() for name, value in figures.items()})
+
+
+def words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+    """Effect of each head on grounded and on hallucinated words, by ablation and by gradient."""
+    if asked.words is None:
+        raise VlmHeadsError(
+            "attribution without words",
+            'a file of lines such as {"image": "a.png", "grounded": ["dog"], '
+            '"hallucinated": ["fork"]}, with a "caption" where it is not to be generated',
+            "pass --words FILE",
+        )
+    listed = _read_words(asked.words)
+    entries = []
+    for path in paths:
+        if path.name not in listed:
+            raise VlmHeadsError(f"{asked.words} has no line for {path.name}", "one for each image")
+        entries.append(listed[path.name])
+    missing = [index for index, entry in enumerate(entries) if not entry.get("caption")]
+    said = captioner([paths[index] for index in missing], asked.prompt)
+    for index, caption in zip(missing, said, strict=True):
+        entries[index] = entries[index] | {"caption": caption.text}
+    marked = _tokens(captioner.processor.tokenizer, entries)
+    if not bool(marked[1].any() | marked[2].any()):
+        return Part({})
+    inputs = captioner.prepare(paths, asked.prompt)
+    maps: dict[str, HeadMap] = {}
+    for method in ("ablation", "gradient"):
+        found = attribution(
+            captioner.model,
+            inputs,
+            *marked,
+            factor=asked.factor,
+            method=method,
+            rows=max(64, len(paths)),
+            provenance=asked.about,
+        )
+        maps |= _maps(found)
+    return Part(dict(sorted(maps.items(), key=lambda item: list(_NAMES).index(item[0]))))
+
+
+_NAMES = {
+    "attribution": ("score", "ablation"),
+    "effect on grounded words": ("grounded", "ablation"),
+    "effect on hallucinated words": ("hallucinated", "ablation"),
+    "attribution by gradient": ("score", "gradient"),
+}
+
+
+def _maps(found: Attribution) -> dict[str, HeadMap]:
+    """Head maps of what there is in a batch, by name."""
+    there = ~found.effects.isnan().any(dim=3).any(dim=2)
+    holds = {
+        "grounded": bool(there[:, 0].any()),
+        "hallucinated": bool(there[:, 1].any()),
+        "score": bool(there.all(dim=1).any()),
+    }
+    return {
+        name: getattr(found, kind)
+        for name, (kind, method) in _NAMES.items()
+        if method == found.method and holds[kind]
+    }
+
+
+def _read_words(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the lines of a file of words, by the name of their image."""
+    if not path.is_file():
+        raise VlmHeadsError(f"no file {path}", "a file of words, a JSON object a line")
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            found[Path(entry["image"]).name] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            raise VlmHeadsError(
+                f"line {number} of {path} cannot be read ({error})",
+                'an object with "image", "grounded" and "hallucinated"',
+            ) from error
+    return found
+
+
+def _tokens(tokenizer: Any, entries: list[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of the captions [N, T], and which of them are grounded and hallucinated words."""
+    rows = []
+    for entry in entries:
+        coded = tokenizer(entry["caption"], add_special_tokens=False, return_offsets_mapping=True)
+        kinds = []
+        for kind in ("grounded", "hallucinated"):
+            spans = [
+                match.span()
+                for word in entry.get(kind, ())
+                for match in re.finditer(rf"\b{re.escape(word)}\b", entry["caption"], re.IGNORECASE)
+            ]
+            kinds.append(
+                [any(a < stop and b > start for start, stop in spans) for a, b in
+                 coded["offset_mapping"]]
+            )  # fmt: skip
+        rows.append((coded["input_ids"], *kinds))
+    longest = max(1, *(len(row[0]) for row in rows))
+    pad = tokenizer.pad_token_id or 0
+
+    def padded(index: int, filler: int) -> Tensor:
+        values = [list(row[index]) + [filler] * (longest - len(row[index])) for row in rows]
+        return torch.tensor(values)
+
+    return padded(0, pad), padded(1, 0).bool(), padded(2, 0).bool()
+
+
+def finished(measure: str, part: Part) -> Part:
+    """Add what can only be said of all images together.
+
+    Raises:
+        VlmHeadsError: attribution on images of which none has words of both kinds.
+    """
+    if measure != "attribution":
+        return part
+    if "attribution" not in part.maps:
+        raise VlmHeadsError(
+            "no image whose caption holds a grounded and a hallucinated word", "at least one"
+        )
+    pearson, spearman = correlation(part.maps["attribution"], part.maps["attribution by gradient"])
+    notes = {
+        "ablation against gradient": f"Pearson {pearson:.3f}, Spearman {spearman:.3f}",
+        "images with words of both kinds": part.maps["attribution"].images,
+    }
+    maps = {name: part.maps[name] for name in _NAMES if name in part.maps}
+    return Part(maps, part.figures, part.notes | notes)
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error, which is not a number of a single value."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, math.nan
+    spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(spread / len(values))
+
+
+MEASURES: dict[str, Callable[[Captioner, list[Path], Asked], Part]] = {
+    "vhd": vhd,
+    "sinks": sinks,
+    "dominance": dominance,
+    "attention-sink": attention_sink,
+    "attribution": words,
+}
