@@ -93,6 +93,12 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     return model.to(where).eval(), processor
 
 
+def saved_dtype(name: str) -> torch.dtype:
+    """Return the data type in which a model was saved; float32 where it does not say."""
+    config = _load(AutoConfig, name, locate(name))
+    return getattr(config, "dtype", None) or torch.float32
+
+
 def _load(auto: Any, name: str, source: str, **options: Any) -> Any:
     """Run a from_pretrained, with its many errors in one line."""
     try:
