@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vlmheads.adapter import save_adapter as save_adapter
     from vlmheads.adapters import list_families as list_families
     from vlmheads.attachment import Attachment as Attachment
     from vlmheads.attachment import attach as attach
@@ -34,6 +35,7 @@ _HOMES = {
     "Caption": "caption",
     "list_families": "adapters",
     "load_preset": "presets",
+    "save_adapter": "adapter",
 }
 
 __all__ = sorted(_HOMES)

@@ -14,6 +14,7 @@ GROUP = "vlmheads.commands"
 
 # Where the core's own subcommands live. None of these modules loads torch before it runs.
 _OWN = {
+    "bake": "vlmheads.commands.bake:bake",
     "caption": "vlmheads.commands.caption:caption",
     "detect": "vlmheads.commands.detect:detect",
     "families": "vlmheads.commands.lists:families",

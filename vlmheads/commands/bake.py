@@ -1,0 +1,42 @@
+"""`vlmheads bake`: a checkpoint with a map of gains folded into its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.argument("head_map", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--strength", default=1.0, show_default=True, help="Share of the way from 1 to the gain."
+)
+@click.option("--adapter", is_flag=True, help="Write a PEFT IA3 adapter, not a whole checkpoint.")
+def bake(model: str, head_map: Path, out: Path, strength: float, adapter: bool) -> None:
+    """Fold the gains of HEAD_MAP into MODEL and save it as OUT, a normal checkpoint.
+
+    MODEL is a packaged model, a folder or a hub id; HEAD_MAP a file whose measure is "gain". OUT
+    is loaded with transformers alone, or by a server, and keeps the data type of MODEL.
+    """
+    from vlmheads.adapter import fold_gains, save_adapter
+    from vlmheads.commands import show
+    from vlmheads.errors import VlmHeadsError
+    from vlmheads.headmap import HeadMap
+    from vlmheads.models import load_model, saved_dtype
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise VlmHeadsError(f"{out} exists", "a new or empty folder")
+    gains = HeadMap.load(head_map)
+    show.quiet_loading(model)
+    loaded, processor = load_model(model, dtype="float32", device="cpu")
+    if adapter:
+        save_adapter(gains, out, loaded, strength=strength)
+        click.echo(f"adapter written to {out}; load it with peft.PeftModel.from_pretrained")
+        return
+    fold_gains(gains, loaded, strength=strength)
+    loaded.to(saved_dtype(model)).save_pretrained(out)
+    processor.save_pretrained(out)
+    click.echo(f"checkpoint written to {out}")
