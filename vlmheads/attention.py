@@ -179,11 +179,22 @@ def _attend(
     mask: Tensor | None,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """Run `base` for all rows, then let the editor of the module replace the last ones."""
-    output, weights = base(module, query, key, value, mask, **options)
+    """Run `base` for all rows, unless the editor of the module replaces every one of them.
+
+    The eager function always runs: its weights may be asked for.
+    """
     editor = getattr(module, EDITOR, None)
     if editor is None:
-        return output, weights
+        return base(module, query, key, value, mask, **options)
+    weights: Tensor | None = None
+    made: Tensor | None = None
+    if base is not sdpa_attention_forward:
+        made, weights = base(module, query, key, value, mask, **options)
+
+    def plain() -> Tensor:
+        """Return the output of all rows, [B, S, H, D]."""
+        return base(module, query, key, value, mask, **options)[0] if made is None else made
+
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
 
@@ -198,7 +209,8 @@ def _attend(
             value[:count],
         )
 
-    return editor.edit_rows(module.layer_idx, output, key.shape[2], rows), weights
+    edited = editor.edit_rows(module.layer_idx, query.shape[2], key.shape[2], rows, plain)
+    return edited, weights
 
 
 def attend_sdpa(

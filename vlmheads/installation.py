@@ -217,18 +217,27 @@ class Installation:
         request = self.request
         return request if request is not None and request.active else None
 
-    def edit_rows(self, layer: int, output: Tensor, keys: int, rows: Callable[..., Rows]) -> Tensor:
-        """Let plugins edit the last attention rows of a layer; output is [B, S, H, D]."""
+    def edit_rows(
+        self,
+        layer: int,
+        length: int,
+        keys: int,
+        rows: Callable[..., Rows],
+        plain: Callable[[], Tensor],
+    ) -> Tensor:
+        """Let plugins edit the last of `length` attention rows of a layer, [B, S, H, D].
+
+        Where they edit every row, as in decoding, `plain` attention is not computed.
+        """
         request = self._live()
         if request is None:
-            return output
-        length = output.shape[1]
+            return plain()
         text = request.editable_rows(length)
         whole = any(plugin.whole_map for plugin in self._acting["on_attention"])
         editable = request.real_rows(length) if whole else text
         last = editable.shape[1]
         if last == 0:
-            return output
+            return plain()
         before = after = rows(request.rows, last, request.image_keys(keys), editable)
         for plugin in self._acting["on_attention"]:
             if whole and not plugin.whole_map:
@@ -236,8 +245,10 @@ class Installation:
             else:
                 after = plugin.on_attention(request, layer, after)
         if after is before:
-            return output
-        start = length - last
+            return plain()
+        if request.cached and request.all_see and request.copies == 1:
+            return after.outputs().contiguous()
+        output, start = plain(), length - last
         kept = output[: request.rows, start:]
         edited = torch.where(editable[:, :, None, None], after.outputs().to(output.dtype), kept)
         main = torch.cat([output[: request.rows, :start], edited], dim=1) if start else edited

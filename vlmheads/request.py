@@ -85,6 +85,7 @@ class Request:
         self.rows: int = visual.shape[0]
         self.has_image: Tensor = self.prompt.has_image
         self.active: bool = bool(self.has_image.any())
+        self.all_see: bool = bool(self.has_image.all())
         # Column after the last image token of each row; rows without one are never edited.
         last = visual.shape[1] - visual.int().flip(1).argmax(dim=1)
         self.text_start: Tensor = torch.where(self.has_image, last, torch.iinfo(last.dtype).max)

@@ -24,6 +24,8 @@ from vlmheads_plugins._contrast import precise
 SCHEMA = 1
 # The release's fixed factor beside its strength.
 _SCALE = 0.1
+# What a length is at least before something is divided by it.
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +202,12 @@ class VTI(Plugin):
         output = precise(hidden)
         step: Tensor = request.scratch(self)["steps"][layer].to(hidden.device)
         length = torch.linalg.vector_norm(output, dim=-1, keepdim=True)
-        turned = F.normalize(F.normalize(output, dim=-1) + step, dim=-1) * length
-        return torch.where(
-            request.has_image.to(hidden.device)[:, None, None], turned.to(hidden.dtype), hidden
+        # u times the length of x, which falls out when u is brought to that length.
+        moved: Tensor = output + length * step
+        moved = moved * (
+            length / torch.linalg.vector_norm(moved, dim=-1, keepdim=True).clamp(_TINY)
         )
+        if request.all_see:
+            return moved.to(hidden.dtype)
+        has_image = request.has_image.to(hidden.device)[:, None, None]
+        return torch.where(has_image, moved.to(hidden.dtype), hidden)
