@@ -10,7 +10,10 @@ from vlmheads.request import Request
 
 def keep_output(request: Request, plugin: object, layer: int, hidden: Tensor) -> None:
     """Remember a layer's output at those columns of this forward pass that predict new tokens."""
-    request.scratch(plugin).setdefault("outputs", {})[layer] = hidden[:, -request.predicting :]
+    new = hidden[:, -request.predicting :]
+    if new.shape[1] < hidden.shape[1]:
+        new = new.clone()  # a view would keep the output of the whole prompt alive
+    request.scratch(plugin).setdefault("outputs", {})[layer] = new
 
 
 def kept_outputs(request: Request, plugin: object, layers: tuple[int, ...]) -> Tensor:
