@@ -90,6 +90,18 @@ def plain_figures(bench: Bench, captions: list[Caption]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A factor for VHR, on the plugin's own choice of layers or on the last half of them."""
+
+    alpha: float
+    last_half: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"alpha {self.alpha:g}{', last half' if self.last_half else ''}"
+
+
 def random_map(geometry: Any, seed: int) -> Any:
     """A head map of random values: above its median lie half of the heads of each layer."""
     from vlmheads.headmap import HeadMap
@@ -99,13 +111,15 @@ def random_map(geometry: Any, seed: int) -> Any:
     return HeadMap(values, geometry, "random", {"seed": seed})
 
 
-def reinforced(bench: Bench, alpha: float, head_map: Any = None) -> np.ndarray[Any, Any]:
+def reinforced(bench: Bench, setting: Setting, head_map: Any = None) -> np.ndarray[Any, Any]:
     """Counts of the captions under VHR, with measured heads or those of a map."""
     from vlmheads_plugins.vhr import VHR
 
     from vlmheads.attachment import attach
 
-    with attach(bench.model, VHR(alpha=alpha, head_map=head_map)):
+    half = bench.model.config.text_config.num_hidden_layers // 2
+    layers = tuple(range(half, 2 * half)) if setting.last_half else None
+    with attach(bench.model, VHR(alpha=setting.alpha, layers=layers, head_map=head_map)):
         return bench.counts(bench.captions())
 
 
@@ -126,20 +140,20 @@ def interval(
     return {"difference": float(difference[0]), "low": float(low), "high": float(high)}
 
 
-def compare(bench: Bench, alphas: Iterable[float], draws: int) -> list[dict[str, Any]]:
-    """Plain, VHR and random heads at each factor, with paired intervals."""
+def compare(bench: Bench, settings: Iterable[Setting], draws: int) -> list[dict[str, Any]]:
+    """Plain, VHR and random heads in each setting, with paired intervals."""
     from vlmheads.anatomy import examine
 
     geometry = examine(bench.model).geometry
     maps = [random_map(geometry, draw) for draw in range(draws)]
     plain = bench.counts(bench.captions())
     rows: list[dict[str, Any]] = [{"name": "plain", **shown(plain)}]
-    for alpha in alphas:
-        vhr = reinforced(bench, alpha)
-        others = [reinforced(bench, alpha, head_map) for head_map in maps]
+    for setting in settings:
+        vhr = reinforced(bench, setting)
+        others = [reinforced(bench, setting, head_map) for head_map in maps]
         rows.append(
             {
-                "name": f"VHR, alpha {alpha}",
+                "name": f"VHR, {setting.label}",
                 **shown(vhr),
                 "against_plain": {n: interval(vhr, [plain], n) for n in ("CHAIRi", "recall")},
                 "against_random": {n: interval(vhr, others, n) for n in ("CHAIRi", "recall")},
@@ -148,7 +162,7 @@ def compare(bench: Bench, alphas: Iterable[float], draws: int) -> list[dict[str,
         means = {n: float(np.mean([shown(other)[n] for other in others])) for n in SHOWN}
         rows.append(
             {
-                "name": f"random heads, alpha {alpha}, mean of {draws}",
+                "name": f"random heads, {setting.label}, mean of {draws}",
                 **means,
                 "draws": [shown(other) for other in others],
                 "against_plain": {
@@ -186,7 +200,7 @@ def points(found: dict[str, float]) -> str:
 
 def cells(figures: dict[str, Any]) -> list[str]:
     return [
-        f"{figures[name]:.1f}" if name == "words" else percent(figures[name] or 0.0)
+        f"{figures[name]:.1f}" if name == "words" else percent(figures.get(name) or 0.0)
         for name in SHOWN
     ]
 
@@ -222,7 +236,10 @@ def report(result: dict[str, Any]) -> str:
     parts += ["### Specialisation: largest over median VHD of a layer", ""]
     found = result["specialisation"]
     parts.append(table([str(n) for n in range(len(found))], [[f"{value:.2f}" for value in found]]))
-    parts += ["### VHR against plain and random heads (lineage pattern, points)", ""]
+    parts += [
+        f"### VHR, plain and random heads ({result['split']}, lineage pattern, points)",
+        "",
+    ]
     parts.append(
         table(
             ["", *SHOWN, "CHAIRi less plain", "recall less plain", "CHAIRi less random"],
@@ -240,7 +257,7 @@ def report(result: dict[str, Any]) -> str:
             ),
         )
     )
-    parts += ["### Truncation: plain captions cut after k sentences (lineage pattern)", ""]
+    parts += [f"### Plain captions cut after k sentences ({result['split']}, lineage pattern)", ""]
     cuts = result["plain"][result["split"]]["chair"]["pattern"]["frontier"]
     parts.append(table(["k", *SHOWN], ([str(cut["sentences"]), *cells(cut)] for cut in cuts)))
     return "\n".join(parts)
@@ -251,7 +268,11 @@ def report(result: dict[str, Any]) -> str:
 @click.option("--num", default=500, show_default=True, help="Scenes of each split.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--prompt", default="Describe the image.", show_default=True)
-@click.option("--alpha", "alphas", multiple=True, type=float, default=(1.25, 1.5, 2.0))
+@click.option("--alpha", "alphas", multiple=True, type=float, default=(1.5, 2.0, 3.0))
+@click.option("--last-half", multiple=True, type=float, default=(2.0,))
+@click.option(
+    "--compare-on", "chosen", type=click.Choice(["test", "counterfactual"]), default="test"
+)
 @click.option("--draws", default=5, show_default=True, help="Draws of random heads.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write everything as JSON here.")
 def main(
@@ -260,6 +281,8 @@ def main(
     seed: int,
     prompt: str,
     alphas: tuple[float, ...],
+    last_half: tuple[float, ...],
+    chosen: str,
     draws: int,
     out: Path | None,
 ) -> None:
@@ -271,15 +294,20 @@ def main(
     folder = folder or embedded_model()
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    result: dict[str, Any] = {"num": num, "seed": seed, "prompt": prompt, "split": "test"}
-    result["plain"] = {}
-    for split in ("counterfactual", "test"):
-        bench = make_bench(model, processor, split, seed, num, prompt)
-        result["plain"][split] = plain_figures(bench, bench.captions())
+    result: dict[str, Any] = {"num": num, "seed": seed, "prompt": prompt, "split": chosen}
+    benches = {
+        split: make_bench(model, processor, split, seed, num, prompt)
+        for split in ("test", "counterfactual")
+    }
+    result["plain"] = {
+        split: plain_figures(bench, bench.captions()) for split, bench in benches.items()
+    }
     divergence = head_divergence(model, processor, "test", min(num, 100), seed, prompt)
     result["divergence"] = divergence.tolist()
     result["specialisation"] = specialisation(divergence)
-    result["comparison"] = compare(bench, alphas, draws) if alphas else []
+    settings = [Setting(alpha) for alpha in alphas]
+    settings += [Setting(alpha, last_half=True) for alpha in last_half]
+    result["comparison"] = compare(benches[chosen], settings, draws)
     result["seconds"] = time.monotonic() - started
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
