@@ -245,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--plugins", nargs="*", help=f"names, or {', '.join(VARIANTS)}; else all")
     parser.add_argument("--benches", nargs="*", help="such as embedded-1; all by default")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each plugin is run")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each plugin is run")
     parser.add_argument("--new-tokens", type=int, help="tokens of a run; by default the model's")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--embedded", default="embedded", help="the test-bench model, or a folder")
