@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,11 @@ class HeadMap:
                 f"[images, {expected[0]} layers, {expected[1]} heads]",
             )
         object.__setattr__(self, "values", self.values.detach().to("cpu", torch.float32))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the values, by which records tell maps apart."""
+        return hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest()
 
     @property
     def images(self) -> int:

@@ -130,6 +130,18 @@ class Plugin:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
+    def describe(self) -> dict[str, Any]:
+        """Return name and options for a record, as JSON has them; a map is told by its digest."""
+        options = {key: _recorded(value) for key, value in self.to_dict().items()}
+        return {"name": self.name, "options": options}
+
+
+def _recorded(value: Any) -> Any:
+    """Turn the value of an option into what JSON has."""
+    if digest := getattr(value, "digest", None):
+        return f"{type(value).__name__} {digest}"
+    return value if isinstance(value, str | int | float | bool | list | None) else repr(value)
+
 
 def _check(plugin: str, field: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a value outside of what its option declares."""

@@ -128,16 +128,8 @@ def random_heads(model: Any, plugins: Sequence[Plugin], seed: int) -> tuple[Plug
 
 def describe_plugins(plugins: Sequence[str]) -> list[dict[str, Any]]:
     """Return the plugins' names and options as plain values for the config."""
-    return [
-        {"name": plugin.name, **{key: _plain(v) for key, v in plugin.to_dict().items()}}
-        for plugin in resolve(plugins)
-    ]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, HeadMap):
-        return "map " + hashlib.sha256(value.values.numpy().tobytes()).hexdigest()
-    return value if isinstance(value, str | int | float | bool | list | None) else repr(value)
+    described = [plugin.describe() for plugin in resolve(plugins)]
+    return [{"name": plugin["name"], **plugin["options"]} for plugin in described]
 
 
 def versions() -> dict[str, str]:

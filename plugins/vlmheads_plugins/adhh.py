@@ -11,8 +11,10 @@ from torch import Tensor
 from vlmheads.attention import Rows
 from vlmheads.errors import VlmHeadsError
 from vlmheads.geometry import Geometry
+from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin, as_heads, option
 from vlmheads.request import Request
+from vlmheads_plugins._maps import ranked_heads, read_map, scaled_count
 
 # The released list, most influential head first; it belongs to LLaVA-1.5-7B alone.
 PUBLISHED = (
@@ -34,8 +36,9 @@ class ADHH(Plugin):
     Source: Yang et al., ICLR 2025, and TianyunYoung/Hallucination-Attribution; 20 heads of
     LLaVA-1.5-7B, found by removing one head after the other and measuring object tokens, and
     threshold 0.4. They are the default on a LLaVA of 32 layers of 32 heads; a model that was not
-    LLaVA-1.5-7B before fine-tuning needs heads of its own. Deviations: the release sums the mass
-    over the batch, so that it works for one prompt at a time; here each row has its own gate.
+    LLaVA-1.5-7B before fine-tuning needs heads of its own, such as `head_map` lists by the
+    attribution that `vlmheads detect` measures. Deviations: the release sums the mass over the
+    batch, so that it works for one prompt at a time; here each row has its own gate.
 
     Cost: an attention row a layer with listed heads and token.
 
@@ -52,11 +55,20 @@ class ADHH(Plugin):
         None, "heads (layer, head) that may be switched off; by default those of LLaVA-1.5-7B"
     )
     threshold: float = option(0.4, "least attention on the text behind the image", low=0, high=1)
+    head_map: HeadMap | str | None = option(
+        None, "list the heads that work least for the image by this map, or file of one"
+    )
+    count: int | None = option(
+        None, "heads listed by the map; by default 20 of 1,024, scaled", low=1, high=100_000
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.heads is not None:
             object.__setattr__(self, "heads", as_heads(self.name, self.heads))
+        object.__setattr__(self, "head_map", read_map(self.head_map))
+        if self.heads is not None and self.head_map is not None:
+            raise VlmHeadsError(f"{self.name}: heads and head_map", "one of the two")
 
     @classmethod
     def neutral(cls) -> Self:
@@ -65,17 +77,26 @@ class ADHH(Plugin):
 
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse the published heads on another model, and heads that the model does not have."""
-        if self.heads is None and geometry != _PUBLISHED_FOR:
+        if isinstance(self.head_map, HeadMap):
+            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
+        elif self.heads is None and geometry != _PUBLISHED_FOR:
             raise VlmHeadsError(
                 f"{self.name} without heads on {geometry}",
                 f"heads of this model; the published ones are of {_PUBLISHED_FOR} (1.5, 7B)",
-                'set heads, such as [[16, 29]] or ["16-29"]',
+                'set heads, such as [[16, 29]] or ["16-29"], or a head_map to list them',
             )
-        geometry.check_heads(self.heads or (), f"{self.name}: heads")
+        geometry.check_heads(self.listed(geometry), f"{self.name}: heads")
+
+    def listed(self, geometry: Geometry) -> tuple[tuple[int, int], ...]:
+        """Return the heads that may be switched off, sorted."""
+        if isinstance(self.head_map, HeadMap):
+            count = scaled_count(self.name, self.count, len(PUBLISHED), geometry)
+            return tuple(sorted(ranked_heads(self.name, self.head_map)[:count]))
+        return as_heads(self.name, PUBLISHED) if self.heads is None else self.heads
 
     def on_prompt(self, request: Request) -> None:
         """Lay out which heads of each layer are listed, and what of the prompt is text."""
-        listed = as_heads(self.name, PUBLISHED) if self.heads is None else self.heads
+        listed = self.listed(request.geometry)
         device = request.has_image.device
         scratch = request.scratch(self)
         scratch["heads"] = {}

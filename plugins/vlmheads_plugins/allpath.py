@@ -10,8 +10,12 @@ from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.geometry import Geometry
+from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin, as_heads, option
 from vlmheads.request import Request
+from vlmheads_plugins._maps import ranked_heads, read_map, scaled_count
+
+Heads = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,9 @@ class AllPath(Plugin):
     to text and image to text that are measured offline on captions or on questions: for CHAIR 40
     suppressed and 40 boosted by the first, 50 by the second; for POPE 20, 20 and 10. Deviations:
     the lists belong to one model and are not published in a form that could be shipped; without
-    them the plugin is refused. A bias of the output projection, where a model has one, is no
-    head's and stays.
+    them the plugin is refused. `head_map` lists heads by the attribution that `vlmheads detect`
+    measures, in place of the scores of paths, whose formulas we could not read. A bias of the
+    output projection, where a model has one, is no head's and stays.
 
     Cost: a multiplication a listed layer and token.
 
@@ -44,9 +49,18 @@ class AllPath(Plugin):
     low: float = option(0.0, "factor on suppressed heads", low=0.0, high=1.0)
     high: float = option(2.0, "factor on boosted heads", low=1.0, high=10.0)
     normalise: bool = option(False, "divide the factors of a listed layer by their mean")
+    head_map: HeadMap | str | None = option(
+        None, "suppress the heads that work least for the image by this map, boost the others"
+    )
+    count: int | None = option(
+        None, "heads of each list by the map; by default 40 of 1,024, scaled", low=1, high=100_000
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "head_map", read_map(self.head_map))
+        if self.head_map is not None and (self.suppressed or self.boosted):
+            raise VlmHeadsError(f"{self.name}: lists of heads and head_map", "one of the two")
         for name in ("suppressed", "boosted"):
             object.__setattr__(self, name, as_heads(self.name, getattr(self, name), name))
         if both := sorted(set(self.suppressed) & set(self.boosted)):
@@ -61,14 +75,30 @@ class AllPath(Plugin):
 
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse empty lists, and heads that the model does not have."""
-        if not self.suppressed and not self.boosted and (self.low, self.high) != (1, 1):
+        if isinstance(self.head_map, HeadMap):
+            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
+        elif not self.suppressed and not self.boosted and (self.low, self.high) != (1, 1):
             raise VlmHeadsError(
                 f"{self.name} without heads",
                 "suppressed or boosted, lists of (layer, head) measured on this model",
-                "such as allpath:suppressed=[[16,29]]",
+                "such as allpath:suppressed=[[16,29]], or a head_map to list them",
             )
-        geometry.check_heads(self.suppressed, f"{self.name}: suppressed")
-        geometry.check_heads(self.boosted, f"{self.name}: boosted")
+        suppressed, boosted = self.listed(geometry)
+        geometry.check_heads(suppressed, f"{self.name}: suppressed")
+        geometry.check_heads(boosted, f"{self.name}: boosted")
+
+    def listed(self, geometry: Geometry) -> tuple[Heads, Heads]:
+        """Return the suppressed and the boosted heads."""
+        if not isinstance(self.head_map, HeadMap):
+            return self.suppressed, self.boosted
+        count = scaled_count(self.name, self.count, 40, geometry)
+        ranked = ranked_heads(self.name, self.head_map)
+        if 2 * count > len(ranked):
+            raise VlmHeadsError(
+                f"{self.name}: count={count} of {len(ranked)} heads",
+                f"at most {len(ranked) // 2}, so that no head is in both lists",
+            )
+        return tuple(ranked[:count]), tuple(ranked[-count:])
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the listed heads of a layer."""
@@ -80,8 +110,9 @@ class AllPath(Plugin):
 
     def _gains(self, request: Request, layer: int, heads: Tensor) -> Tensor | None:
         """Return the factors [B, 1, H, 1] of a layer; None where all are 1."""
-        off = [head for index, head in self.suppressed if index == layer]
-        up = [head for index, head in self.boosted if index == layer]
+        suppressed, boosted = self.listed(request.geometry)
+        off = [head for index, head in suppressed if index == layer]
+        up = [head for index, head in boosted if index == layer]
         if (not off or self.low == 1) and (not up or self.high == 1):
             return None
         gains = torch.ones_like(heads[0, 0, :, 0])

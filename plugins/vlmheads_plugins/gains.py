@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from vlmheads.detect.attribution import gains_of
 from vlmheads.errors import VlmHeadsError
 from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin, option
 from vlmheads.request import Request
+from vlmheads_plugins._maps import read_map
 
 MEASURE = "gain"
 
@@ -23,7 +24,9 @@ class Gains(Plugin):
     """Multiply the output of every head by a factor that was chosen beforehand.
 
     o_{l,h} ← (1 + strength · (g_{l,h} − 1)) · o_{l,h} at every position, prompt included, in rows
-    that hold an image. g is the mean over the images of a HeadMap whose measure is "gain".
+    that hold an image. g is the mean over the images of a HeadMap whose measure is "gain"; one of
+    "attribution" is turned into factors first, g = 1 ∓ 0.3 · score / max |score|, less than 1
+    where a head works for hallucinated words.
 
     Source: the common form of methods that calibrate heads offline. Deviations: none to speak of,
     since the factors are the user's.
@@ -38,20 +41,22 @@ class Gains(Plugin):
     cost: ClassVar[str] = "no extra pass"
 
     head_map: HeadMap | str | None = option(
-        None, 'map of factors, or file of one; its measure is "gain"'
+        None, 'map of factors ("gain") or of "attribution", or file of one'
     )
     strength: float = option(1.0, "share of the way from 1 to the factor", low=0.0, high=10.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.head_map, (str, Path)):
-            object.__setattr__(self, "head_map", HeadMap.load(self.head_map))
-        if isinstance(self.head_map, HeadMap) and self.head_map.measure != MEASURE:
+        head_map = read_map(self.head_map)
+        if head_map is not None and head_map.measure == "attribution":
+            head_map = gains_of(head_map)
+        if head_map is not None and head_map.measure != MEASURE:
             raise VlmHeadsError(
-                f"{self.name}: a head map of {self.head_map.measure!r}",
-                f"one of {MEASURE!r}, whose values are factors",
+                f"{self.name}: a head map of {head_map.measure!r}",
+                f"one of {MEASURE!r}, whose values are factors, or of 'attribution'",
                 f"turn the measurement into factors and save them as HeadMap(..., {MEASURE!r})",
             )
+        object.__setattr__(self, "head_map", head_map)
 
     @classmethod
     def neutral(cls) -> Self:

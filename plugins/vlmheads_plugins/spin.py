@@ -11,8 +11,10 @@ from torch import Tensor
 
 from vlmheads.attention import Rows
 from vlmheads.geometry import Geometry
+from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
+from vlmheads_plugins._maps import read_map, support
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SPIN(Plugin):
     Deviations: the release divides the sums by their deviation over heads and takes a softmax
     before it ranks them, which leaves the ranking as it is; its mask of a batch of prompts is
     scrambled, here each row has its own; where a sliding window holds no image token any more, a
-    layer is left alone.
+    layer is left alone. `head_map` is ours: it fixes the ranking beforehand, by what was measured.
 
     Cost: one row of query-key products a layer and token.
 
@@ -44,9 +46,13 @@ class SPIN(Plugin):
     keep: float = option(0.95, "share of the heads of a layer that pass", low=0.0, high=1.0)
     factor: float = option(0.08, "factor on the outputs of the others", low=0.0, high=1.0)
     layers: tuple[int, ...] | None = option(None, "layers to act on; by default all")
+    head_map: HeadMap | str | None = option(
+        None, "rank the heads of a layer by this map, or file of one, and not by attention"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "head_map", read_map(self.head_map))
         object.__setattr__(self, "layers", as_layers(self.name, self.layers))
 
     @classmethod
@@ -55,33 +61,57 @@ class SPIN(Plugin):
         return cls(factor=1.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
+        """Refuse layers that the model does not have, and a map of another model."""
         geometry.check_layers(self.layers or (), f"{self.name}: layers")
+        if isinstance(self.head_map, HeadMap):
+            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
+            support(self.name, self.head_map)
+
+    def on_prompt(self, request: Request) -> None:
+        """Rank the heads of every layer by the map, where there is one."""
+        if isinstance(self.head_map, HeadMap):
+            ranks = support(self.name, self.head_map).to(request.has_image.device)
+            request.scratch(self)["ranks"] = ranks
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Decide which heads of the layer pass, for each predicting row; the rows stay as is."""
-        if self.factor == 1 or (self.layers is not None and layer not in self.layers):
+        if not self._acts_on(layer) or self.head_map is not None:
             return rows
-        # Without a cache earlier tokens come by again, and are to be scaled again.
-        new = min(rows.editable.shape[1], request.seen - request.prompt_length + 1)
-        scores = rows.scores[:, :, -new:]
+        scores = rows.scores[:, :, -_predicting(request, rows.editable.shape[1]) :]
         seen = rows.image_keys[:, None, None] & (scores > -torch.inf)
         sums = scores.masked_fill(~seen, 0).sum(dim=-1).transpose(1, 2)
-        heads = sums.shape[-1]
-        passing = math.floor(self.keep * heads + 1e-9)
-        chosen = sums.topk(passing, dim=-1).indices
-        gains = torch.full_like(sums, self.factor).scatter(-1, chosen, 1.0)
         # A row without an image, or whose image has left the window, has nothing to rank by.
-        gains = gains.masked_fill(~seen[:, 0].any(dim=-1)[..., None], 1.0)
-        request.scratch(self)[f"{layer}"] = gains[..., None]
+        ranked = seen[:, 0].any(dim=-1)
+        request.scratch(self)[f"{layer}"] = self._gains(sums, ranked)
         return rows
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the heads of a layer at the new positions."""
-        gains: Tensor | None = request.scratch(self).pop(f"{layer}", None)
+        scratch = request.scratch(self)
+        ranks: Tensor | None = scratch.get("ranks") if self._acts_on(layer) else None
+        gains: Tensor | None = scratch.pop(f"{layer}", None)
+        if ranks is not None:
+            ranked = request.has_image[:, None]
+            ranked = ranked.expand(-1, _predicting(request, heads.shape[1]))
+            gains = self._gains(ranks[layer, : heads.shape[2]].expand(*ranked.shape, -1), ranked)
         if gains is None:
             return heads
         first = heads.shape[1] - gains.shape[1]
         if first == 0:
             return heads * gains.to(heads)
         return torch.cat([heads[:, :first], heads[:, first:] * gains.to(heads)], dim=1)
+
+    def _acts_on(self, layer: int) -> bool:
+        return self.factor != 1 and (self.layers is None or layer in self.layers)
+
+    def _gains(self, sums: Tensor, ranked: Tensor) -> Tensor:
+        """Return the factors [B, Q, H, 1] of heads ranked by sums [B, Q, H], 1 where not ranked."""
+        passing = math.floor(self.keep * sums.shape[-1] + 1e-9)
+        chosen = sums.topk(passing, dim=-1).indices
+        gains = torch.full_like(sums, self.factor).scatter(-1, chosen, 1.0)
+        return gains.masked_fill(~ranked[..., None], 1.0)[..., None]
+
+
+def _predicting(request: Request, positions: int) -> int:
+    """How many of the last positions predict; without a cache earlier tokens come by again."""
+    return min(positions, request.seen - request.prompt_length + 1)

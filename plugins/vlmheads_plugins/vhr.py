@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -14,6 +13,7 @@ from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin, as_layers, option
 from vlmheads.request import Request
+from vlmheads_plugins._maps import read_map
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class VHR(Plugin):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        if isinstance(self.head_map, (str, Path)):
-            object.__setattr__(self, "head_map", HeadMap.load(self.head_map))
+        object.__setattr__(self, "head_map", read_map(self.head_map))
 
     @classmethod
     def neutral(cls) -> Self:

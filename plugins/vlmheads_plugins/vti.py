@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class Directions:
                 f"[{self.geometry.layers} layers, width]",
             )
         object.__setattr__(self, "values", self.values.detach().to("cpu", torch.float32))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the values, by which records tell directions apart."""
+        return hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write the directions as safetensors, with everything else as JSON in its metadata."""

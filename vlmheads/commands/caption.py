@@ -85,9 +85,7 @@ class _Job:
 
     def __init__(self, captioner: Captioner, prompt: str, limit: int, compare: bool) -> None:
         self.captioner, self.prompt, self.limit, self.compare = captioner, prompt, limit, compare
-        self.plugins = [
-            {"name": plugin.name, "options": plugin.to_dict()} for plugin in captioner.plugins
-        ]
+        self.plugins = [plugin.describe() for plugin in captioner.plugins]
 
     def run(self, batch: list[tuple[Path, Image]]) -> Iterator[dict[str, Any]]:
         """Yield a record for each image of a batch."""

@@ -72,12 +72,7 @@ class Attribution:
         Args:
             spread: how far the head of the largest score gets from 1.
         """
-        score = self.score.mean()
-        largest = float(score.abs().max()) or 1.0
-        sign = -1.0 if self.factor < 1 else 1.0
-        about = {"from": "attribution", "spread": spread, "factor": self.factor}
-        values = 1 + sign * spread * score / largest
-        return HeadMap(values[None], self.geometry, "gain", dict(self.provenance) | about)
+        return gains_of(self.score, spread)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Attribution]) -> Attribution:
@@ -165,6 +160,22 @@ def attribution(
     missing = ~kinds.any(dim=2).T.cpu()
     effects = effects.cpu().float().masked_fill(missing[:, :, None, None], torch.nan)
     return Attribution(effects, replay.anatomy.geometry, factor, method, dict(provenance or {}))
+
+
+def gains_of(score: HeadMap, spread: float = 0.3) -> HeadMap:
+    """Turn a map of "attribution" into one of factors; see `Attribution.gains`.
+
+    Raises:
+        VlmHeadsError: a map of another measure.
+    """
+    if score.measure != "attribution":
+        raise VlmHeadsError(f"a head map of {score.measure!r}", "one of 'attribution'")
+    values = score.mean()
+    largest = float(values.abs().max()) or 1.0
+    sign = -1.0 if float(score.provenance.get("factor", 0)) < 1 else 1.0
+    about = {"from": "attribution", "spread": spread}
+    factors = 1 + sign * spread * values / largest
+    return HeadMap(factors[None], score.geometry, "gain", dict(score.provenance) | about)
 
 
 def correlation(one: HeadMap, other: HeadMap) -> tuple[float, float]:
