@@ -16,7 +16,7 @@ from vlmheads.registry import resolve
 from vlmheads.running import is_generating
 
 # The attribute of an attached model that holds what is attached to it.
-_ATTACHED = "_vlmheads"
+ATTACHED = "_vlmheads"
 
 
 class Attachment:
@@ -41,13 +41,13 @@ class Attachment:
     @property
     def attached(self) -> bool:
         """Whether the plugins act now."""
-        stack: _Stack | None = getattr(self.model, _ATTACHED, None)
+        stack: _Stack | None = getattr(self.model, ATTACHED, None)
         return stack is not None and self in stack.attachments
 
     def detach(self) -> None:
         """Leave the model as it was before; a second call does nothing."""
         if self.attached:
-            stack: _Stack = getattr(self.model, _ATTACHED)
+            stack: _Stack = getattr(self.model, ATTACHED)
             stack.change([other for other in stack.attachments if other is not self])
 
     def __enter__(self) -> Self:
@@ -81,7 +81,7 @@ class _Stack:
         self.attachments, self.installation = attachments, None
         plugins = tuple(plugin for item in attachments for plugin in item.plugins)
         if not attachments:
-            self.anatomy.model.__dict__.pop(_ATTACHED, None)
+            self.anatomy.model.__dict__.pop(ATTACHED, None)
             return
         self.installation = Installation(self.anatomy, plugins)
         self.installation.install()
@@ -108,7 +108,7 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
     """
     found = resolve(plugins)
     model = getattr(model, "_orig_mod", model)
-    stack: _Stack | None = getattr(model, _ATTACHED, None)
+    stack: _Stack | None = getattr(model, ATTACHED, None)
     anatomy = examine(model) if stack is None else stack.anatomy
     _refuse_compiled(model, fresh=stack is None)
     if is_generating(model):
@@ -123,7 +123,7 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
         plugin.on_attach(anatomy.geometry)
     if stack is None:
         stack = _Stack(anatomy)
-        setattr(model, _ATTACHED, stack)
+        setattr(model, ATTACHED, stack)
     attachment = Attachment(anatomy, found)
     stack.change([*before, attachment])
     return attachment

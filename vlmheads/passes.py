@@ -53,7 +53,7 @@ def reference_pass(
     kept_heads: dict[int, Tensor] = {}
     kept_hidden: dict[int, Tensor] = {}
     with ExitStack() as stack:
-        stack.enter_context(_positions_kept(anatomy.model))
+        stack.enter_context(positions_kept(anatomy.model))
         for layer in heads:
             projection = anatomy.projections[layer]
             if projection is not None:
@@ -77,7 +77,7 @@ def reference_pass(
 
 
 @contextmanager
-def _positions_kept(model: nn.Module) -> Iterator[None]:
+def positions_kept(model: nn.Module) -> Iterator[None]:
     """Put back the position offsets that M-RoPE models keep on a module."""
     kept = [(m, m.rope_deltas) for m in model.modules() if hasattr(m, "rope_deltas")]
     try:

@@ -11,6 +11,7 @@ class Family:
         name: what `vlmheads families` calls it.
         model_types: the `config.model_type` values that belong to it.
         first_position: the position id of a prompt's first token.
+        answer_type: the token type of what the model generates, where it tells token types apart.
         refusal: why the family cannot be attached to; empty where it can.
         tested: whether the tests run a model of this family.
         note: one line for people.
@@ -19,6 +20,7 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     first_position: int = 0
+    answer_type: int = 0
     refusal: str = ""
     tested: bool = True
     note: str = ""

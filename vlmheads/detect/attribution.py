@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vlmheads.anatomy import examine
 from vlmheads.detect.replay import Replay
 from vlmheads.detect.running import require_images
 from vlmheads.detect.teaching import marks, taught
@@ -146,7 +147,7 @@ def attribution(
     measure = {"ablation": _by_ablation, "gradient": _by_gradient}.get(method)
     if measure is None:
         raise VlmHeadsError(f"method={method!r}", "'ablation' or 'gradient'")
-    given = taught(inputs, targets)
+    given = taught(examine(model), inputs, targets)
     shape = (targets.shape[0], targets.shape[1])
     kinds = torch.stack(
         [marks("grounded", grounded, shape), marks("hallucinated", hallucinated, shape)]

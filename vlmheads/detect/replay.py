@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmheads.anatomy import Anatomy, examine
-from vlmheads.errors import VlmHeadsError
+from vlmheads.detect.running import refuse_attached
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,7 @@ class Replay:
             VlmHeadsError: a model that could not be attached to, or one with plugins attached.
         """
         anatomy = examine(model)
-        if _is_attached(anatomy.model):
-            raise VlmHeadsError(
-                f"a {type(anatomy.model).__name__} with plugins attached",
-                "the plain model",
-                "detach the plugins first",
-            )
+        refuse_attached(anatomy)
         given: dict[str, Any] = dict(inputs)
         if "logits_to_keep" in inspect.signature(anatomy.model.forward).parameters:
             given["logits_to_keep"] = 1
@@ -86,10 +81,6 @@ class Replay:
         heads = self.anatomy.split_heads(layer, args[0])
         factors = gains[:, layer, : heads.shape[2]].to(heads.dtype)
         return ((heads * factors[:, None, :, None]).flatten(2), *args[1:])
-
-
-def _is_attached(model: Any) -> bool:
-    return bool(getattr(model, "_vlmheads", None))
 
 
 def _repeated(value: Any, copies: int, rows: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vlmheads.anatomy import examine
 from vlmheads.attention import Rows
 from vlmheads.detect.overlay import token_grid
 from vlmheads.detect.running import layered, prefill
@@ -80,7 +81,7 @@ def retrieval(
     Raises:
         VlmHeadsError: shapes that do not fit, no needle at all, or no image in any prompt.
     """
-    given = taught(inputs, targets)
+    given = taught(examine(model), inputs, targets)
     needles = needles.to(given["input_ids"].device)
     probe = _Probe(needles)
     geometry = prefill(model, given, probe).geometry

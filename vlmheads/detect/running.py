@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.anatomy import Anatomy
-from vlmheads.attachment import attach
+from vlmheads.attachment import ATTACHED, attach
 from vlmheads.errors import VlmHeadsError
 from vlmheads.geometry import Geometry
 from vlmheads.plugin import Plugin
@@ -49,6 +49,20 @@ def require_images(anatomy: Anatomy, inputs: Mapping[str, Any]) -> None:
     if ids is None or not bool(anatomy.is_visual(ids).any()):
         raise VlmHeadsError(
             "prompts without any image", "at least one image token", "pass what the processor made"
+        )
+
+
+def refuse_attached(anatomy: Anatomy) -> None:
+    """Refuse a model on which plugins act.
+
+    Raises:
+        VlmHeadsError: something is attached to it.
+    """
+    if ATTACHED in vars(anatomy.model):
+        raise VlmHeadsError(
+            f"a {type(anatomy.model).__name__} with plugins attached",
+            "the plain model",
+            "detach the plugins first",
         )
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlmheads.anatomy import Anatomy
 from vlmheads.errors import VlmHeadsError
 
 _SAME = ("attention_mask", "input_ids")
 
 
-def taught(inputs: Mapping[str, Any], targets: Tensor) -> dict[str, Any]:
+def taught(anatomy: Anatomy, inputs: Mapping[str, Any], targets: Tensor) -> dict[str, Any]:
     """Return inputs with the target tokens [N, T] written behind the prompts.
 
     The position that predicts target t is t - T - 1, counted from the end.
@@ -31,9 +32,10 @@ def taught(inputs: Mapping[str, Any], targets: Tensor) -> dict[str, Any]:
     mask = given.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     for name, value in inputs.items():
-        # Token types: what is generated is text.
+        # Token types: behind a prompt that attends in both directions, an answer does not.
         if isinstance(value, Tensor) and value.shape == ids.shape and name not in _SAME:
-            given[name] = torch.cat([value, value.new_zeros(targets.shape)], dim=1)
+            added = value.new_full(targets.shape, anatomy.family.answer_type)
+            given[name] = torch.cat([value, added], dim=1)
     given["input_ids"] = torch.cat([ids, targets], dim=1)
     given["attention_mask"] = torch.cat([mask, mask.new_ones(targets.shape)], dim=1)
     return given
