@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,30 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vlmheads
+from vlmheads.drawing import DOTS_PER_INCH
 from vlmheads.errors import VlmHeadsError
+from vlmheads.figures import head_map_figure
 from vlmheads.geometry import Geometry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
+# What the numbers of a measure count, for the axes of figures.
+UNITS = {
+    "vhd": "length of the difference in head outputs",
+    "image-attention": "share of attention",
+    "text-attention": "share of attention",
+    "first-token-attention": "share of attention",
+    "sink-share": "share of the attention on the image",
+    "image-centric": "share of rows",
+    "relative-norm": "times the mean of the layer",
+    "retrieval": "share of object words",
+    "attribution": "log-probability, nats",
+    "grounded-effect": "log-probability, nats",
+    "hallucinated-effect": "log-probability, nats",
+    "gain": "factor on head outputs",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,25 +162,32 @@ class HeadMap:
             )
         return cls(values, geometry, about["measure"], about["provenance"])
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        chosen: Collection[tuple[int, int]] = (),
+        theme: str = "light",
+    ) -> Figure:
         """Draw the mean as layers x heads; write it to `path` where one is given.
+
+        Args:
+            path: where to write the figure.
+            chosen: (layer, head) of heads to outline.
+            theme: "light" or "dark".
 
         Raises:
             VlmHeadsError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise VlmHeadsError(
-                "matplotlib is not installed", todo="install it with pip install 'vlmheads[demo]'"
-            ) from error
-        layers, heads = self.geometry.layers, self.geometry.heads
-        figure = Figure(figsize=(2 + heads * 0.22, 1.5 + layers * 0.22), layout="constrained")
-        axes = figure.add_subplot()
-        image = axes.imshow(self.mean().numpy(), aspect="auto", cmap="cividis", origin="lower")
-        axes.set(xlabel="head", ylabel="layer")
-        axes.set_title(f"{self.measure}, mean of {self.images} image{'s' * (self.images != 1)}")
-        figure.colorbar(image, label=self.measure)
+        unit = UNITS.get(self.measure)
+        figure = head_map_figure(
+            self.mean(),
+            f"{self.measure} ({unit})" if unit else self.measure,
+            title=f"{self.measure}, mean of {self.images} image{'s' * (self.images != 1)}",
+            centre=1.0 if self.measure == "gain" else None,
+            chosen=chosen,
+            theme=theme,
+        )
         if path is not None:
-            figure.savefig(path, dpi=150)
+            figure.savefig(path, dpi=DOTS_PER_INCH)
         return figure

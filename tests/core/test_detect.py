@@ -171,5 +171,5 @@ def test_a_map_is_drawn_with_labelled_axes(head_map: HeadMap, tmp_path: Path) ->
     figure = head_map.plot(tmp_path / "map.png")
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("head", "layer")
-    assert "2 images" in axes.get_title()
+    assert axes.get_title(loc="left") == "vhd, mean of 2 images"
     assert (tmp_path / "map.png").stat().st_size > 1000

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
+from vlmheads.drawing import DOTS_PER_INCH
 from vlmheads.errors import VlmHeadsError
+from vlmheads.figures import overlay_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,35 +45,25 @@ def overlay(
     *,
     grid: tuple[int, int] | None = None,
     path: str | Path | None = None,
+    theme: str = "light",
 ) -> Figure:
     """Draw values [image tokens] over a picture; write it to `path` where one is given.
 
     The picture is stretched over the grid of its tokens, so a processor that crops shifts it.
 
+    Args:
+        image: the picture.
+        values: one of each image token, none negative.
+        label: what a value is, with its unit.
+        grid: rows and columns of the tokens; by default a square.
+        path: where to write the figure.
+        theme: "light" or "dark".
+
     Raises:
         VlmHeadsError: tokens that do not fit the grid, or matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise VlmHeadsError(
-            "matplotlib is not installed", todo="install it with pip install 'vlmheads[demo]'"
-        ) from error
     rows, columns = token_grid(len(values), grid)
-    width, height = image.size
-    figure = Figure(figsize=(5.5, 1 + 4.5 * height / width), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(image.convert("RGB"), extent=(0, columns, rows, 0), aspect="auto")
-    drawn = axes.imshow(
-        values.float().reshape(rows, columns).numpy(),
-        extent=(0, columns, rows, 0),
-        aspect="auto",
-        cmap="inferno",
-        alpha=0.55,
-        vmin=0,
-    )
-    axes.set(xlabel="column of image tokens", ylabel="row of image tokens")
-    figure.colorbar(drawn, label=label)
+    figure = overlay_figure(image, values.reshape(rows, columns), label, theme=theme)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=DOTS_PER_INCH)
     return figure
