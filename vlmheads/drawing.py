@@ -169,6 +169,11 @@ def as_svg(figure: Figure, label: str, theme: Theme = LIGHT) -> str:
     head, size, rest = re.split(r' (?:width|height)="[\d.]+pt"', element, maxsplit=2)
     style = '<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>'
     rest = rest.replace(style, "")  # it would reach beyond this element
+    # Inside of HTML an SVG element needs no namespaces.
+    head, rest = (
+        re.sub(r' xmlns(:xlink)?="[^"]*"', "", part).replace("xlink:href", "href")
+        for part in (head, rest)
+    )
     for name, colour in named(theme).items():
         rest = rest.replace(colour.lower(), f"var(--figure-{name}, {colour})")
     return f'{head} role="img" aria-label="{escape(label)}" stroke-linejoin="round"{size}{rest}'

@@ -7,10 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from vlmheads.palette import style_sheet
 from vlmheads_eval.captions import Caption
 from vlmheads_eval.chair import CaptionScore
 from vlmheads_eval.compare import RunScores
-from vlmheads_eval.figures import bar_chart, far_off, frontier_plot, legend
+from vlmheads_eval.figures import bar_chart, far_off, frontier_plot
 from vlmheads_eval.marking import mention_spans
 from vlmheads_eval.pictures import Pictures, no_pictures
 from vlmheads_eval.report_tables import (
@@ -28,29 +29,29 @@ CATEGORIES = 12
 WORST = 8
 FEW = 10  # A category that is mentioned less often has no rate worth drawing.
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto;
-  max-width: 1060px; padding: 24px; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--figure-text); margin: 0 auto;
+  background: var(--figure-background); max-width: 1060px; padding: 24px; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 8px; }
 h3 { font-size: 15px; margin: 16px 0 4px; }
-p.note { color: #555; margin: 4px 0 12px; max-width: 80ch; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 12px; }
+p.note { color: var(--figure-muted); margin: 4px 0 12px; max-width: 80ch; }
+.figures { display: grid; gap: 20px;
+  grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
-svg text { font-family: system-ui, sans-serif; } figure svg { width: 100%; height: auto; }
-.legend span { display: inline-block; margin-right: 18px; white-space: nowrap; }
-.legend svg { vertical-align: -2px; }
+figure svg { width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid #e3e3e3; }
-th { border-bottom: 2px solid #bbb; font-weight: 600; vertical-align: bottom; }
+th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--figure-grid); }
+th { border-bottom: 2px solid var(--figure-muted); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 td:first-child { white-space: nowrap; }
-td small { display: block; color: #666; white-space: nowrap; }
-.worst { border-left: 3px solid #ddd; padding: 2px 0 2px 12px; margin: 10px 0; display: flex;
-  gap: 14px; align-items: flex-start; }
+td small { display: block; color: var(--figure-muted); white-space: nowrap; }
+.worst { border-left: 3px solid var(--figure-grid); padding: 2px 0 2px 12px; margin: 10px 0;
+  display: flex; gap: 14px; align-items: flex-start; }
 .worst img { flex: none; width: 120px; }
 .worst b { font-weight: 600; } .worst p { margin: 2px 0; white-space: pre-line; }
-mark { background: #ffd9c7; color: #7a2300; padding: 0 2px; border-radius: 2px; }
-footer { color: #666; font-size: 13px; margin-top: 40px; word-break: break-all; }
+mark { background: none; color: var(--figure-unsupported); font-weight: 600;
+  border-bottom: 2px solid; }
+footer { color: var(--figure-muted); font-size: 13px; margin-top: 40px; word-break: break-all; }
 """
 
 
@@ -112,7 +113,7 @@ def page(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>vlmheads eval</title><style>{STYLE}</style></head>\n"
+        f"<title>vlmheads eval</title><style>{style_sheet()}{STYLE}</style></head>\n"
         f"<body>{chr(10).join(body)}</body></html>\n"
     )
 
@@ -121,9 +122,8 @@ def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     figures = (("CHAIRs", "CHAIR_S"), ("unique_hallucination", "unique-object rate"))
     return [
         "<h2>Invention against recall</h2>",
-        f'<p class="note">Grey: the captions of {escape(names[0])} cut after 1, 2, ... sentences. '
+        f'<p class="note">Grey: {escape(names[0])}, its captions cut after 1, 2, ... sentences. '
         f"Below and to the right of the line is better than cutting.{_left_out(result)}</p>",
-        legend(names),
         '<div class="figures">',
         *(
             f"<figure><figcaption>{title}</figcaption>{frontier_plot(result, name, title)}</figure>"
@@ -151,17 +151,18 @@ def _objects(scores: Sequence[RunScores], names: Sequence[str]) -> list[str]:
     frequent = [node for node, _ in total.most_common(CATEGORIES)]
     if not frequent:
         return ["<h2>Invented objects</h2><p>No run invented an object.</p>"]
-    rates = [
-        [100 * wrong[node] / seen[node] if seen[node] >= FEW else None for node in frequent]
-        for seen, wrong in zip(mentioned, invented, strict=True)
-    ]
-    counts = [
-        [100 * wrong[node] / max(len(run.scored), 1) for node in frequent]
+    rates = {
+        run.name: [
+            100 * wrong[node] / seen[node] if seen[node] >= FEW else None for node in frequent
+        ]
+        for run, seen, wrong in zip(scores, mentioned, invented, strict=True)
+    }
+    counts = {
+        run.name: [100 * wrong[node] / max(len(run.scored), 1) for node in frequent]
         for run, wrong in zip(scores, invented, strict=True)
-    ]
+    }
     return [
         "<h2>Invented objects</h2>",
-        legend(names, positions),
         '<div class="figures">',
         "<figure><figcaption>Most often invented</figcaption>"
         + bar_chart(
