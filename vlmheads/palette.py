@@ -51,7 +51,7 @@ LIGHT = Theme(
         *("#0068A4", "#4584B6", "#72A0C6", "#9EBCD6", "#C9D8E6", "#F5F5F5"),
         *("#E5D2C8", "#D4AF9D", "#C28D72", "#AF6B48", "#9A4816"),
     ),
-    supported="#0875B5",
+    supported="#006CAD",
     unsupported="#C2500B",
 )
 DARK = Theme(
@@ -60,12 +60,12 @@ DARK = Theme(
     text="#E8EAED",
     muted="#9AA1AB",
     grid="#2B313B",
-    categories=("#E8EAED", "#2987C9", "#BA5719", "#5AD5A6", "#9B4D7A", "#E9A20D", "#55B5FA"),
+    categories=("#F2F3F5", "#2987C9", "#BA5719", "#5AD5A6", "#9B4D7A", "#E9A20D", "#55B5FA"),
     diverging=(
         *("#72C6FF", "#63A3D6", "#5481A5", "#446077", "#34414C", "#242424"),
         *("#4B3B34", "#745444", "#A16E54", "#CF8865", "#FFA475"),
     ),
-    supported="#55B5FA",
+    supported="#69BEFC",
     unsupported="#F08A4B",
 )
 THEMES = {"light": LIGHT, "dark": DARK}

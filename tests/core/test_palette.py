@@ -138,6 +138,12 @@ def test_the_style_sheet_holds_both_themes_and_lets_the_page_choose() -> None:
     assert ':root[data-theme="dark"]' in sheet
 
 
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_no_two_names_share_a_colour_so_that_each_can_become_a_variable(theme: Theme) -> None:
+    colours = palette.named(theme)
+    assert len(set(colours.values())) == len(colours)
+
+
 def test_an_unknown_theme_is_refused_by_name() -> None:
     with pytest.raises(VlmHeadsError, match="theme 'sepia'; expected light or dark"):
         palette.theme("sepia")
