@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlmheads.registry import get_plugin as get_plugin
     from vlmheads.registry import list_plugins as list_plugins
     from vlmheads.request import Request as Request
+    from vlmheads.words import Word as Word
 
 __version__ = version("vlmheads")
 
@@ -36,6 +37,7 @@ _HOMES = {
     "list_families": "adapters",
     "load_preset": "presets",
     "save_adapter": "adapter",
+    "Word": "words",
 }
 
 __all__ = sorted(_HOMES)

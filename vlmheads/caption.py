@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -12,12 +13,16 @@ from typing import Any, Self
 import torch
 from PIL import Image
 
+from vlmheads.anatomy import examine
 from vlmheads.attachment import attach
+from vlmheads.detect.grounding import grounding
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import as_rgb, read_image
 from vlmheads.models import EMBEDDED, load_model
 from vlmheads.plugin import Plugin
 from vlmheads.registry import resolve
+from vlmheads.scorer import Scorer
+from vlmheads.words import Word, ground_words, token_spans
 
 PROMPT = "Describe the image."
 MAX_NEW_TOKENS = 128
@@ -33,11 +38,15 @@ class Caption:
         text: the caption.
         tokens: generated tokens, the end token not counted.
         at_limit: whether the limit on new tokens cut it off.
+        ids: the generated tokens, without the end token and what comes after it.
+        words: what the image gives each word, where asked for.
     """
 
     text: str
     tokens: int
     at_limit: bool
+    ids: tuple[int, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 class Captioner:
@@ -77,6 +86,7 @@ class Captioner:
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = 8,
         plugins: Plugins | None = None,
+        words: bool | Scorer = False,
         **generate: Any,
     ) -> list[Caption]:
         """Describe images, in order.
@@ -87,14 +97,20 @@ class Captioner:
             max_new_tokens: where a caption is cut off.
             batch_size: images in one generation.
             plugins: in place of the captioner's own; () for none.
+            words: whether to measure how far the image supports each word, on the plain model and
+                in two more passes; a Scorer in place of `Scorer.of(model)`.
             generate: further arguments of `model.generate`; greedy search unless they say else.
 
         Raises:
-            VlmHeadsError: an image that cannot be read, or what `attach` refuses.
+            VlmHeadsError: an image that cannot be read, what `attach` refuses, or, with words, a
+                scorer of another model or several captions an image.
         """
         options = generate | {"max_new_tokens": max_new_tokens}
-        stream = self.stream(images, prompt, batch_size=batch_size, plugins=plugins, **options)
-        return list(stream)
+        return list(
+            self.stream(
+                images, prompt, batch_size=batch_size, plugins=plugins, words=words, **options
+            )
+        )
 
     def stream(
         self,
@@ -103,15 +119,17 @@ class Captioner:
         *,
         batch_size: int = 8,
         plugins: Plugins | None = None,
+        words: bool | Scorer = False,
         **generate: Any,
     ) -> Iterator[Caption]:
         """Yield captions in order, batch by batch, reading images as they are needed."""
         if batch_size < 1:
             raise VlmHeadsError(f"batch_size={batch_size}", "at least 1")
         acting = self.plugins if plugins is None else resolve(plugins)
+        scorer = self._scorer(words, generate) if words else None
         source = iter(images)
         while batch := tuple(islice(source, batch_size)):
-            yield from self._describe(batch, prompt, acting, generate)
+            yield from self._describe(batch, prompt, acting, scorer, generate)
 
     @torch.no_grad()
     def _describe(
@@ -119,6 +137,7 @@ class Captioner:
         batch: Iterable[str | Path | Image.Image],
         prompt: str,
         plugins: tuple[Plugin, ...],
+        scorer: Scorer | None,
         generate: dict[str, Any],
     ) -> list[Caption]:
         """Describe the images of one batch."""
@@ -129,10 +148,46 @@ class Captioner:
             output = self.model.generate(**inputs, **options)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        lengths = self._lengths(new)
+        captions = []
+        for text, row, length in zip(texts, new, self._lengths(new), strict=True):
+            count, at_limit = min(length, new.shape[1]), length > new.shape[1] == limit
+            captions.append(Caption(text.strip(), count, at_limit, tuple(row[:count].tolist())))
+        return captions if scorer is None else self._grounded(captions, inputs, new, scorer)
+
+    def _scorer(self, words: bool | Scorer, generate: dict[str, Any]) -> Scorer:
+        """Return what scores words, or refuse to before anything is generated."""
+        scorer = Scorer.of(self.model) if isinstance(words, bool) else words
+        scorer.heads(examine(self.model).geometry)
+        several = generate.get("num_return_sequences", 1)
+        if several > 1:
+            raise VlmHeadsError(
+                f"num_return_sequences={several} with words", "one caption an image"
+            )
+        return scorer
+
+    def _grounded(
+        self, captions: list[Caption], inputs: Any, new: torch.Tensor, scorer: Scorer
+    ) -> list[Caption]:
+        """Measure the words of a batch of captions."""
+        if not any(caption.ids for caption in captions):
+            return captions
+        found = grounding(self.model, inputs, new)
+        k = scorer.heads(examine(self.model).geometry)
+        special = frozenset(self.processor.tokenizer.all_special_ids)
+        decode = partial(self.processor.batch_decode, skip_special_tokens=True)
         return [
-            Caption(text.strip(), min(length, new.shape[1]), length > new.shape[1] == limit)
-            for text, length in zip(texts, lengths, strict=True)
+            replace(
+                caption,
+                words=ground_words(
+                    caption.text,
+                    token_spans(caption.ids, caption.text, decode, special),
+                    found,
+                    row,
+                    scorer,
+                    k,
+                ),
+            )
+            for row, caption in enumerate(captions)
         ]
 
     def prepare(self, batch: Iterable[str | Path | Image.Image], prompt: str) -> Any:

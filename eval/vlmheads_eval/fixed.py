@@ -1,5 +1,6 @@
 """The lineage `fixed`: CHAIR's reading with the documented faults of the reference mended."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -37,6 +38,10 @@ class Phrase(NamedTuple):
     node: str | None  # None: read over, such as "home plate".
 
 
+Span = tuple[int, int, Phrase]  # first word, word after the last, and what they are read as
+Places = Callable[[list[str]], list[tuple[int, int, str]]]
+
+
 def fixed_finder(vocabulary: Vocabulary, *, coco: bool) -> Finder:
     """Return what finds mentions by CHAIR's own table, mended, or by one of other categories.
 
@@ -49,6 +54,16 @@ def fixed_finder(vocabulary: Vocabulary, *, coco: bool) -> Finder:
         coco: whether COCO's own cases apply too: young animals, toilet seats, the colour orange.
     """
     return partial(_find, _phrases(vocabulary), coco)
+
+
+def object_places(vocabulary: Vocabulary, *, coco: bool) -> Places:
+    """Return what finds first word, word after the last, and category of the same mentions."""
+    phrases = _phrases(vocabulary)
+    return lambda words: [
+        (start, end, phrase.node)
+        for start, end, phrase in _counted(_phrase_spans(phrases, coco, words), coco, words)
+        if phrase.node
+    ]
 
 
 def mended_coco() -> Vocabulary:
@@ -82,26 +97,38 @@ def _phrases(vocabulary: Vocabulary) -> dict[str, list[Phrase]]:
 
 
 def _find(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> Reading:
-    spans = [
-        (start, end, phrase)
-        for start, end, phrase in _spans(words, phrases, coco)
-        if not (coco and phrase.node == "orange" and _is_colour(words, start, end))
-    ]
-    refused = denied(words, [(start, end) for start, end, _ in spans])
-    on_toilet = coco and any(phrase.word == "toilet" for *_, phrase in spans)
+    spans = _phrase_spans(phrases, coco, words)
     mentions = [
         Mention(phrase.word, phrase.node, start)
-        for (start, _, phrase), no in zip(spans, refused, strict=True)
-        if phrase.node and not no and not (on_toilet and phrase.word == "seat")
+        for start, _, phrase in _counted(spans, coco, words)
+        if phrase.node
     ]
     joined = sum(end - start - 1 for start, end, _ in spans)
     return Reading(mentions, len(words) - joined)
 
 
-def _spans(
-    words: list[str], phrases: dict[str, list[Phrase]], coco: bool
-) -> list[tuple[int, int, Phrase]]:
-    spans: list[tuple[int, int, Phrase]] = []
+def _phrase_spans(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> list[Span]:
+    """Return every phrase of the vocabulary among the words, but the colour orange."""
+    return [
+        (start, end, phrase)
+        for start, end, phrase in _spans(words, phrases, coco)
+        if not (coco and phrase.node == "orange" and _is_colour(words, start, end))
+    ]
+
+
+def _counted(spans: list[Span], coco: bool, words: list[str]) -> list[Span]:
+    """Leave out what the caption denies, and a toilet's seat."""
+    refused = denied(words, [(start, end) for start, end, _ in spans])
+    on_toilet = coco and any(phrase.word == "toilet" for *_, phrase in spans)
+    return [
+        span
+        for span, no in zip(spans, refused, strict=True)
+        if not no and not (on_toilet and span[2].word == "seat")
+    ]
+
+
+def _spans(words: list[str], phrases: dict[str, list[Phrase]], coco: bool) -> list[Span]:
+    spans: list[Span] = []
     position = 0
     while position < len(words):
         phrase = _longest(words, position, phrases)
