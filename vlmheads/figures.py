@@ -217,6 +217,7 @@ def frontier_figure(
         )
     axes.set(xlabel=across, ylabel=along)
     axes.margins(0.08)
+    axes.set(xlim=(max(axes.get_xlim()[0], 0), None), ylim=(max(axes.get_ylim()[0], 0), None))
     if legend:
         drawing.legend(figure, axes, look)
     return figure
