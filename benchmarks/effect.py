@@ -1,0 +1,254 @@
+"""What every plugin does to a model's captions, against plain, random heads, no image and cutting.
+
+Run: python benchmarks/effect.py --out out/effect       # can be stopped and started again
+     python benchmarks/effect.py --out out/effect --report docs/effect.md
+Every plugin at its default and at three strengths (effect_settings.py) captions the same scenes;
+all are scored and compared by vlmheads_eval. What a plugin has to learn, it learns from train
+scenes and from counterfactual scenes of another seed (effect_needs.py).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from effect_settings import DRAWS, Setting, settings
+
+from vlmheads.errors import VlmHeadsError
+
+SPLITS = ("test", "counterfactual")
+LEARNED = {"train": 1, "counterfactual": 1000}  # Split -> seed of scenes to learn from.
+LEARNED_NUM = 400
+MAX_NEW_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the benchmark is about; the same for all of its processes."""
+
+    out: Path
+    model: str
+    splits: tuple[str, ...]
+    num: int
+    seed: int
+    plugins: tuple[str, ...]
+    batch_size: int
+
+    def scenes(self, split: str, num: int, seed: int) -> Path:
+        """A folder with scenes, made if it is not there; a split may be a COCO folder itself."""
+        if Path(split).is_dir():
+            return Path(split)
+        from vlmheads_testbed.coco import write_dataset
+
+        folder = self.out / "data" / f"{split}-{num}-{seed}"
+        if not (folder / "captions.json").is_file():  # Written last.
+            write_dataset(folder, split, num, seed)
+        return folder
+
+    def data(self, split: str) -> Path:
+        return self.scenes(split, self.num, self.seed)
+
+    def run(self, split: str, setting: Setting) -> Path:
+        return self.out / Path(split).name / setting.name
+
+
+def load(plan: Plan) -> Any:
+    """The plain captioner, on one thread."""
+    import torch
+
+    import vlmheads
+    from vlmheads.commands.show import quiet_loading
+
+    torch.set_num_threads(1)
+    quiet_loading(plan.model)
+    return vlmheads.Captioner.from_pretrained(plan.model)
+
+
+def work(plan: Plan, needs: dict[str, str], number: int, processes: int) -> None:
+    """Go through all runs, from another start in each process, and do those that nobody does."""
+    captioner = load(plan)
+    todo = [(split, one) for one in settings(needs, plan.plugins) for split in plan.splits]
+    start = len(todo) * number // processes
+    for split, setting in todo[start:] + todo[:start]:
+        with claimed(plan.out / "claims" / f"{Path(split).name} {setting.name}") as mine:
+            if mine:
+                caption(plan, captioner, split, setting)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether this process alone does what the path stands for, until the end of the block."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
+    """Caption a split under a setting, as far as it is not done, and note the time that it took."""
+    from vlmheads_eval import generation, run_folder
+    from vlmheads_eval.hashes import file_sha256
+    from vlmheads_eval.predicting import predict
+    from vlmheads_eval.samples import load_material
+
+    from vlmheads.attachment import attach
+    from vlmheads.images import read_image
+    from vlmheads.registry import resolve
+
+    run = plan.run(split, setting)
+    if setting.text is None:
+        return
+    folder = plan.data(split)
+    num = plan.num if Path(split).is_dir() else None
+    material = load_material([str(folder)], "caption", workspace=plan.out, num=num, seed=plan.seed)
+    chosen = (setting.text,) if setting.text else ()
+    try:
+        plugins = resolve(chosen)
+        if plugins:
+            attach(captioner.model, plugins).detach()
+    except VlmHeadsError as error:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "refused").write_text(f"{error}\n")
+        return
+    config = {
+        "task": "caption",
+        "data": [split],
+        "data_sha256": {path.name: file_sha256(path) for path in material.ground_truth},
+        "ground_truth": [
+            run_folder.relative_to_run(path, run, plan.out) for path in material.ground_truth
+        ],
+        "model": plan.model,
+        "model_files": generation.model_fingerprint(plan.model),
+        "plugins": generation.describe_plugins(chosen),
+        "control": "text-only" if setting.kind == "no image" else None,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "versions": generation.versions(),
+        "samples": [sample.key for sample in material.samples],
+    }
+    before = len(run_folder.done(run))
+    if before == len(material.samples):
+        return
+    captioner.plugins = plugins
+    describe = generation.Generator(captioner, MAX_NEW_TOKENS, text_only=setting.kind == "no image")
+    wall, cpu = time.monotonic(), time.process_time()
+    try:
+        predict(
+            run, config, material.samples, describe, read=read_image, batch_size=plan.batch_size
+        )
+    finally:
+        spent = {
+            "captions": len(run_folder.done(run)) - before,
+            "wall": time.monotonic() - wall,
+            "cpu": time.process_time() - cpu,
+        }
+        with (run / "times.jsonl").open("a") as file:
+            file.write(json.dumps(spent) + "\n")
+
+
+def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dict[str, Any]:
+    """Score and compare all that is done; see effect_scores.py."""
+    from effect_scores import compared
+    from vlmheads_eval.generation import versions
+
+    rows = list(settings(needs, plan.plugins))
+    splits = {}
+    for split in plan.splits:
+        runs = {one: plan.run(split, one) for one in rows}
+        splits[Path(split).name] = compared(runs, lineage, draws, plan.seed)
+    return {
+        "model": plan.model,
+        "num": plan.num,
+        "seed": plan.seed,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "batch_size": plan.batch_size,
+        "lineage": lineage,
+        "draws": draws,
+        "learned from": {"scenes of each": LEARNED_NUM, "split and seed": LEARNED},
+        "versions": versions(),
+        "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
+        "splits": splits,
+    }
+
+
+def run_all(plan: Plan, processes: int) -> dict[str, str]:
+    """Learn what has to be learned, then caption on several processes."""
+    from effect_needs import learn
+
+    for split in plan.splits:
+        plan.data(split)
+    folders = [plan.scenes(split, LEARNED_NUM, seed) for split, seed in LEARNED.items()]
+    needs = learn(load(plan), folders, plan.out / "needs", draws=DRAWS)
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=work, args=(plan, needs, number, processes))
+        for number in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise click.ClickException("a process failed; what is done is kept, start again to go on")
+    return needs
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default="out/effect", show_default=True)
+@click.option("--model", default="embedded", show_default=True, help="A folder or hub id.")
+@click.option("--plugins", help="Just these, separated by commas.")
+@click.option(
+    "--split", "splits", multiple=True, default=SPLITS, show_default=True,
+    help="A split of the test bench, or a COCO folder.",
+)  # fmt: skip
+@click.option("--num", default=500, show_default=True, help="Images of each split.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--processes", default=2, show_default=True)
+@click.option("--batch-size", default=100, show_default=True)
+@click.option("--lineage", default="pattern", show_default=True)
+@click.option("--draws", default=10_000, show_default=True, help="Of the bootstrap.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write this document; run nothing.")
+def main(
+    out: Path,
+    model: str,
+    plugins: str | None,
+    splits: Sequence[str],
+    num: int,
+    seed: int,
+    processes: int,
+    batch_size: int,
+    lineage: str,
+    draws: int,
+    report: Path | None,
+) -> None:
+    """Caption, score and compare; write OUT/effect.json, or the document from it."""
+    if report is not None:
+        from effect_report import write
+
+        for path in write(json.loads((out / "effect.json").read_bytes()), report):
+            click.echo(path)
+        return
+    chosen = tuple(plugins.split(",")) if plugins else ()
+    plan = Plan(out, model, tuple(splits), num, seed, chosen, batch_size)
+    started = time.monotonic()
+    needs = run_all(plan, processes)
+    result = measured(plan, needs, lineage, draws)
+    (out / "effect.json").write_text(json.dumps(result, indent=1) + "\n")
+    click.echo(f"{out / 'effect.json'} after {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What some plugins need to have learned, from scenes that benchmarks/effect.py does not score."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from vlmheads_eval.generation import Generator
+from vlmheads_eval.ground_truth import load_ground_truth
+from vlmheads_eval.lineages import Lineage, lineage
+from vlmheads_eval.marked import mark, mark_tokens
+from vlmheads_eval.marking import mention_spans
+from vlmheads_eval.samples import Sample, load_material
+from vlmheads_plugins.icd import PREFIX
+from vlmheads_plugins.vti import measure_directions
+
+import vlmheads
+from vlmheads.anatomy import examine
+from vlmheads.detect import Attribution, attribution
+from vlmheads.headmap import HeadMap
+from vlmheads.images import read_image
+
+BOTH = 48  # Images with true and invented words that heads are ranked on.
+PAIRS = 70  # Of a truthful and an invented caption, as many as VTI's authors took.
+COUNTS = (3, 6, 12)  # Heads at the top and at the bottom of the ranking.
+
+
+def learn(
+    captioner: vlmheads.Captioner, folders: list[Path], out: Path, *, draws: int, seed: int = 1
+) -> dict[str, str]:
+    """Return what options refer to: ranked and random heads, directions, an instruction.
+
+    Kept in OUT/needs.json and not learned again. `gains`, which `vlmheads calibrate` writes, are
+    taken from OUT/gains.safetensors where they are.
+
+    Args:
+        captioner: the plain model.
+        folders: COCO folders of images that are not scored, most like training first.
+        out: where things are kept.
+        draws: of random heads.
+        seed: of the random draws.
+    """
+    kept = out / "needs.json"
+    geometry = examine(captioner.model).geometry
+    if not kept.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        reading = lineage("pattern")
+        heads = _ranked(captioner, folders, reading)
+        found = {f"worst{count}": _listed(heads[:count]) for count in COUNTS}
+        found |= {f"best{count}": _listed(heads[-count:]) for count in COUNTS}
+        found["directions"] = _directions(captioner, folders[0], reading, out, seed)
+        coded = captioner.processor.tokenizer(PREFIX, add_special_tokens=False)
+        found["prefix"] = json.dumps(coded["input_ids"]).replace(" ", "")
+        for draw in range(draws):
+            found |= _random(geometry, draw, out)
+        kept.write_text(json.dumps(found, indent=1) + "\n")
+    needs: dict[str, str] = json.loads(kept.read_text())
+    gains = out / "gains.safetensors"
+    if gains.is_file():
+        needs["gains"] = str(gains)
+        for draw in range(draws):
+            needs[f"shuffled-{draw}"] = str(_shuffled(HeadMap.load(gains), draw, out))
+    return needs
+
+
+def _ranked(
+    captioner: vlmheads.Captioner, folders: list[Path], reading: Lineage
+) -> list[tuple[int, int]]:
+    """All heads, those first whose removal helps true words most against invented ones."""
+    parts = []
+    answer = Generator(captioner, 64)
+    found = 0
+    for folder in reversed(folders):  # Where more is invented comes first.
+        truth = load_ground_truth([folder], reading)
+        samples = load_material([str(folder)], "caption", workspace=folder).samples
+        for batch in (samples[at : at + 50] for at in range(0, len(samples), 50)):
+            images = [read_image(sample.image) for sample in batch]
+            said = answer(images, [sample.prompt for sample in batch])
+            marked = [
+                mark(one.text, truth.objects[sample.key], reading)
+                for one, sample in zip(said, batch, strict=True)
+            ]
+            both = [at for at, one in enumerate(marked) if one.grounded and one.invented]
+            both = both[: BOTH - found]
+            if both:
+                found += len(both)
+                inputs = captioner.prepare([images[at] for at in both], batch[0].prompt)
+                ids, true, invented = mark_tokens(
+                    captioner.processor.tokenizer, [marked[at] for at in both]
+                )
+                parts.append(attribution(captioner.model, inputs, ids, true, invented))
+            if found >= BOTH:
+                break
+    score = Attribution.concatenate(parts).score
+    return [(layer, head) for layer, head, _ in score.top(score.mean().numel())]
+
+
+def _directions(
+    captioner: vlmheads.Captioner, folder: Path, reading: Lineage, out: Path, seed: int
+) -> str:
+    """VTI's directions: true captions against the same with one object put in another's place."""
+    draw = random.Random(seed)
+    truth = load_ground_truth([folder], reading)
+    samples = {
+        one.key: one for one in load_material([str(folder)], "caption", workspace=out).samples
+    }
+    pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+    names = sorted({name for objects in truth.objects.values() for name in objects})
+    for entry in json.loads((folder / "captions.json").read_bytes())["annotations"][::5]:
+        sample, text = samples[str(entry["image_id"])], entry["caption"]
+        mentions = reading.read(text).mentions
+        spans = [span for mention in mentions for span in mention_spans(text, (mention,))]
+        if not spans or len(pairs) == PAIRS:
+            continue
+        start, end = draw.choice(spans)
+        other = draw.choice([name for name in names if name not in truth.objects[sample.key]])
+        invented = text[:start] + other + text[end:]
+        pairs.append((_taught(captioner, sample, text), _taught(captioner, sample, invented)))
+    path = out / "directions.safetensors"
+    measure_directions(captioner.model, pairs, {"pairs from": folder.name}).save(path)
+    return str(path)
+
+
+def _taught(captioner: vlmheads.Captioner, sample: Sample, text: str) -> Mapping[str, Any]:
+    """Inputs for one prompt with a caption behind it."""
+    inputs = dict(captioner.prepare([read_image(sample.image)], sample.prompt))
+    coded = captioner.processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    for name in ("input_ids", "attention_mask"):
+        inputs[name] = torch.cat([inputs[name], coded[name].to(inputs[name])], dim=1)
+    return inputs
+
+
+def _random(geometry: Any, draw: int, out: Path) -> dict[str, str]:
+    """Heads drawn at random: lists, and a map whose upper half of each layer is chosen."""
+    every = [(layer, head) for layer in range(geometry.layers) for head in range(geometry.heads)]
+    random.Random(draw).shuffle(every)
+    values = torch.rand(
+        (1, geometry.layers, geometry.heads), generator=torch.Generator().manual_seed(draw)
+    )
+    path = out / f"map-{draw}.safetensors"
+    HeadMap(values, geometry, "random", {"seed": draw}).save(path)
+    return {
+        f"any3-{draw}": _listed(every[:3]),
+        f"other3-{draw}": _listed(every[3:6]),
+        f"map-{draw}": str(path),
+    }
+
+
+def _shuffled(gains: HeadMap, draw: int, out: Path) -> Path:
+    """Gains of the same spread, each at another head."""
+    values = gains.mean().flatten()
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(draw))
+    path = out / f"shuffled-{draw}.safetensors"
+    about = {"from": "gains at shuffled heads", "seed": draw}
+    shape = (1, gains.geometry.layers, gains.geometry.heads)
+    HeadMap(values[order].reshape(shape), gains.geometry, gains.measure, about).save(path)
+    return path
+
+
+def _listed(heads: list[tuple[int, int]]) -> str:
+    return json.dumps([f"{layer}-{head}" for layer, head in heads]).replace(" ", "")

@@ -1,0 +1,126 @@
+"""What benchmarks/effect.py runs: every plugin at its default and at three strengths, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+# Plugin -> options of its settings, with a name where the options are no good one. The first is
+# the plugin's default, or as near to it as a plugin comes that is refused without something
+# learned. What stands in braces was learned from scenes that are not scored; see effect_needs.py.
+SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
+    "act": ("", "beta=0.2", "beta=0", "beta=0,alpha=2"),
+    "adhh": (
+        ("3 heads", "heads={worst3}"),
+        ("3 heads, threshold=0.2", "heads={worst3},threshold=0.2"),
+        ("6 heads, threshold=0.2", "heads={worst6},threshold=0.2"),
+        ("12 heads, threshold=0", "heads={worst12},threshold=0"),
+    ),
+    "allpath": (
+        ("3 off, 3 up", "suppressed={worst3},boosted={best3}"),
+        ("3 half, 3 up", "suppressed={worst3},boosted={best3},low=0.5,high=1.5"),
+        ("6 off, 6 up", "suppressed={worst6},boosted={best6}"),
+        ("12 half, 12 up", "suppressed={worst12},boosted={best12},low=0.5,high=1.5"),
+    ),
+    "cfg": ("", "guidance=1.25", "guidance=1.5", "guidance=2"),
+    "damro": ("", "alpha=0.25", "alpha=1", "alpha=2"),
+    "deco": ("", "alpha=0.2", "alpha=0.4", "alpha=1"),
+    "devils": ("", "alpha=1", "alpha=2", "alpha=4"),
+    "dola": ("", "strength=0.25", "strength=0.5", "strength=2"),
+    "eah": ("", "threshold=0.01", "layers=[1,2,3]", "form=release"),
+    "gains": (
+        ("calibrated", "head_map={gains}"),
+        ("calibrated, strength=0.5", "head_map={gains},strength=0.5"),
+        ("calibrated, strength=1.5", "head_map={gains},strength=1.5"),
+        ("calibrated, strength=2", "head_map={gains},strength=2"),
+    ),
+    "icd": (
+        ("", "prefix={prefix}"),
+        ("alpha=0.25", "prefix={prefix},alpha=0.25"),
+        ("alpha=0.5", "prefix={prefix},alpha=0.5"),
+        ("alpha=2", "prefix={prefix},alpha=2"),
+    ),
+    "m3id": ("", "decay=0.05", "decay=0.1", "decay=0.2"),
+    "memvr": ("", "threshold=0.5", "threshold=0.25", "ratio=0.3,threshold=0.25"),
+    "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),
+    "paint": ("", "alpha=0.3,beta=0.1", "alpha=0.5,beta=0.2", "alpha=1,beta=0.5"),
+    "spin": ("", "factor=0.5", "keep=0.75", "keep=0.5"),
+    "vaf": (
+        "",
+        "enhance=1.3,suppress=0.9",
+        "enhance=1.6,suppress=0.8",
+        "enhance=2.5,suppress=0.5",
+    ),
+    "var": ("", "tau=3", "tau=2.5", "tau=2"),
+    "vcd": ("", "alpha=0.25", "alpha=0.5", "alpha=2"),
+    "vhr": ("", "alpha=1.25", "alpha=1.5", "alpha=3"),
+    "vista": ("", "strength=0.05", "strength=0.1", "strength=0.3"),
+    "vti": (
+        ("", "directions={directions}"),
+        ("strength=0.45", "directions={directions},strength=0.45"),
+        ("strength=1.8", "directions={directions},strength=1.8"),
+        ("strength=3.6", "directions={directions},strength=3.6"),
+    ),
+    "zerotuning": ("", "gamma=0.3", "gamma=0.1", "gamma=3"),
+}
+
+# Plugin -> label of the setting -> its options with heads drawn at random: as many, the same gain.
+RANDOM: Mapping[str, Mapping[str, str]] = {
+    "adhh": {"3 heads": "heads={any3}"},
+    "allpath": {"3 off, 3 up": "suppressed={any3},boosted={other3}"},
+    "gains": {"calibrated": "head_map={shuffled}"},
+    "vhr": {"": "head_map={map}", "alpha=3": "alpha=3,head_map={map}"},
+}
+DRAWS = 5
+PLAIN, TEXT_ONLY = "plain", "no image"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    Args:
+        name: of the run, such as "vhr alpha=3".
+        kind: "plain", "method", "random heads" or "no image".
+        plugin: its name; none for plain and no image.
+        text: what `vlmheads.attach` takes; None where what it needs was not learned.
+        controls: for random heads the run that they are a control of.
+    """
+
+    name: str
+    kind: str
+    plugin: str = ""
+    text: str | None = ""
+    controls: str = ""
+
+
+def settings(needs: Mapping[str, str], plugins: Sequence[str] = ()) -> Iterator[Setting]:
+    """Yield what to run: the plain model, methods, random heads and no image.
+
+    Args:
+        needs: what options refer to in braces; those of a draw end in its number, as in "map-0".
+        plugins: just these.
+    """
+    yield Setting(PLAIN, "plain")
+    chosen = [name for name in SETTINGS if not plugins or name in plugins]
+    for plugin in chosen:
+        for entry in SETTINGS[plugin]:
+            label, options = (entry, entry) if isinstance(entry, str) else entry
+            name = f"{plugin} {label}".strip()
+            yield Setting(name, "method", plugin, _filled(plugin, options, needs))
+    for plugin in chosen:
+        for label, options in RANDOM.get(plugin, {}).items():
+            controlled = f"{plugin} {label}".strip()
+            for draw in range(DRAWS):
+                drawn = options.replace("}", f"-{draw}}}")
+                text = _filled(plugin, drawn, needs)
+                name = f"{controlled}, random heads {draw}"
+                yield Setting(name, "random heads", plugin, text, controlled)
+    yield Setting(TEXT_ONLY, "no image")
+
+
+def _filled(plugin: str, options: str, needs: Mapping[str, str]) -> str | None:
+    """Write what was learned into the options; None where it is not there."""
+    for key, value in needs.items():
+        options = options.replace(f"{{{key}}}", value)
+    return None if "{" in options else f"{plugin}:{options}" if options else plugin
