@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: try test check fix bench clean
+.PHONY: try test check fix bench docs docs-serve clean
 .DEFAULT_GOAL := try
 
 # The environment is made once and again whenever what it is made from changes.
@@ -36,5 +36,14 @@ fix: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/overhead.py --out out/overhead.json
 
+# The theme prints a note on its successor at every build; CONTRIBUTING.md has it once.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: $(VENV)/ready
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/ready
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+
 clean:
-	rm -rf $(VENV) out dist build
+	rm -rf $(VENV) out dist build site
