@@ -77,6 +77,7 @@ def train(run: Run, decoder: Any, vision_tower: Any, processor: Any) -> dict[str
         load_state(path, parameters, optimizer)
     else:
         _words(run, learner, processor.tokenizer)
+        save_state(path, Position(), parameters, optimizer)
     _joint(run, learner, processor, optimizer, parameters, start.step)
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
