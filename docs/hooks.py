@@ -5,6 +5,7 @@ Nothing here is written into docs/, so that nothing has to be committed twice:
 * methods/NAME.md: what each plugin says of itself, in its docstring and options;
 * api/NAME.md: the public modules of every package, for mkdocstrings;
 * cli.md: what every command prints under --help;
+* figures.css: the colours of vlmheads/palette.py, in which figures of comparisons are drawn;
 * changelog.md, contributing.md, security.md, testbed.md: documents that live outside of docs/.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from mkdocs.structure.pages import Page
 
 import vlmheads
 from vlmheads.cli import main
+from vlmheads.palette import DARK, LIGHT, variables
 from vlmheads.plugin import Plugin
 from vlmheads.presets import list_presets, read_preset
 from vlmheads.registry import get_plugin, list_plugins
@@ -66,6 +69,7 @@ REFERENCE = {
         "figures drawing palette",
     ),
 }
+FIGURE = re.compile(r"^<!-- figure: (?P<file>\S+) (?P<name>\S+) (?P<title>\S+) -->$", re.M)
 LABEL = re.compile(r"^(Source|Sources|Cost|Evidence|Deviations|Memory|Limits|Note)(:)", re.M)
 EXTERNAL = re.compile(
     r"""<(?:script|img|iframe|source|link(?=[^>]*stylesheet))[^>]*(?:src|href)=["']?https?:[^>]*>"""
@@ -74,7 +78,7 @@ EXTERNAL = re.compile(
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from code, and those that live outside of docs/."""
-    for path, text in pages():
+    for path, text in (*pages(), ("figures.css", figure_colours())):
         files.append(File.generated(config, path, content=text))
     return files
 
@@ -87,11 +91,20 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Link the methods of the table to their pages."""
+    """Draw the figures, and give links the form that they have inside of the site."""
+    markdown = FIGURE.sub(_figure, _inside(markdown))
     if page.file.src_uri != "methods.md":
         return markdown
     names = "|".join(list_plugins())
     return re.sub(rf"^\| `({names})` \|", r"| [`\1`](methods/\1.md) |", markdown, flags=re.M)
+
+
+def _figure(match: re.Match[str]) -> str:
+    """Draw the truncation frontier of a comparison in docs/data."""
+    from vlmheads_eval.figures import frontier_plot
+
+    result = json.loads((ROOT / "docs" / "data" / match["file"]).read_text("utf-8"))
+    return f"<figure>{frontier_plot(result, match['name'], match['title'])}</figure>"
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -114,12 +127,25 @@ def pages() -> Iterator[tuple[str, str]]:
         yield name, from_elsewhere(source)
 
 
+def figure_colours() -> str:
+    """Return the style sheet that gives figures the colours of the page's theme."""
+    return (
+        f'[data-md-color-scheme="default"]{{{variables(LIGHT)}}}\n'
+        f'[data-md-color-scheme="slate"]{{{variables(DARK)}}}\n'
+    )
+
+
 def from_elsewhere(source: str) -> str:
     """Return a document of the repository with its links as seen from docs/."""
     text = (ROOT / source).read_text("utf-8")
+    return re.sub(r"\]\((?:\.\./)*docs/", "](", _inside(text))
+
+
+def _inside(text: str) -> str:
+    """Turn links to documents outside of docs/ into links to their pages."""
     for name, path in ELSEWHERE.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(path)}", f"]({name}", text)
-    return re.sub(r"\]\((?:\.\./)*docs/", "](", text)
+    return text
 
 
 def method_page(name: str) -> str:
@@ -230,7 +256,7 @@ def command_page() -> str:
     for names, command in _commands(main, ("vlmheads",)):
         with click.Context(command, info_name=" ".join(names), max_content_width=96) as context:
             text = command.get_help(context)
-        lines += ["", f"{'#' * min(len(names) + 1, 4)} {' '.join(names)}", ""]
+        lines += ["", f"{'#' * max(len(names), 2)} {' '.join(names)}", ""]
         lines += ["```text", text, "```"]
     return "\n".join(lines) + "\n"
 

@@ -75,7 +75,9 @@ def test_the_blocks_of_a_page_run_in_order_and_print_what_it_says(
     page = Page(name, {word: has[word] for word in asked})
     printed = ""
     for block in found:
-        if block.mark("output") is not None:
+        if block.mark("file") is not None:
+            Path(block.mark("file") or "").write_text(block.source, "utf-8")
+        elif block.mark("output") is not None:
             assert block.source.strip() == printed.strip(), f"{name}, line {block.line}"
         elif block.runs:
             printed = page.run(block)
@@ -93,7 +95,7 @@ def test_every_block_says_its_language_and_why_it_is_not_run(name: str) -> None:
             )
 
 
-MARKS = ("not run", "run with", "given", "output")
+MARKS = ("not run", "run with", "given", "file", "output")
 # Marks of tables and parts, which have another purpose.
 PLAIN = ("try", "figures", "end")
 

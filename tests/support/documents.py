@@ -32,8 +32,8 @@ class Block:
     """One fenced block.
 
     Marks, as HTML comments above it: `not run: REASON`; `run with: NEW for OLD` puts one name in
-    place of another; `given: NAMES` are names that the reader is taken to have; `output` above a
-    text block says that the block before it prints just that.
+    place of another; `given: NAMES` are names that the reader is taken to have; `file: NAME` saves
+    the block under a name; `output` above a text block says that the block before it prints that.
     """
 
     line: int
