@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: try test check fix bench docs docs-serve clean
+.PHONY: try demo test check fix bench docs docs-serve clean
 .DEFAULT_GOAL := try
 
 # The environment is made once and again whenever what it is made from changes.
@@ -18,6 +18,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 try: $(VENV)/ready
 	$(BIN)/vlmheads testbed make out/scenes --split test --num 4 --seed 0
 	$(BIN)/vlmheads caption out/scenes/images --compare
+
+demo: $(VENV)/ready
+	$(BIN)/vlmheads demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup

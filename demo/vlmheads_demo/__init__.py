@@ -1,1 +1,1 @@
-"""The browser page of vlmheads; it is not part of this release yet."""
+"""The demo: a page that shows which words of a caption the picture supports."""

@@ -1,0 +1,56 @@
+"""`vlmheads demo`: the page, on this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("embedded",),
+    show_default=True,
+    help="A packaged model, a folder with a saved model, or a hub id; may be repeated.",
+)
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--device", help="Such as cpu or cuda:0; an accelerator where there is one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--allow-models", is_flag=True, help="Let visitors load folders and hub ids.")
+@click.option("--share", is_flag=True, help="Open a public address through Gradio's relay.")
+def demo(
+    models: tuple[str, ...],
+    dtype: str,
+    device: str | None,
+    host: str,
+    port: int,
+    allow_models: bool,
+    share: bool,
+) -> None:
+    """Open the page on which captions are compared and their words looked into."""
+    import threading
+
+    from vlmheads.commands import show
+    from vlmheads.errors import VlmHeadsError
+    from vlmheads_demo.shelf import Shelf
+
+    try:
+        from vlmheads_demo.server import serve
+    except ImportError as error:
+        raise VlmHeadsError(
+            f"{error.name} is not installed", todo="install it with pip install 'vlmheads[demo]'"
+        ) from error
+    show.quiet_loading(models[0])
+    shelf = Shelf(models, allow=allow_models, dtype=dtype, device=device)
+    server = serve(shelf, host=host, port=port or None, share=share)
+    click.echo(f"The page is at {server.address} (stop it with Ctrl-C).")
+    if server.shared:
+        click.echo(f"Anybody can reach it at {server.shared}")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        click.echo("stopped")
+    finally:
+        server.close()

@@ -1,0 +1,80 @@
+"""The server: Gradio's, on this machine alone unless told otherwise, with nothing to phone home."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmheads_demo.shelf import Shelf
+
+HOST = "127.0.0.1"
+PORT = 7860
+WAITING = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Server:
+    """A page that is being served.
+
+    Args:
+        address: where, such as "http://127.0.0.1:7860/".
+        shared: the public address, where it was asked for.
+        page: Gradio's blocks.
+        folder: temporary files of uploads.
+    """
+
+    address: str
+    shared: str | None
+    page: Any
+    folder: tempfile.TemporaryDirectory[str]
+
+    def close(self) -> None:
+        """Stop serving and remove the uploads."""
+        self.page.close()
+        self.folder.cleanup()
+
+
+def serve(
+    shelf: Shelf, *, host: str = HOST, port: int | None = PORT, share: bool = False
+) -> Server:
+    """Serve the page in threads of this process, and return once it answers.
+
+    Args:
+        shelf: the models.
+        host: the address to listen on.
+        port: where; None for a free one.
+        share: whether to open a public address through Gradio's relay.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="vlmheads-demo-")
+    # Gradio reads both when its parts are made, and has no arguments for them.
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from vlmheads_demo.desk import Desk
+    from vlmheads_demo.page import build
+    from vlmheads_demo.theme import style, theme
+    from vlmheads_demo.uploads import MOST_BYTES
+
+    page = build(Desk(shelf, Path(folder.name)))
+    page.queue(max_size=WAITING, default_concurrency_limit=4)
+    _, address, shared = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        inbrowser=False,
+        theme=theme(),
+        css=style(),
+        max_file_size=MOST_BYTES,
+        state_session_capacity=200,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        run_history=False,
+        footer_links=["api"],
+    )
+    return Server(address, shared, page, folder)
