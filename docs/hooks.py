@@ -153,7 +153,9 @@ def method_page(name: str) -> str:
     plugin = get_plugin(name)
     title, _, body = (inspect.getdoc(plugin) or "").partition("\n")
     hooks = ", ".join(f"`{hook}`" for hook in plugin.hooks())
-    facts = {"Paper": _cell(plugin.paper), "Hooks": hooks, "Cost": _cell(plugin.cost)}
+    facts = {"Paper": _cell(plugin.paper), "Hooks": hooks}
+    if "Cost:" not in body:
+        facts["Cost"] = _cell(plugin.cost)
     lines = [f"# {name}", "", f"**{_cell(title)}**", ""]
     lines += [f"- {fact}: {value}" for fact, value in facts.items() if value]
     # Deviations from the paper get a paragraph of their own: they are what a reader looks for.

@@ -22,7 +22,8 @@ from vlmheads.cli import main
 FENCE = re.compile(
     r"(?P<marks>(?:^<!--[^\n]*-->\n+)*)^```(?P<language>[^\n]*)\n(?P<source>.*?)^```$", re.M | re.S
 )
-SNIPPET = re.compile(r'^--8<-- "(?P<path>[^"]+)"$', re.M)
+# In the form of three lines, which no formatter takes for Python.
+SNIPPET = re.compile(r"^--8<--\n(?P<path>.+)\n--8<--$", re.M)
 RUN = ("python", "shell")
 SHOWN = ("text", "toml", "json", "jsonl", "yaml", "html", "markdown")
 
