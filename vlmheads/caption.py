@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from PIL import Image
 
 from vlmheads.anatomy import examine
 from vlmheads.attachment import attach
-from vlmheads.detect.grounding import grounding
+from vlmheads.detect.grounding import Grounding, grounding
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import as_rgb, read_image
 from vlmheads.models import EMBEDDED, load_model
@@ -152,7 +152,34 @@ class Captioner:
         for text, row, length in zip(texts, new, self._lengths(new), strict=True):
             count, at_limit = min(length, new.shape[1]), length > new.shape[1] == limit
             captions.append(Caption(text.strip(), count, at_limit, tuple(row[:count].tolist())))
-        return captions if scorer is None else self._grounded(captions, inputs, new, scorer)
+        return captions if scorer is None else self._grounded(captions, inputs, scorer)[0]
+
+    def ground(
+        self,
+        images: Sequence[str | Path | Image.Image],
+        captions: Sequence[Caption],
+        prompt: str = PROMPT,
+        *,
+        scorer: Scorer | None = None,
+    ) -> tuple[list[Caption], Grounding]:
+        """Measure how far images support the words of captions that this model made of them.
+
+        It is what `words=True` does for a batch, for captions that are there already.
+
+        Args:
+            images: files or Pillow images, one a caption.
+            captions: with their tokens.
+            prompt: what the model was asked.
+            scorer: in place of `Scorer.of(model)`.
+
+        Returns:
+            The captions with their words, and what was measured at their tokens [N, T].
+
+        Raises:
+            VlmHeadsError: tokens that are not those of the text, or what `grounding` refuses.
+        """
+        chosen = self._scorer(scorer or True, {})
+        return self._grounded(captions, self.prepare(images, prompt), chosen)
 
     def _scorer(self, words: bool | Scorer, generate: dict[str, Any]) -> Scorer:
         """Return what scores words, or refuse to before anything is generated."""
@@ -166,29 +193,28 @@ class Captioner:
         return scorer
 
     def _grounded(
-        self, captions: list[Caption], inputs: Any, new: torch.Tensor, scorer: Scorer
-    ) -> list[Caption]:
+        self, captions: Sequence[Caption], inputs: Any, scorer: Scorer
+    ) -> tuple[list[Caption], Grounding]:
         """Measure the words of a batch of captions."""
-        if not any(caption.ids for caption in captions):
-            return captions
-        found = grounding(self.model, inputs, new)
+        ends = self.model.generation_config.eos_token_id
+        end = ends[0] if isinstance(ends, list) else ends or 0
+        longest = max(1, *(len(caption.ids) for caption in captions))
+        targets = torch.tensor(
+            [[*caption.ids, *[end] * (longest - len(caption.ids))] for caption in captions]
+        )
+        found = grounding(self.model, inputs, targets)
         k = scorer.heads(examine(self.model).geometry)
         special = frozenset(self.processor.tokenizer.all_special_ids)
         decode = partial(self.processor.batch_decode, skip_special_tokens=True)
-        return [
-            replace(
-                caption,
-                words=ground_words(
-                    caption.text,
-                    token_spans(caption.ids, caption.text, decode, special),
-                    found,
-                    row,
-                    scorer,
-                    k,
-                ),
-            )
+        spans = [token_spans(caption.ids, caption.text, decode, special) for caption in captions]
+        words = [
+            ground_words(caption.text, spans[row], found, row, scorer, k)
             for row, caption in enumerate(captions)
         ]
+        grounded = [
+            replace(caption, words=part) for caption, part in zip(captions, words, strict=True)
+        ]
+        return grounded, found
 
     def prepare(self, batch: Iterable[str | Path | Image.Image], prompt: str) -> Any:
         """Make model inputs of images and a prompt, left padded, on the model's device."""

@@ -12,7 +12,8 @@ from typing import Any, Self
 from vlmheads.errors import VlmHeadsError
 from vlmheads.geometry import Geometry
 
-MEASURES = ("divergence", "attention", "log_probability", "log_probability_without")
+MEASURED = ("divergence", "attention", "log_probability", "log_probability_without")
+MEASURES = (*MEASURED, "image_share")
 FILE = "grounding.json"  # Beside the weights of a model that a scorer was fitted on.
 SCHEMA = 1
 
@@ -25,11 +26,11 @@ class Scorer:
 
     The one that `Scorer.plain` gives knows nothing of any model: it is p / (p + p₀), with p the
     word's probability with the image and p₀ without it, and a word is flagged below ½, where the
-    image makes it less likely. Others are fitted on captions of one model, by
-    `benchmarks/words.py`, and are refused on a model of another geometry.
+    image makes it less likely. Others are fitted on captions of one model, as
+    `benchmarks/words.py` does, and are refused on a model of another geometry.
 
     Args:
-        weights: of some of `MEASURES`, by name.
+        weights: of some of `MEASURES`, by name; image_share is p / (p + p₀).
         bias: what is added to them.
         mean: of each measure, where the fit was made.
         scale: standard deviation of each measure there.
@@ -77,16 +78,24 @@ class Scorer:
         path = Path(str(getattr(model, "name_or_path", ""))) / FILE
         return cls.load(path) if path.is_file() else cls.plain()
 
+    @property
+    def name(self) -> str:
+        """What the score is: "plain", or "fitted on" a model."""
+        if self.geometry is None:
+            return "plain"
+        return f"fitted on {self.provenance.get('model', self.geometry)}"
+
     def __call__(self, values: Mapping[str, float]) -> float:
-        """Return the score of a word from its measures, from 0 to 1."""
-        total = self.bias + sum(
-            weight * (values[name] - self.mean.get(name, 0.0)) / self.scale.get(name, 1.0)
-            for name, weight in self.weights.items()
+        """Return the score of a word from what was measured of it, from 0 to 1."""
+        gain = values["log_probability"] - values["log_probability_without"]
+        known = {**values, "image_share": sigmoid(gain)}
+        return sigmoid(
+            self.bias
+            + sum(
+                weight * (known[name] - self.mean.get(name, 0.0)) / self.scale.get(name, 1.0)
+                for name, weight in self.weights.items()
+            )
         )
-        # Of the two forms, the one whose exponential cannot overflow.
-        if total >= 0:
-            return 1 / (1 + math.exp(-total))
-        return math.exp(total) / (1 + math.exp(total))
 
     def heads(self, geometry: Geometry) -> int:
         """Return the k of T-VHD on a model.
@@ -102,10 +111,14 @@ class Scorer:
         """Return the same scorer with another threshold."""
         return replace(self, threshold=threshold)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, as they are saved."""
+        return asdict(self) | {"schema": SCHEMA}
+
     def save(self, path: str | Path) -> None:
         """Write the scorer as JSON."""
-        about = asdict(self) | {"schema": SCHEMA}
-        Path(path).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        text = json.dumps(self.to_dict(), indent=1, sort_keys=True)
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -129,6 +142,14 @@ class Scorer:
             raise VlmHeadsError(f"{path} is no word scorer ({error})", "one that was saved") from (
                 error
             )
+
+
+def sigmoid(value: float) -> float:
+    """Return 1 / (1 + exp(-value))."""
+    # Of the two forms, the one whose exponential cannot overflow.
+    if value >= 0:
+        return 1 / (1 + math.exp(-value))
+    return math.exp(value) / (1 + math.exp(value))
 
 
 def check_threshold(threshold: float) -> None:

@@ -87,6 +87,20 @@ def _finders() -> tuple[Callable[[str], Iterable[tuple[int, int, str]]], ...]:
     return tuple(entry.load() for entry in entries)
 
 
+def require_finders() -> None:
+    """Refuse to go on where nothing is installed that finds objects.
+
+    Raises:
+        VlmHeadsError: no entry point of the group "vlmheads.objects".
+    """
+    if not _finders():
+        raise VlmHeadsError(
+            "nothing installed that finds the objects of a caption",
+            f"an entry point of the group {GROUP!r}",
+            "install vlmheads with its evaluation, pip install 'vlmheads[eval]'",
+        )
+
+
 def token_spans(
     ids: Sequence[int], text: str, decode: Decode, special: Collection[int] = ()
 ) -> list[Span]:
@@ -105,10 +119,10 @@ def token_spans(
     Raises:
         VlmHeadsError: tokens that decode to another text.
     """
-    if not ids:
+    if not ids and not text:
         return []
     beginnings = decode([list(ids[: count + 1]) for count in range(len(ids))])
-    whole = beginnings[-1]
+    whole = beginnings[-1] if beginnings else ""
     if whole.strip() != text:
         raise VlmHeadsError(f"tokens that decode to {whole!r}", f"those of {text!r}")
     shift = len(whole) - len(whole.lstrip())

@@ -265,7 +265,17 @@ def test_a_scorer_survives_saving(tmp_path: Path) -> None:
     )
     scorer.save(tmp_path / "scorer.json")
     assert Scorer.load(tmp_path / "scorer.json") == scorer
-    assert scorer({"divergence": 7.0}) == pytest.approx(1 / (1 + 2.718281828459045**-2.5))
+    values = {"divergence": 7.0, "log_probability": -1.0, "log_probability_without": -2.0}
+    assert scorer(values) == pytest.approx(1 / (1 + 2.718281828459045**-2.5))
+
+
+def test_a_scorer_may_weigh_the_images_share_of_the_probability() -> None:
+    values = {"log_probability": -1.0, "log_probability_without": -2.0}
+    share = Scorer.plain()(values)
+    scorer = Scorer({"image_share": 3.0}, 0.1, {"image_share": 0.5}, {"image_share": 0.2})
+    assert scorer(values) == pytest.approx(
+        1 / (1 + 2.718281828459045 ** -(0.1 + 15 * (share - 0.5)))
+    )
 
 
 @pytest.mark.parametrize(

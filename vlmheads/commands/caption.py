@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlmheads.caption import Captioner
+    from vlmheads.commands.flags import Asked
 
 
 @click.command()
@@ -29,6 +30,22 @@ if TYPE_CHECKING:
     help="A plugin, with options if any, such as vhr:alpha=1.5; may be repeated. [default: vhr]",
 )
 @click.option("--compare", is_flag=True, help="Show the plain caption beside the mitigated one.")
+@click.option(
+    "--flag", is_flag=True, help="Mark objects that the image does not support, with their scores."
+)
+@click.option(
+    "--drop", is_flag=True, help="Leave out clauses whose object the image does not support."
+)
+@click.option(
+    "--threshold",
+    type=float,
+    help="--flag, --drop: objects with a lower score. [default: the scorer's own]",
+)
+@click.option(
+    "--scorer",
+    type=click.Path(path_type=Path),
+    help="--flag, --drop: a word scorer as JSON. [default: the model's own, or p/(p+p0)]",
+)
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
@@ -40,6 +57,10 @@ def caption(
     device: str | None,
     plugins: tuple[str, ...],
     compare: bool,
+    flag: bool,
+    drop: bool,
+    threshold: float | None,
+    scorer: Path | None,
     prompt: str | None,
     max_new_tokens: int,
     batch_size: int,
@@ -47,16 +68,21 @@ def caption(
 ) -> None:
     """Describe IMAGES: files, or folders of them.
 
+    --flag and --drop measure on the plain model how far the image supports each object that the
+    caption names: docs/words.md says how often they are right.
+
     An image that cannot be read is reported, the rest is done, and the exit code is 2.
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
+    from vlmheads.commands.flags import Asked
     from vlmheads.images import find_images
 
     show.quiet_loading(model)
     captioner = Captioner.from_pretrained(model, plugins or ("vhr",), dtype=dtype, device=device)
+    asked = Asked.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
     found = list(find_images(images))
-    job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare)
+    job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare, asked)
     failed = noticed = False
     with show.progress(len(found)) as advance:
         for batch in _batches(found, batch_size):
@@ -83,8 +109,11 @@ def caption(
 class _Job:
     """What is done to each batch of images."""
 
-    def __init__(self, captioner: Captioner, prompt: str, limit: int, compare: bool) -> None:
+    def __init__(
+        self, captioner: Captioner, prompt: str, limit: int, compare: bool, asked: Asked | None
+    ) -> None:
         self.captioner, self.prompt, self.limit, self.compare = captioner, prompt, limit, compare
+        self.asked = asked
         self.plugins = [plugin.describe() for plugin in captioner.plugins]
 
     def run(self, batch: list[tuple[Path, Image]]) -> Iterator[dict[str, Any]]:
@@ -96,7 +125,8 @@ class _Job:
             "max_new_tokens": self.limit,
             "batch_size": len(images),
         }
-        mitigated = self.captioner(images, self.prompt, **options)
+        words = False if self.asked is None else self.asked.scorer
+        mitigated = self.captioner(images, self.prompt, words=words, **options)
         plain = self.captioner(images, self.prompt, plugins=(), **options) if self.compare else None
         for index, (path, _) in enumerate(batch):
             found = mitigated[index]
@@ -108,6 +138,8 @@ class _Job:
             }
             if plain is not None:
                 record["plain"] = plain[index].text
+            if self.asked is not None:
+                record |= self.asked.record(found)
             yield record | {"prompt": self.prompt, "plugins": self.plugins}
 
 

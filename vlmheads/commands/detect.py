@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlmheads.headmap import HeadMap
 
 # Those of vlmheads.commands.measures, which loads torch.
-_MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution")
+_MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "words")
 
 
 @click.command()
@@ -28,10 +28,8 @@ _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution")
 @click.option("--tau", default=20.0, show_default=True, help="sinks: the least φ of a sink token.")
 @click.option(
     "--max-new-tokens",
-    default=16,
-    show_default=True,
     type=click.IntRange(min=1),
-    help="dominance: length of the answer that is looked at.",
+    help="dominance, words: length of the answer that is looked at. [default: 16, 128]",
 )
 @click.option(
     "--words",
@@ -58,7 +56,7 @@ def detect(
     prompt: str | None,
     filtered: bool,
     tau: float,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     words: Path | None,
     factor: float,
     batch_size: int,
@@ -73,7 +71,8 @@ def detect(
     vhd: vision-aware head divergence. sinks: image tokens that draw attention for their norm.
     dominance: attention of the answer on text against image. attention-sink: attention on the
     first tokens, and dormant heads. attribution: effect of removing each head on words that the
-    image supports and on words that it does not.
+    image supports and on words that it does not. words: what the image gives each object that a
+    generated caption names.
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
@@ -146,7 +145,7 @@ def _record(result: Part, top: int) -> dict[str, Any]:
         },
         "notes": result.notes,
         "maps": maps,
-    }
+    } | ({"captions": result.records} if result.records else {})
 
 
 def _print(name: str, main: HeadMap, result: Part, top: int) -> None:
@@ -154,6 +153,7 @@ def _print(name: str, main: HeadMap, result: Part, top: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vlmheads.commands import show
     from vlmheads.commands.measures import mean_and_error
 
     console = Console()
@@ -168,6 +168,8 @@ def _print(name: str, main: HeadMap, result: Part, top: int) -> None:
         console.print(figures)
     for label, note in result.notes.items():
         console.print(f"{label}: {note}", markup=False, highlight=False)
+    if result.records:
+        show.objects(console, result.records, top)
     table = Table(title=f"{name}, mean of {main.images} images, {main.geometry}")
     for column in ("layer", "head", name, "standard error"):
         table.add_column(column, justify="right")

@@ -36,11 +36,13 @@ class Part:
         maps: head maps by name, the main one first.
         figures: name -> one number an image.
         notes: name -> what else there is to say, the same for every image.
+        records: one an image, of captions with their words.
     """
 
     maps: dict[str, HeadMap]
     figures: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence[Part]) -> Part:
@@ -54,7 +56,8 @@ class Part:
                 figures.setdefault(name, []).extend(values)
         joined = {name: HeadMap.concatenate(items) for name, items in maps.items()}
         notes = {name: value for part in parts for name, value in part.notes.items()}
-        return cls(joined, figures, notes)
+        records = [record for part in parts for record in part.records]
+        return cls(joined, figures, notes, records)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Asked:
     about: Mapping[str, Any]
     filtered: bool = False
     tau: float = 20.0
-    max_new_tokens: int = 16
+    max_new_tokens: int | None = None
     factor: float = 0.0
     words: Path | None = None
     overlay: Path | None = None
@@ -116,7 +119,7 @@ def sinks(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
 def dominance(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
     """Text dominance of a short greedy answer."""
     inputs = captioner.prepare(paths, asked.prompt)
-    options = {"max_new_tokens": asked.max_new_tokens, "do_sample": False}
+    options = {"max_new_tokens": asked.max_new_tokens or 16, "do_sample": False}
     found = text_dominance(captioner.model, inputs, provenance=asked.about, **options)
     mdi, aei = found.mdi(), found.aei()
     figures = {
@@ -142,7 +145,7 @@ def attention_sink(captioner: Captioner, paths: list[Path], asked: Asked) -> Par
     return Part(maps, {name: value.tolist() for name, value in figures.items()})
 
 
-def words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def by_head(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
     """Effect of each head on grounded and on hallucinated words, by ablation and by gradient."""
     if asked.words is None:
         raise VlmHeadsError(
@@ -253,8 +256,11 @@ def finished(measure: str, part: Part) -> Part:
     """Add what can only be said of all images together.
 
     Raises:
-        VlmHeadsError: attribution on images of which none has words of both kinds.
+        VlmHeadsError: attribution on images of which none has words of both kinds, or words of
+            captions that name no object.
     """
+    if measure == "words" and not part.maps:
+        raise VlmHeadsError("captions that name no object", "at least one object of COCO's")
     if measure != "attribution":
         return part
     if "attribution" not in part.maps:
@@ -279,10 +285,18 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(spread / len(values))
 
 
+def _words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+    """Grounding of words, in a module of its own."""
+    from vlmheads.commands.objects import words
+
+    return words(captioner, paths, asked)
+
+
 MEASURES: dict[str, Callable[[Captioner, list[Path], Asked], Part]] = {
     "vhd": vhd,
     "sinks": sinks,
     "dominance": dominance,
     "attention-sink": attention_sink,
-    "attribution": words,
+    "attribution": by_head,
+    "words": _words,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -39,7 +40,10 @@ def record(found: dict[str, Any]) -> None:
     """Print the caption of one image, beside the plain one where there is one."""
     console = Console(soft_wrap="plain" not in found)
     if "plain" not in found:
-        console.print(Text(f"{found['image']}: {found['caption']}"))
+        said = found.get("safer", found["caption"]) if "words" not in found else marked(found)
+        console.print(Text(f"{found['image']}: ").append(said))
+        if "safer" in found:
+            _left_out(console, found)
         return
     names = ", ".join(plugin["name"] for plugin in found["plugins"])
     before, after = differing(found["plain"], found["caption"])
@@ -50,6 +54,31 @@ def record(found: dict[str, Any]) -> None:
     console.print(table)
     if found["plain"] == found["caption"]:
         console.print("no word differs")
+    if "words" in found:
+        console.print(Text("flagged: ").append(marked(found)), soft_wrap=True)
+    if "safer" in found:
+        _left_out(console, found, always=True)
+
+
+def marked(found: dict[str, Any]) -> Text:
+    """Mark the objects of a caption that the image does not support: [?fork 0.12]."""
+    said, done = Text(), 0
+    for word in found["words"]:
+        if word["flagged"]:
+            said.append(found["caption"][done : word["start"]])
+            said.append(f"[?{word['text']} {word['score']:.2f}]", "red")
+            done = word["end"]
+    return said.append(found["caption"][done:])
+
+
+def _left_out(console: Console, found: dict[str, Any], *, always: bool = False) -> None:
+    """Print the safer caption where it is not printed yet, and what it leaves out."""
+    if "words" in found or always:
+        console.print(Text(f"safer: {found['safer']}"), soft_wrap=True)
+    if found["left_out"]:
+        console.print(Text(f"left out: {' | '.join(found['left_out'])}", "dim"), soft_wrap=True)
+    if found["unsupported"]:
+        console.print(Text("no sentence is supported; the least unsupported one is kept", "dim"))
 
 
 def differing(before: str, after: str) -> tuple[Text, Text]:
@@ -67,3 +96,25 @@ def differing(before: str, after: str) -> tuple[Text, Text]:
     left.rstrip()
     right.rstrip()
     return left, right
+
+
+def objects(console: Console, records: list[dict[str, Any]], top: int) -> None:
+    """Print the objects of captions: of one all of them, of several those with least support."""
+    rows = [(record, word) for record in records for word in record["words"] if word["object"]]
+    if len(records) == 1:
+        console.print(Text(f"caption: {records[0]['caption']}"))
+    else:
+        rows = sorted(rows, key=lambda row: float(row[1]["score"]))[:top]
+    table = Table(title="objects" if len(records) == 1 else "objects with the lowest scores")
+    if len(records) > 1:
+        table.add_column("image")
+    table.add_column("word")
+    for column in ("T-VHD", "on the image", "log p", "log p without", "score", ""):
+        table.add_column(column, justify="right")
+    for record, word in rows:
+        measured = (word["divergence"], word["attention"], word["log_probability"],
+                    word["log_probability_without"], word["score"])  # fmt: skip
+        name = [] if len(records) == 1 else [Path(record["image"]).name]
+        cells = [*name, word["text"], *(f"{value:.3f}" for value in measured)]
+        table.add_row(*cells, "?" if word["flagged"] else "")
+    console.print(table)

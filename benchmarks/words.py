@@ -1,0 +1,411 @@
+"""How well T-VHD, image attention and probability tell invented object words from true ones.
+
+Run: python benchmarks/words.py --out out/words.json
+It captions scenes of the splits val, test and counterfactual, marks every object word as CHAIR
+does (lineage "fixed"), fits the combined score on val alone, and measures on the others how well
+each score tells the two kinds apart, how often the flags are right, and what dropping does to
+CHAIR. Intervals are 95 % bootstrap intervals over images. `--save-scorer grounding.json` writes the
+fitted score; beside the weights of a model it becomes that model's own.
+
+With --model and --data of your own ("coco/", a COCO folder) it fits a scorer for another model.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from vlmheads_eval import captions as files
+from vlmheads_eval.chair import score_captions
+from vlmheads_eval.frontier import truncated_counts
+from vlmheads_eval.frontier_distance import frontier_distance
+from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.lineages import lineage
+from vlmheads_eval.measures import count, measure
+from vlmheads_eval.samples import load_material
+from vlmheads_eval.statistics import Array, differ, resample
+from vlmheads_eval.word_scores import WordTable, auroc, auroc_interval, fit_scorer, flag_figures
+
+from vlmheads import Caption, Captioner
+from vlmheads.anatomy import examine
+from vlmheads.safer import drop_clauses
+from vlmheads.scorer import MEASURED, Scorer
+
+DRAWS = 2000
+READING = "fixed"
+# Single scores, in the form in which high means supported.
+SINGLE = {
+    "T-VHD": "divergence",
+    "image attention": "attention",
+    "log p": "log_probability",
+    "log p without the image": "log_probability_without",
+    "gain, log p - log p₀": "image_gain",
+}
+CHAIR = ("CHAIRi", "CHAIRs", "recall", "object_f1", "words")
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """Captions of one split with their words, by image."""
+
+    keys: list[str]
+    captions: list[Caption]
+    divergences: list[list[Array]]  # of each caption's words, [H]: T-VHD for every k
+    truth: GroundTruth
+
+    def table(self) -> WordTable:
+        """The object words, each true or invented."""
+        rows = [
+            (image, word, divergence, word.object in self.truth.objects[key])
+            for image, (key, caption, found) in enumerate(
+                zip(self.keys, self.captions, self.divergences, strict=True)
+            )
+            for word, divergence in zip(caption.words, found, strict=True)
+            if word.object
+        ]
+        return WordTable(
+            np.array([image for image, *_ in rows]),
+            np.array([true for *_, true in rows]),
+            {name: np.array([getattr(word, name) for _, word, *_ in rows]) for name in MEASURED},
+            np.stack([divergence for *_, divergence, _ in rows]),
+            len(self.keys),
+        )
+
+    def counts(self, texts: Sequence[str]) -> Array:
+        """CHAIR's counts of other texts for the same images: [images, columns]."""
+        scored = score_captions(self._files(texts), self.truth, lineage(READING))
+        return np.array([count(caption, score) for caption, _, score in scored])
+
+    def cuts(self) -> Array:
+        """CHAIR's counts of the captions cut after 1, 2, ... sentences: [images, cuts, columns]."""
+        texts = [caption.text for caption in self.captions]
+        scored = score_captions(self._files(texts), self.truth, lineage(READING))
+        return np.array(
+            [truncated_counts(words, score, lineage(READING)) for _, words, score in scored]
+        )
+
+    def _files(self, texts: Sequence[str]) -> list[files.Caption]:
+        return [files.Caption(key, text) for key, text in zip(self.keys, texts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is asked of which model."""
+
+    captioner: Captioner
+    prompt: str
+    workspace: Path
+    batch: int
+    seed: int
+    limit: int
+
+    def say(self, data: str, num: int, plugins: Sequence[str] = ()) -> Said:
+        """Caption images and measure the words of the captions on the plain model."""
+        material = load_material(
+            [data], "caption", workspace=self.workspace, prompt=self.prompt, num=num, seed=self.seed
+        )
+        heads = examine(self.captioner.model).geometry.heads
+        said: list[Caption] = []
+        divergences: list[list[Array]] = []
+        for start in range(0, len(material.samples), self.batch):
+            images = [sample.image for sample in material.samples[start : start + self.batch]]
+            plain = self.captioner(
+                images,
+                self.prompt,
+                plugins=plugins,
+                batch_size=self.batch,
+                max_new_tokens=self.limit,
+            )
+            captions, found = self.captioner.ground(
+                images, plain, self.prompt, scorer=Scorer.plain()
+            )
+            every = torch.stack([found.token_divergence(k) for k in range(1, heads + 1)], dim=-1)
+            divergences += [
+                [every[row, word.first : word.last].mean(dim=0).numpy() for word in caption.words]
+                for row, caption in enumerate(captions)
+            ]
+            said += captions
+            click.echo(f"{data} {' '.join(plugins)}: {len(said)}", err=True)
+        keys = [files.image_key(sample.record["image_id"]) for sample in material.samples]
+        truth = load_ground_truth(material.ground_truth, lineage(READING))
+        return Said(keys, said, divergences, truth)
+
+
+def scored(said: Said, scorer: Scorer, geometry: Any) -> list[Caption]:
+    """The captions with the scores of another scorer."""
+    k = scorer.heads(geometry)
+    captions = []
+    for caption, found in zip(said.captions, said.divergences, strict=True):
+        words = []
+        for word, divergence in zip(caption.words, found, strict=True):
+            values = {name: getattr(word, name) for name in MEASURED}
+            values["divergence"] = float(divergence[k - 1])
+            words.append(replace(word, divergence=values["divergence"], score=scorer(values)))
+        captions.append(replace(caption, words=tuple(words)))
+    return captions
+
+
+def separation(said: Said, scorers: dict[str, Scorer], geometry: Any) -> dict[str, Any]:
+    """AUROC of every score for true against invented words."""
+    table = said.table()
+    values = table.at(scorers["combined"].heads(geometry))
+    scores = {name: values[key] for name, key in SINGLE.items()}
+    scores |= {name: table.scores(scorer, geometry) for name, scorer in scorers.items()}
+    return {
+        "words": len(table.true),
+        "invented": int((~table.true).sum()),
+        "images": table.images,
+        "auroc": {
+            name: auroc_interval(table, found, DRAWS).to_dict() for name, found in scores.items()
+        },
+        "T-VHD by k": [float(auroc(column, table.true)[0]) for column in table.divergences.T],
+    }
+
+
+def flags(said: Said, scorer: Scorer, geometry: Any, thresholds: Iterable[float]) -> dict[str, Any]:
+    """How often flags are right at some thresholds."""
+    table = said.table()
+    scores = table.scores(scorer, geometry)
+    return {
+        f"{threshold:.3f}": {
+            name: found.to_dict()
+            for name, found in flag_figures(table, scores, threshold, DRAWS).items()
+        }
+        for threshold in thresholds
+    }
+
+
+def dropped(said: Said, scorer: Scorer, geometry: Any, seed: int | None = None) -> dict[str, Any]:
+    """CHAIR of the safer captions, against the captions as they were.
+
+    With a seed the scores are first dealt out anew among all object words: the control, which
+    drops as many words without a reason.
+    """
+    captions = scored(said, scorer, geometry)
+    if seed is not None:
+        captions = shuffled(captions, seed)
+    found = [drop_clauses(one.text, one.words, scorer.threshold) for one in captions]
+    before = said.counts([caption.text for caption in said.captions])
+    after = said.counts([safer.text for safer in found])
+    cuts = said.cuts()
+    drawn = resample({"before": before, "after": after, "cuts": cuts}, DRAWS)
+    sums = before.sum(axis=0), after.sum(axis=0)
+    result: dict[str, Any] = {
+        "changed": sum(
+            safer.text != one.text for safer, one in zip(found, said.captions, strict=True)
+        ),
+        "unsupported": sum(safer.unsupported for safer in found),
+        "images": len(found),
+    }
+    for name in CHAIR:
+        result[name] = {
+            "before": float(measure(sums[0], name)),
+            "after": float(measure(sums[1], name)),
+            "difference": differ(
+                lambda part, name=name: measure(part, name),  # type: ignore[misc]
+                sums,
+                (drawn["before"], drawn["after"]),
+            ).to_dict(),
+        }
+    for name in ("CHAIRi", "CHAIRs"):
+        result[name]["less frontier"] = frontier_distance(
+            name, (cuts.sum(axis=0), drawn["cuts"]), (sums[1], drawn["after"])
+        ).to_dict()
+    return result
+
+
+def shuffled(captions: Sequence[Caption], seed: int) -> list[Caption]:
+    """The captions with the scores of their object words dealt out anew."""
+    scores = [word.score for caption in captions for word in caption.words if word.object]
+    dealt = iter(np.random.default_rng(seed).permutation(scores).tolist())
+    return [
+        replace(
+            caption,
+            words=tuple(
+                replace(word, score=next(dealt)) if word.object else word for word in caption.words
+            ),
+        )
+        for caption in captions
+    ]
+
+
+def shown(estimate: dict[str, Any], scale: float = 100, sign: bool = False) -> str:
+    """A figure with its interval, as text."""
+    if estimate["value"] is None:
+        return "-"
+    value, low, high = (scale * estimate[part] for part in ("value", "low", "high"))
+    digits = 3 if scale == 1 else 1
+    form = f"{'+' if sign else ''}.{digits}f"
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    sets = list(result["separation"])
+    counts = {
+        name: f"{name}: {part['invented']} of {part['words']} words invented"
+        for name, part in result["separation"].items()
+    }
+    parts = ["### AUROC, true against invented object words", "", "; ".join(counts.values()), ""]
+    scores = list(result["separation"][sets[0]]["auroc"])
+    parts.append(
+        table(
+            ["score", *sets],
+            (
+                [name, *(shown(result["separation"][at]["auroc"][name], 1) for at in sets)]
+                for name in scores
+            ),
+        )
+    )
+    parts.append(
+        table(
+            ["T-VHD, k", *map(str, range(1, 1 + len(result["separation"][sets[0]]["T-VHD by k"])))],
+            (
+                [at, *(f"{value:.3f}" for value in result["separation"][at]["T-VHD by k"])]
+                for at in sets
+            ),
+        )
+    )
+    parts += ["### Flags", ""]
+    parts.append(
+        table(
+            ["captions", "scorer", "threshold", "precision", "recall", "true words flagged"],
+            (
+                [at, scorer, threshold, *(shown(figure) for figure in figures.values())]
+                for at, by_scorer in result["flags"].items()
+                for scorer, by_threshold in by_scorer.items()
+                for threshold, figures in by_threshold.items()
+            ),
+        )
+    )
+    parts += ["### Dropping", ""]
+    parts.append(
+        table(
+            ["captions", "scorer", *(f"{name}" for name in CHAIR), "CHAIRi less frontier"],
+            (
+                [
+                    at,
+                    scorer,
+                    *(
+                        f"{percent(name, figures[name]['before'])} → "
+                        f"{percent(name, figures[name]['after'])}"
+                        for name in CHAIR
+                    ),
+                    shown(figures["CHAIRi"]["less frontier"], sign=True),
+                ]
+                for at, by_scorer in result["dropped"].items()
+                for scorer, figures in by_scorer.items()
+            ),
+        )
+    )
+    return "\n".join(parts)
+
+
+def percent(name: str, value: float) -> str:
+    return f"{value:.1f}" if name == "words" else f"{100 * value:.1f}"
+
+
+@click.command()
+@click.option("--model", default="embedded", show_default=True)
+@click.option("--fit-on", default="testbed:val", show_default=True, help="What the fit is made on.")
+@click.option("--fit-num", default=2000, show_default=True, help="How many images of it.")
+@click.option(
+    "--data",
+    multiple=True,
+    default=("testbed:test", "testbed:counterfactual"),
+    show_default=True,
+    help="What is measured on: testbed:SPLIT or a COCO folder.",
+)
+@click.option("--num", default=500, show_default=True, help="Images of each.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--prompt", default="Describe the image.", show_default=True)
+@click.option("--plugin", default="vhr", show_default=True, help="Captions under it, too; '' none.")
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--max-new-tokens", default=128, show_default=True)
+@click.option("--save-scorer", type=click.Path(path_type=Path), help="Write the fitted scorer.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write everything as JSON here.")
+def main(
+    model: str,
+    fit_on: str,
+    fit_num: int,
+    data: tuple[str, ...],
+    num: int,
+    seed: int,
+    prompt: str,
+    plugin: str,
+    batch_size: int,
+    max_new_tokens: int,
+    save_scorer: Path | None,
+    out: Path | None,
+) -> None:
+    """Fit the combined score of words and measure it; prints Markdown."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(
+            Captioner.from_pretrained(model), prompt, Path(folder), batch_size, seed, max_new_tokens
+        )
+        result, scorer = measured(setup, model, (fit_on, fit_num), (data, num), plugin)
+    if save_scorer is not None:
+        scorer.save(save_scorer)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    click.echo(report(result))
+
+
+def measured(
+    setup: Setup,
+    model: str,
+    fit_on: tuple[str, int],
+    measure_on: tuple[Sequence[str], int],
+    plugin: str,
+) -> tuple[dict[str, Any], Scorer]:
+    """Fit on the one, measure on the others."""
+    geometry = examine(setup.captioner.model).geometry
+    about = {"model": model, "data": fit_on[0], "seed": setup.seed, "prompt": setup.prompt}
+    fitted = setup.say(*fit_on)
+    table = fitted.table()
+    combined = fit_scorer(table, geometry, about)
+    scorers = {"p / (p + p₀)": Scorer.plain(), "combined": combined}
+    for left_out in ("divergence", "attention", "image_share", "log_probability"):
+        names = [name for name in combined.weights if name != left_out]
+        scorers[f"combined without {left_out}"] = fit_scorer(table, geometry, about, features=names)
+    sets = {fit_on[0]: fitted}
+    for at in measure_on[0]:
+        for plugins in ((), (plugin,)) if plugin else ((),):
+            sets[" ".join([at, *plugins])] = setup.say(at, measure_on[1], plugins)
+    result: dict[str, Any] = {
+        "scorer": combined.to_dict(),
+        "separation": {},
+        "flags": {},
+        "dropped": {},
+    }
+    plain = scorers["p / (p + p₀)"]
+    for name, said in sets.items():
+        result["separation"][name] = separation(said, scorers, geometry)
+        result["flags"][name] = {
+            "combined": flags(said, combined, geometry, (combined.threshold, 0.3, 0.4, 0.5)),
+            "p / (p + p₀)": flags(said, plain, geometry, (0.4, plain.threshold)),
+        }
+        result["dropped"][name] = {
+            "combined": dropped(said, combined, geometry),
+            "p / (p + p₀)": dropped(said, plain, geometry),
+            "combined, scores dealt out anew": dropped(said, combined, geometry, seed=setup.seed),
+        }
+    return result, combined
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What `vlmheads caption --flag` and `--drop` add to a caption."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmheads.caption import Caption, Captioner
+from vlmheads.errors import VlmHeadsError
+from vlmheads.safer import drop_clauses
+from vlmheads.scorer import Scorer, check_threshold
+from vlmheads.words import require_finders
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which of the two are wanted, and what scores the words.
+
+    Args:
+        flag: add the words with their scores.
+        drop: add the safer caption.
+        scorer: scores them; objects below its threshold are flagged.
+    """
+
+    flag: bool
+    drop: bool
+    scorer: Scorer
+
+    @classmethod
+    def of(
+        cls,
+        captioner: Captioner,
+        *,
+        flag: bool,
+        drop: bool,
+        threshold: float | None,
+        scorer: Path | None,
+    ) -> Asked | None:
+        """Read the options; None where neither is wanted.
+
+        Raises:
+            VlmHeadsError: a threshold or scorer for nothing, or one that cannot be.
+        """
+        if not (flag or drop):
+            if threshold is not None or scorer is not None:
+                raise VlmHeadsError(
+                    f"--{'scorer' if threshold is None else 'threshold'} alone",
+                    "--flag or --drop with it",
+                )
+            return None
+        require_finders()
+        found = Scorer.of(captioner.model) if scorer is None else Scorer.load(scorer)
+        if threshold is not None:
+            check_threshold(threshold)
+            found = found.at(threshold)
+        return cls(flag, drop, found)
+
+    def record(self, caption: Caption) -> dict[str, Any]:
+        """Return what there is to say of a caption, as plain values."""
+        limit = self.scorer.threshold
+        about: dict[str, Any] = {"threshold": limit, "scorer": self.scorer.name}
+        if self.flag:
+            about["words"] = [
+                word.to_dict() | {"flagged": bool(word.object) and word.score < limit}
+                for word in caption.words
+            ]
+        if self.drop:
+            safer = drop_clauses(caption.text, caption.words, limit)
+            about |= {
+                "safer": safer.text,
+                "left_out": list(safer.removed),
+                "unsupported": safer.unsupported,
+            }
+        return about
