@@ -40,33 +40,50 @@ ELSEWHERE = {
     "testbed.md": "testbed/README.md",
 }
 # The API reference: a page, what it is about, and the modules on it. What `vlmheads` exports and
-# is on no page goes on the first one.
+# is on no page goes on the first one. A module that begins with "_" is of another package.
 REFERENCE = {
     "attach": (
         "Attach and caption",
         "What most programs need.",
         "attachment caption headmap presets registry models images errors",
     ),
-    "plugin": (
-        "Write a plugin",
-        "What the hooks of a method are handed, and what they may ask for.",
-        "plugin request attention streams sinks vision geometry anatomy",
+    "words": (
+        "Words",
+        "How far the image supports each word of a caption.",
+        "words scorer detect.grounding",
     ),
     "detect": (
         "Detectors",
         "Read-only measurements; see [Detectors](../detectors.md).",
-        "detect",
+        "detect.divergence detect.sinks detect.dominance detect.attention_sink detect.retrieval "
+        "detect.attribution detect.overlay",
     ),
+    "plugin": (
+        "Write a plugin",
+        "What the hooks of a method are handed, and what they may ask for.",
+        "plugin request attention streams vision sinks geometry anatomy",
+    ),
+    "families": ("Model families", "What differs between models.", "adapters adapters.family"),
     "export": (
         "Gains outside of vlmheads",
         "A map of gains as a PEFT adapter, or baked into a checkpoint.",
         "adapter",
     ),
-    "families": ("Model families", "What differs between models.", "adapters adapters.family"),
     "figures": (
         "Figures",
         "One look for files, reports and pages; needs the extra `figures`.",
-        "figures drawing palette",
+        "figures palette drawing",
+    ),
+    "evaluate": (
+        "Evaluate",
+        "The steps of [the evaluator](../evaluation.md) from Python; needs the extra `eval`.",
+        "_eval.captions _eval.ground_truth _eval.scoring _eval.chair _eval.fixed _eval.pope "
+        "_eval.amber _eval.compare _eval.frontier _eval.statistics _eval.report",
+    ),
+    "testbed": (
+        "The test bench",
+        "Scenes with known objects; needs the extra `testbed`.",
+        "_testbed.scenes _testbed.coco _testbed.categories",
     ),
 }
 FIGURE = re.compile(r"^<!-- figure: (?P<file>\S+) (?P<name>\S+) (?P<title>\S+) -->$", re.M)
@@ -246,9 +263,8 @@ def reference_page(title: str, about: str, modules: list[str]) -> str:
     """Return a page on which mkdocstrings writes what some modules hold."""
     lines = [f"# {title}", "", about]
     for module in modules:
-        lines += ["", f"::: vlmheads.{module}", "    options:", "      heading_level: 2"]
-        if module == "detect":
-            lines.append("      show_submodules: true")
+        full = f"vlmheads{module}" if module.startswith("_") else f"vlmheads.{module}"
+        lines += ["", f"::: {full}", "    options:", "      heading_level: 2"]
     return "\n".join(lines) + "\n"
 
 
