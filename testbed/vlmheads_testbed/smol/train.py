@@ -35,7 +35,7 @@ class Run:
     out: Path
     seed: int = 0
     schedule: Schedule = field(default_factory=lambda: Schedule(2000, 1e-3))
-    size: int = 16
+    size: int = 8
     rank: Rank = field(default_factory=Rank)
     word_steps: int = 400
     word_size: int = 48
