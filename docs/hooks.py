@@ -261,7 +261,8 @@ def reference_index() -> str:
 
 def reference_page(title: str, about: str, modules: list[str]) -> str:
     """Return a page on which mkdocstrings writes what some modules hold."""
-    lines = [f"# {title}", "", about]
+    # A search shows the guides first.
+    lines = ["---", "search: {boost: 0.5}", "---", "", f"# {title}", "", about]
     for module in modules:
         full = f"vlmheads{module}" if module.startswith("_") else f"vlmheads.{module}"
         lines += ["", f"::: {full}", "    options:", "      heading_level: 2"]
