@@ -15,7 +15,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ REFERENCE = {
         "_testbed.scenes _testbed.coco _testbed.categories",
     ),
 }
-FIGURE = re.compile(r"^<!-- figure: (?P<file>\S+) (?P<name>\S+) (?P<title>\S+) -->$", re.M)
+FIGURE = re.compile(r"^<!-- figure: (?P<file>\S+)(?: (?P<name>\S+) (?P<title>\S+))? -->$", re.M)
 LABEL = re.compile(r"^(Source|Sources|Cost|Evidence|Deviations|Memory|Limits|Note)(:)", re.M)
 EXTERNAL = re.compile(
     r"""<(?:script|img|iframe|source|link(?=[^>]*stylesheet))[^>]*(?:src|href)=["']?https?:[^>]*>"""
@@ -117,11 +117,28 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _figure(match: re.Match[str]) -> str:
-    """Draw the truncation frontier of a comparison in docs/data."""
+    """Draw a file of docs/data: a head map, or the truncation frontier of a comparison."""
+    found = json.loads((ROOT / "docs" / "data" / match["file"]).read_text("utf-8"))
+    if match["name"] is None:
+        return f'<figure class="small">{_head_map(found)}</figure>'
     from vlmheads_eval.figures import frontier_plot
 
-    result = json.loads((ROOT / "docs" / "data" / match["file"]).read_text("utf-8"))
-    return f"<figure>{frontier_plot(result, match['name'], match['title'])}</figure>"
+    return f"<figure>{frontier_plot(found, match['name'], match['title'])}</figure>"
+
+
+def _head_map(found: Mapping[str, Any]) -> str:
+    """Draw a head map with its four largest values outlined."""
+    import torch
+
+    from vlmheads.drawing import as_svg
+    from vlmheads.geometry import Geometry
+    from vlmheads.headmap import HeadMap
+
+    values = torch.tensor(found["values"])
+    head_map = HeadMap(values[None], Geometry("", *values.shape), found["measure"])
+    figure = head_map.plot(chosen=[(layer, head) for layer, head, _ in head_map.top(4)])
+    figure.axes[0].set_title(f"mean of {found['images']} images", loc="left")
+    return as_svg(figure, f"{found['measure']} of every head, layers against heads")
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -11,10 +11,14 @@ from types import ModuleType, SimpleNamespace
 
 import click
 import pytest
+import torch
 from mkdocs.exceptions import PluginError
+from vlmheads_testbed.coco import write_dataset
 
 import vlmheads
+from vlmheads import Captioner
 from vlmheads.cli import main
+from vlmheads.detect import divergence
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +107,21 @@ def test_the_table_that_is_explained_is_the_one_that_was_measured() -> None:
         verdict = verdicts.get(run["name"], "baseline")
         assert f"| {run['name']} | {' | '.join(cells)} |" in page
         assert re.search(rf"^\| {run['name']} \|.*\| {verdict} \|$", page, flags=re.M)
+
+
+def test_the_head_map_of_the_tutorial_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "counterfactual", 12, seed=0)
+    captioner = Captioner.from_pretrained("embedded")
+    pictures = sorted((tmp_path / "images").iterdir())
+    measured = divergence(captioner.model, captioner.prepare(pictures, "Describe the image."))
+    shown = json.loads((ROOT / "docs" / "data" / "heads.json").read_text("utf-8"))
+    assert (shown["measure"], shown["images"]) == (measured.measure, measured.images)
+    torch.testing.assert_close(torch.tensor(shown["values"]), measured.mean(), atol=2e-3, rtol=0)
+
+
+def test_a_head_map_is_drawn_with_its_unit(hooks: ModuleType) -> None:
+    drawn = hooks.FIGURE.sub(hooks._figure, "<!-- figure: heads.json -->")
+    assert "length of the difference in head outputs" in drawn
 
 
 def test_a_figure_of_a_comparison_takes_the_colours_of_the_page(hooks: ModuleType) -> None:
