@@ -12,7 +12,12 @@ from PIL import Image
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
 from vlmheads_demo.generation import Decoding, Spoken, speak
-from vlmheads_demo.measuring import TAU, measure_caption, measure_picture
+from vlmheads_demo.measuring import (
+    DOMINANCE_TOKENS,
+    TAU,
+    measure_caption,
+    measure_picture,
+)
 from vlmheads_demo.methods import spec
 from vlmheads_demo.results import Result, Said
 from vlmheads_demo.shelf import Model
@@ -123,7 +128,8 @@ def describe(
 
 def _measured(wish: Wish, finished: Sequence[Spoken]) -> Result:
     model, image, prompt = wish.model, wish.image, wish.prompt
-    picture = measure_picture(model, image, prompt, wish.tau)
+    tokens = min(DOMINANCE_TOKENS, wish.decoding.max_new_tokens)
+    picture = measure_picture(model, image, prompt, wish.tau, tokens)
     captions = []
     for plugins, spoken, name in zip(((), *wish.methods), finished, wish.names, strict=True):
         said = (spoken.ids, spoken.text)

@@ -26,14 +26,15 @@ reads the caption (lineage <i>pattern</i>).</dd>
 <dt>The overlay</dt>
 <dd>The attention on each image token in the row that predicts the word, as the plain model reads
 the caption. At first the mean of the word's vision-aware heads: the eighth of all heads whose
-output the image changes most there. Attention says where a head looked, not why a word was chosen.</dd>
+output the image changes most there. Attention says where a head looked, not why a word was
+chosen.</dd>
 <dt>The map of the heads</dt>
 <dd>Vision-aware head divergence: how far a head's output is from what it is when the image is
 deleted. Outlined are the heads that the method acts on, found by running it. A cell shows that
 head's attention for the chosen word. Arrow keys walk in the map, Enter chooses.</dd>
 <dt>Text dominance</dt>
 <dd>MDI of each layer: the attention that a text token gets over what an image token gets while the
-model writes its first 32 tokens.</dd>
+model writes its first tokens, 32 at most.</dd>
 <dt>Visual sinks</dt>
 <dd>Image tokens with a state so large in a few dimensions (φ ≥ τ) that they draw attention whatever
 they show. Narrow models have none at the usual τ of 20.</dd>

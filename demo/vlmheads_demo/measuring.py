@@ -66,8 +66,10 @@ class Support:
     touched: Tensor
 
 
-def measure_picture(model: Model, image: Image.Image, prompt: str, tau: float = TAU) -> Picture:
-    """Measure the heads of a prompt, its visual sinks and its text dominance.
+def measure_picture(
+    model: Model, image: Image.Image, prompt: str, tau: float = TAU, tokens: int = DOMINANCE_TOKENS
+) -> Picture:
+    """Measure the heads of a prompt, its visual sinks and, over some tokens, its text dominance.
 
     Raises:
         VlmHeadsError: a prompt that the detectors refuse.
@@ -76,7 +78,7 @@ def measure_picture(model: Model, image: Image.Image, prompt: str, tau: float = 
     inputs = captioner.prepare([image], prompt)
     sinks = visual_sinks(network, inputs, tau=tau)
     visual = sinks.visual[0]
-    dominance = text_dominance(network, inputs, max_new_tokens=DOMINANCE_TOKENS, do_sample=False)
+    dominance = text_dominance(network, inputs, max_new_tokens=tokens, do_sample=False)
     counts = dominance.counts[0].double()
     text, on_image = (
         part.values[0].double().mean(dim=-1) / count

@@ -31,6 +31,7 @@ def build(desk: Desk) -> gr.Blocks:
     """Return the page of a server."""
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CLEANING) as page:
+        add_endpoints(desk, MODEL)  # first, so that no event of the page takes their names
         gr.HTML(HEADER, elem_classes="vh-header", js_on_load=None)
         with gr.Tabs():
             with gr.Tab("Describe", id="describe"):
@@ -39,7 +40,6 @@ def build(desk: Desk) -> gr.Blocks:
                 add_evaluation(desk)
             with gr.Tab("How to read it", id="guide"):
                 gr.HTML(GUIDE, elem_classes="vh-guide", js_on_load=None)
-        add_endpoints(desk, MODEL)
     return page
 
 

@@ -52,7 +52,10 @@ def serve(
     # Gradio reads both when its parts are made, and has no arguments for them.
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from starlette.middleware import Middleware
+
     from vlmheads_demo.desk import Desk
+    from vlmheads_demo.gate import Gate
     from vlmheads_demo.page import build
     from vlmheads_demo.theme import style, theme
     from vlmheads_demo.uploads import MOST_BYTES
@@ -76,5 +79,6 @@ def serve(
         mcp_server=False,
         run_history=False,
         footer_links=["api"],
+        app_kwargs={"middleware": [Middleware(Gate, folder=folder.name)]},
     )
     return Server(address, shared, page, folder)
