@@ -7,7 +7,7 @@ each score tells the two kinds apart, how often the flags are right, and what dr
 CHAIR. Intervals are 95 % bootstrap intervals over images. `--save-scorer grounding.json` writes the
 fitted score; beside the weights of a model it becomes that model's own.
 
-With --model and --data of your own ("coco/", a COCO folder) it fits a scorer for another model.
+With --model, --fit-on and --data of your own (COCO folders) it fits a scorer for another model.
 """
 
 from __future__ import annotations
@@ -351,6 +351,8 @@ def main(
     out: Path | None,
 ) -> None:
     """Fit the combined score of words and measure it; prints Markdown."""
+    if fit_on in data:
+        raise click.UsageError(f"{fit_on} is fitted on; measure on images that are not")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -298,3 +299,14 @@ def test_what_is_no_scorer_is_refused(change: Any, message: str, tmp_path: Path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(VlmHeadsError, match=message):
         Scorer.load(path)
+
+
+def test_the_embedded_model_brings_the_scorer_that_was_fitted_on_it() -> None:
+    scorer = Scorer.of(embedded().model)
+    assert (scorer.name, scorer.geometry) == ("fitted on embedded", GEOMETRY)
+    assert set(scorer.weights) == {"log_probability", "image_share", "attention", "divergence"}
+    assert scorer.provenance["data"] == "testbed:val"
+
+
+def test_a_model_from_elsewhere_is_scored_by_the_plain_scorer() -> None:
+    assert Scorer.of(tiny.build("llava")) == Scorer.plain()

@@ -1,0 +1,36 @@
+"""The benchmark of word scores, on a handful of scenes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import words
+from click.testing import CliRunner
+
+from vlmheads.scorer import Scorer
+
+
+def test_the_benchmark_fits_measures_and_saves_a_scorer(tmp_path: Path) -> None:
+    out, saved = tmp_path / "words.json", tmp_path / "grounding.json"
+    options = "--fit-on testbed:counterfactual --fit-num 10 --data testbed:test --num 4 --plugin"
+    done = CliRunner().invoke(
+        words.main, [*options.split(), "", "--out", str(out), "--save-scorer", str(saved)]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert list(found["separation"]) == ["testbed:counterfactual", "testbed:test"]
+    fitted = found["separation"]["testbed:counterfactual"]
+    scorer = Scorer.load(saved)
+    assert fitted["auroc"]["combined"]["value"] == scorer.provenance["auroc"]
+    assert fitted["T-VHD by k"].index(max(fitted["T-VHD by k"])) + 1 == scorer.k
+    dropped = found["dropped"]["testbed:counterfactual"]["combined"]
+    assert dropped["changed"] > 0
+    assert dropped["CHAIRi"]["after"] < dropped["CHAIRi"]["before"]
+    assert "| combined |" in done.stdout
+
+
+def test_the_fit_is_not_measured_on_its_own_images() -> None:
+    done = CliRunner().invoke(words.main, ["--fit-on", "testbed:test"])
+    assert done.exit_code == 2
+    assert "testbed:test is fitted on" in done.output
