@@ -290,7 +290,7 @@ def command_page() -> str:
     """Return what every command of the command line prints under --help."""
     lines = ["# The command line", "", "Every command, as `--help` prints it."]
     for names, command in _commands(main, ("vlmheads",)):
-        with click.Context(command, info_name=" ".join(names), max_content_width=96) as context:
+        with click.Context(command, info_name=" ".join(names), terminal_width=96) as context:
             text = command.get_help(context)
         lines += ["", f"{'#' * max(len(names), 2)} {' '.join(names)}", ""]
         lines += ["```text", text, "```"]
