@@ -67,7 +67,7 @@ def _cards(cards: Sequence[str]) -> str:
 def _card(index: int, name: str, body: str, note: str) -> str:
     title = escape(name) if index else "plain"
     return (
-        f'<article class="vh-card vh-run-{index}"><header><h3>{title}</h3>'
+        f'<article class="vh-card vh-run-{index}"><header><h2>{title}</h2>'
         f'<span class="vh-note">{escape(note)}</span></header>{body}</article>'
     )
 
@@ -131,10 +131,10 @@ def is_right(said: Said, number: int) -> bool | None:
 def _legend(result: Result) -> str:
     threshold = result.captions[0].support.threshold
     items = [
-        f'<span class="vh-word vh-high">word<sup>.97</sup></span> supported: grounding score from '
-        f"{threshold:.2f} on",
-        f'<span class="vh-word vh-low">word<sup>.12</sup></span> weakly supported: below '
-        f"{threshold:.2f}",
+        f'<span class="vh-word vh-high">word<sup>.97</sup></span> supported (score ≥ '
+        f"{threshold:.2f})",
+        f'<span class="vh-word vh-low">word<sup>.12</sup></span> weakly supported (below '
+        f"{threshold:.2f})",
     ]
     if result.objects is not None:
         items.append('<span class="vh-word vh-right">word<sup>✓</sup></span> in the picture')

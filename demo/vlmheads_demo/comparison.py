@@ -57,7 +57,8 @@ def comparison_table(result: Result) -> str:
         for title, cells in lines
     )
     return (
-        '<section class="vh-compare"><h3>Compared</h3><div class="vh-scroll"><table>'
+        '<section class="vh-compare"><h2>Compared</h2>'
+        '<div class="vh-scroll" tabindex="0" role="region" aria-label="Comparison"><table>'
         f'<thead><tr><th scope="col"><span class="vh-hide">measure</span></th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></section>"
     )

@@ -133,7 +133,7 @@ def evaluated(result: dict[str, Any]) -> str:
         for name, title in (("CHAIRs", "CHAIR_S"), ("unique_hallucination", "unique-object rate"))
     )
     return (
-        '<section class="vh-result"><h3>Invention against recall</h3>'
+        '<section class="vh-result"><h2>Invention against recall</h2>'
         f'<p class="vh-small">Grey: the captions of {escape(names[0])} cut after 1, 2, ... '
         "sentences. Below the line, and to its right, is better than cutting.</p>"
         f'<div class="vh-figures">{figures}</div></section>'
@@ -157,7 +157,9 @@ def _table(title: str, rows: list[list[str]]) -> str:
         if place
     )
     return (
-        f'<section class="vh-result"><h3>{title}</h3><div class="vh-scroll"><table><thead><tr>'
+        f'<section class="vh-result"><h2>{title}</h2>'
+        f'<div class="vh-scroll" tabindex="0" role="region" aria-label="{title}"><table>'
+        "<thead><tr>"
         f'<th scope="col"><span class="vh-hide">{escape(first[0])}</span></th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></section>"
     )

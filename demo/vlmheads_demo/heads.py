@@ -33,9 +33,10 @@ def head_table(result: Result, selection: Selection) -> str:
     )
     return (
         f'<section class="vh-heads" data-heads="{result.geometry.heads}">'
-        f"<h3>What the image changes in each head</h3>"
+        f"<h2>What the image changes in each head</h2>"
         f'<p class="vh-small">Vision-aware head divergence (VHD) {where}. {by}</p>'
-        '<div class="vh-scroll"><table role="grid" aria-label="Vision-aware head divergence, '
+        '<div class="vh-scroll" tabindex="0" role="region" aria-label="Map of the heads">'
+        '<table role="grid" aria-label="Vision-aware head divergence, '
         'layers by heads; arrow keys walk, Enter shows a head">'
         f'<thead><tr><th scope="col"><span class="vh-hide">layer</span></th>{numbers}'
         '<th scope="col" class="vh-mdi">text dominance (MDI)</th></tr></thead>'

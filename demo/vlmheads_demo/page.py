@@ -92,9 +92,9 @@ def add_description(desk: Desk) -> None:
                 tau = gr.Number(TAU, label="τ, least φ of a visual sink", minimum=0.1, maximum=1000)
         with gr.Column(scale=8, min_width=320, elem_classes="vh-outputs"):
             said = gr.HTML(captions.empty(), js_on_load=select, elem_id="vh-captions")
-            with gr.Row(equal_height=False):
-                looked = gr.HTML("", js_on_load=select, elem_id="vh-picture", min_width=280)
-                heads = gr.HTML("", js_on_load=select, elem_id="vh-heads", min_width=320)
+            with gr.Row(equal_height=False, elem_classes="vh-detail"):
+                looked = gr.HTML("", js_on_load=select, elem_id="vh-picture")
+                heads = gr.HTML("", js_on_load=select, elem_id="vh-heads")
             table = gr.HTML("", js_on_load=None, elem_id="vh-table")
             export = gr.HTML("", js_on_load=select, elem_id="vh-export")
     shown = [said, looked, heads, table, export]
