@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from vlmheads import VlmHeadsError
-from vlmheads.detect import attention_sinks, visual_sinks
+from vlmheads.detect import attention_sinks, grounding, visual_sinks
 
 
 def slow_parts(model: Any, row: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -133,3 +133,5 @@ def test_a_long_prompt_on_32_layers_takes_little_more_memory_than_its_prefill() 
         plain = peak(lambda: model(**inputs, logits_to_keep=1))
     for measure in (attention_sinks, visual_sinks):
         assert peak(lambda measure=measure: measure(model, inputs)) < 1.1 * plain
+    targets = torch.full((1, 128), 7)
+    assert peak(lambda: grounding(model, inputs, targets)) < 1.1 * plain

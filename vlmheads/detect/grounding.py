@@ -72,7 +72,8 @@ def grounding(
     which predicts it. Answers that were generated under plugins are measured on the plain model
     all the same.
 
-    Memory: of each layer the head outputs at T positions, and a few rows of attention at a time.
+    Memory: of each layer the head outputs at T positions, and a few rows of attention at a time;
+    patches keep T rows of each head.
 
     Args:
         model: a transformers model for image-text-to-text generation, without plugins attached.
