@@ -16,6 +16,7 @@ from PIL import Image
 from vlmheads.anatomy import examine
 from vlmheads.attachment import attach
 from vlmheads.detect.grounding import Grounding, grounding
+from vlmheads.detect.running import refuse_attached
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import as_rgb, read_image
 from vlmheads.models import EMBEDDED, load_model
@@ -184,7 +185,9 @@ class Captioner:
     def _scorer(self, words: bool | Scorer, generate: dict[str, Any]) -> Scorer:
         """Return what scores words, or refuse to before anything is generated."""
         scorer = Scorer.of(self.model) if isinstance(words, bool) else words
-        scorer.heads(examine(self.model).geometry)
+        anatomy = examine(self.model)
+        scorer.heads(anatomy.geometry)
+        refuse_attached(anatomy)
         several = generate.get("num_return_sequences", 1)
         if several > 1:
             raise VlmHeadsError(

@@ -75,8 +75,9 @@ class Scorer:
         Raises:
             VlmHeadsError: the file there is broken.
         """
-        path = Path(str(getattr(model, "name_or_path", ""))) / FILE
-        return cls.load(path) if path.is_file() else cls.plain()
+        place = getattr(model, "name_or_path", "")  # empty where a model was built in code
+        path = Path(place) / FILE
+        return cls.load(path) if place and path.is_file() else cls.plain()
 
     @property
     def name(self) -> str:

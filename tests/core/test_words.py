@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from vlmheads import Captioner, VlmHeadsError, Word
+from vlmheads import Captioner, VlmHeadsError, Word, attach
 from vlmheads.detect import grounding
 from vlmheads.geometry import Geometry
 from vlmheads.scorer import Scorer
@@ -232,6 +232,11 @@ def test_words_carry_what_their_tokens_measure_alone(captions: Any, scenes: list
         assert word.score == scorer(measures)
 
 
+def test_words_are_refused_where_plugins_act_that_the_captioner_cannot_take_away() -> None:
+    with attach(embedded().model, "vhr"), pytest.raises(VlmHeadsError, match="plugins attached"):
+        embedded()(["nowhere.png"], words=True)
+
+
 def test_words_of_several_captions_an_image_are_refused_before_any_is_made() -> None:
     with pytest.raises(VlmHeadsError, match="num_return_sequences=2"):
         embedded()(["nowhere.png"], words=True, num_return_sequences=2)
@@ -308,5 +313,9 @@ def test_the_embedded_model_brings_the_scorer_that_was_fitted_on_it() -> None:
     assert scorer.provenance["data"] == "testbed:val"
 
 
-def test_a_model_from_elsewhere_is_scored_by_the_plain_scorer() -> None:
+def test_a_model_from_elsewhere_is_scored_by_the_plain_scorer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Scorer({"attention": 1.0}).save(tmp_path / "grounding.json")
+    monkeypatch.chdir(tmp_path)  # a model that was built in code has no folder, not this one
     assert Scorer.of(tiny.build("llava")) == Scorer.plain()
