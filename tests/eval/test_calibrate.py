@@ -1,0 +1,181 @@
+"""`vlmheads calibrate` from its choices to its command."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from vlmheads_eval.calibrate_commands import calibrate
+from vlmheads_eval.calibration_lessons import (
+    Answer,
+    Choice,
+    Weights,
+    choices,
+    object_tokens,
+    read_answer,
+    split_images,
+)
+from vlmheads_eval.calibration_report import shuffled_gains
+from vlmheads_eval.lineages import lineage
+from vlmheads_eval.marked import mark, mark_tokens
+from vlmheads_testbed.coco import write_dataset
+
+import vlmheads
+from vlmheads import HeadMap
+from vlmheads.geometry import Geometry
+
+END = 9
+# Tokens of a tokenizer of whole words.
+DOG, CAT, BEAR, A, DOT, SEEN = range(6)
+OBJECTS = {DOG: frozenset({"dog"}), CAT: frozenset({"cat"}), BEAR: frozenset({"bear"})}
+
+
+def answer(truth: set[str]) -> Answer:
+    """'dog. dog' as tokens, of an image with these objects."""
+    return Answer(
+        [DOG, DOT, DOG],
+        [(0, 3), (3, 4), (4, 8)],
+        "dog. dog",
+        {0: "dog", 5: "dog"},
+        frozenset(truth),
+    )
+
+
+def kinds(truth: set[str]) -> list[Choice]:
+    return list(choices(answer(truth), OBJECTS, END, Weights(1.0, 0.3, 0.1, 0.2)))
+
+
+def test_an_object_that_is_there_is_better_than_those_that_are_not() -> None:
+    assert kinds({"dog"})[0] == Choice(0, frozenset({DOG}), frozenset({CAT, BEAR}), 1.0)
+
+
+def test_words_that_name_nothing_are_to_stay() -> None:
+    assert kinds({"dog"})[1] == Choice(1, frozenset({DOT}), None, 0.2)
+
+
+def test_an_object_that_was_named_before_is_worse() -> None:
+    first, _, going_on = kinds({"dog", "cat"})
+    assert first == Choice(0, frozenset({DOG, CAT}), frozenset({BEAR}), 1.0)
+    assert going_on == Choice(2, frozenset({END}), None, 0.3, swapped=True)
+    text = "dog and dog"
+    again = Answer([DOG, A, DOG], [(0, 3), (3, 7), (7, 11)], text, {0: "dog", 8: "dog"},
+                   frozenset({"dog", "cat"}))  # fmt: skip
+    found = list(choices(again, OBJECTS, END, Weights()))
+    assert found[2] == Choice(2, frozenset({CAT}), frozenset({DOG, BEAR}), 1.0)
+
+
+def test_a_caption_that_has_named_all_should_end() -> None:
+    assert kinds({"dog"})[2] == Choice(2, frozenset({END}), None, 0.1)
+
+
+@pytest.fixture(scope="module")
+def captioner() -> vlmheads.Captioner:
+    return vlmheads.Captioner.from_pretrained("embedded")
+
+
+def test_object_words_are_found_among_the_tokens(captioner: vlmheads.Captioner) -> None:
+    tokenizer = captioner.processor.tokenizer
+    objects = object_tokens(tokenizer, lineage("pattern").vocabulary)
+    for word, category in (("dog", "dog"), ("buses", "bus"), ("puppies", "dog")):
+        (token,) = tokenizer(word, add_special_tokens=False).input_ids
+        assert category in objects[token]
+    (article,) = tokenizer("a", add_special_tokens=False).input_ids
+    assert article not in objects
+
+
+def test_an_answer_knows_what_it_names_where(captioner: vlmheads.Captioner) -> None:
+    text = "There is a beach with a dog. There are two birds."
+    found = read_answer(captioner.processor.tokenizer, text, frozenset({"dog"}), lineage("pattern"))
+    assert {text[at:].split()[0]: name for at, name in found.named.items()} == {
+        "dog.": "dog",
+        "birds.": "bird",
+    }
+    assert len(found.tokens) == len(found.spans)
+
+
+def test_marked_words_are_marked_tokens(captioner: vlmheads.Captioner) -> None:
+    marked = mark("There is a dog and a bird.", frozenset({"dog"}), lineage("pattern"))
+    ids, grounded, invented = mark_tokens(captioner.processor.tokenizer, [marked])
+    decode = captioner.processor.tokenizer.decode
+    assert decode(ids[grounded]).strip() == "dog"
+    assert decode(ids[invented]).strip() == "bird"
+
+
+def test_what_is_held_out_is_not_learned_from() -> None:
+    keys = [str(n) for n in range(10)]
+    learned, held_out = split_images(keys, 0.2, seed=1)
+    assert len(held_out) == 2
+    assert sorted(learned + held_out) == sorted(keys)
+    assert split_images(keys, 0.2, seed=1) == (learned, held_out)
+
+
+def test_shuffled_gains_are_the_same_gains_at_other_heads() -> None:
+    gains = HeadMap(torch.rand(1, 4, 4), Geometry("llava", 4, 4), "gain")
+    other = shuffled_gains(gains, seed=0)
+    assert torch.equal(other.values.flatten().sort().values, gains.values.flatten().sort().values)
+    assert not torch.equal(other.values, gains.values)
+
+
+SMALL = ["--num", "12", "--batch-size", "5", "--steps", "2", "--fewest", "1"]
+SMALL += ["--max-new-tokens", "24", "--data", "testbed:counterfactual"]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(calibrate, list(arguments), catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+def test_the_command_learns_gains_and_tests_them(tmp_path: Path) -> None:
+    out, figures = tmp_path / "gains.safetensors", tmp_path / "test.json"
+    test = tmp_path / "test"
+    write_dataset(test, "test", 6)
+    arguments = ["--out", str(out), "--test", str(test), "--draws", "2", "--json", str(figures)]
+    code, text = run(*SMALL, *arguments)
+    assert code == 0, text
+    about = HeadMap.load(out).provenance
+    assert (about["model"], about["data"]) == ("embedded", ["testbed:counterfactual"])
+    (result,) = json.loads(figures.read_text()).values()
+    assert set(result["figures"]) == {"plain", "vhr", "calibrated", "shuffled gains"}
+    assert set(result["calibrated less"]) == {"plain", "vhr", "shuffled gains"}
+    assert "object_f1" in result["calibrated less cut captions"]
+    gains = vlmheads.get_plugin("gains").from_dict({"head_map": str(out)})
+    assert gains.to_dict()["strength"] == 1.0
+
+
+def test_the_command_gives_the_same_gains_again(tmp_path: Path) -> None:
+    files = [tmp_path / name / "gains.safetensors" for name in ("one", "two")]
+    for file in files:
+        assert run(*SMALL, "--test", "none", "--out", str(file))[0] == 0
+    one, two = (HeadMap.load(file).values for file in files)
+    assert torch.equal(one, two)
+
+
+def test_too_few_inventions_are_refused_by_name(tmp_path: Path) -> None:
+    out = str(tmp_path / "gains.safetensors")
+    code, text = run(*SMALL, "--fewest", "10000", "--test", "none", "--out", out)
+    assert code == 2
+    assert "invented mentions in" in text
+    assert "at least 10000" in text
+
+
+def test_a_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_dataset(data, "train", 3)
+    for file in (data / "images").iterdir():
+        file.unlink()
+    code, text = run("--data", str(data), "--out", str(tmp_path / "gains.safetensors"))
+    assert (code, "without its images" in text) == (2, True)
+
+
+def test_a_folder_without_annotations_is_refused_by_name(tmp_path: Path) -> None:
+    code, text = run("--data", str(tmp_path), "--out", str(tmp_path / "gains.safetensors"))
+    assert (code, "without instances*.json" in text) == (2, True)
+
+
+def test_images_that_were_learned_from_are_no_test(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_dataset(data, "train", 3)
+    out = str(tmp_path / "gains.safetensors")
+    code, text = run("--data", str(data), "--test", str(data), "--out", out)
+    assert (code, "3 test images were learned from" in text) == (2, True)
