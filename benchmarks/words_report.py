@@ -1,0 +1,89 @@
+"""The result of benchmarks/words.py as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+CHAIR = ("CHAIRi", "CHAIRs", "recall", "object_f1", "words")
+
+
+def shown(estimate: dict[str, Any], scale: float = 100, sign: bool = False) -> str:
+    """A figure with its interval, as text."""
+    if estimate["value"] is None:
+        return "-"
+    value, low, high = (scale * estimate[part] for part in ("value", "low", "high"))
+    digits = 3 if scale == 1 else 1
+    form = f"{'+' if sign else ''}.{digits}f"
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    sets = list(result["separation"])
+    counts = {
+        name: f"{name}: {part['invented']} of {part['words']} words invented"
+        for name, part in result["separation"].items()
+    }
+    parts = ["### AUROC, true against invented object words", "", "; ".join(counts.values()), ""]
+    scores = list(result["separation"][sets[0]]["auroc"])
+    parts.append(
+        table(
+            ["score", *sets],
+            (
+                [name, *(shown(result["separation"][at]["auroc"][name], 1) for at in sets)]
+                for name in scores
+            ),
+        )
+    )
+    parts.append(
+        table(
+            ["T-VHD, k", *map(str, range(1, 1 + len(result["separation"][sets[0]]["T-VHD by k"])))],
+            (
+                [at, *(f"{value:.3f}" for value in result["separation"][at]["T-VHD by k"])]
+                for at in sets
+            ),
+        )
+    )
+    parts += ["### Flags", ""]
+    parts.append(
+        table(
+            ["captions", "scorer", "threshold", "precision", "recall", "true words flagged"],
+            (
+                [at, scorer, threshold, *(shown(figure) for figure in figures.values())]
+                for at, by_scorer in result["flags"].items()
+                for scorer, by_threshold in by_scorer.items()
+                for threshold, figures in by_threshold.items()
+            ),
+        )
+    )
+    parts += ["### Dropping", ""]
+    parts.append(
+        table(
+            ["captions", "scorer", *(f"{name}" for name in CHAIR), "CHAIRi less frontier"],
+            (
+                [
+                    at,
+                    scorer,
+                    *(
+                        f"{percent(name, figures[name]['before'])} → "
+                        f"{percent(name, figures[name]['after'])}"
+                        for name in CHAIR
+                    ),
+                    shown(figures["CHAIRi"]["less frontier"], sign=True),
+                ]
+                for at, by_scorer in result["dropped"].items()
+                for scorer, figures in by_scorer.items()
+            ),
+        )
+    )
+    return "\n".join(parts)
+
+
+def percent(name: str, value: float) -> str:
+    return f"{value:.1f}" if name == "words" else f"{100 * value:.1f}"
