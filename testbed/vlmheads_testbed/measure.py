@@ -59,6 +59,7 @@ def answers(
         ]
         images = [one.image for one in scenes[at : at + batch]]
         inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+        inputs = inputs.to(model.device)
         with torch.inference_mode():
             ids = model.generate(**inputs)
         new = ids[:, inputs["input_ids"].shape[1] :]
@@ -122,6 +123,7 @@ def head_divergence(
     text = processor.apply_chat_template(messages(prompt), add_generation_prompt=True)
     pictures = [one.image for one in scenes]
     inputs = processor(images=pictures, text=[text] * number, return_tensors="pt")
+    inputs = inputs.to(model.device)
     seen = _head_outputs(model, **inputs)
     bare = inputs["input_ids"][:1]
     bare = bare[bare != model.config.image_token_id][None]

@@ -45,6 +45,11 @@ class Batch:
     weights: torch.Tensor
     turns: torch.Tensor
 
+    def to(self, device: str) -> Batch:
+        """Move everything to a device."""
+        parts = (self.pixels, self.ids, self.weights, self.turns)
+        return Batch(*(part.to(device) for part in parts))
+
 
 @dataclass(frozen=True)
 class WordBatch:
@@ -53,6 +58,11 @@ class WordBatch:
     pixels: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
+
+    def to(self, device: str) -> WordBatch:
+        """Move everything to a device."""
+        parts = (self.pixels, self.targets, self.weights)
+        return WordBatch(*(part.to(device) for part in parts))
 
 
 def batch(tokenizer: Any, seed: int, first: int, size: int, split: str = "train") -> Batch:
@@ -92,7 +102,7 @@ def layout(turns: torch.Tensor, prefix: int) -> tuple[torch.Tensor, torch.Tensor
     rows = turns.shape[0]
     segments = torch.cat([turns.new_zeros(rows, prefix), turns], 1)
     length = segments.shape[1]
-    order = torch.arange(length)
+    order = torch.arange(length, device=turns.device)
     same = segments[:, :, None] == segments[:, None, :]
     allowed = (same | (order < prefix)[None, None, :]) & (order[:, None] >= order[None, :])[None]
     # A token's position: the prefix, then how many of its own turn come before it.
@@ -108,7 +118,7 @@ def word_embeddings(tokenizer: Any, embedding: torch.Tensor) -> tuple[torch.Tens
     """
 
     def mean(word: str) -> torch.Tensor:
-        return embedding[_tokens(tokenizer, f" {word}")].float().mean(0)
+        return embedding[_tokens(tokenizer, f" {word}")].float().mean(0).cpu()
 
     shown = torch.stack([mean(look.words[0][0]) for look in looks()])
     places = torch.stack([mean(place.name) for place in PLACES])

@@ -101,7 +101,7 @@ class Learner(nn.Module):
         embeddings = torch.cat([before, image.to(words.dtype), after, words], 1)
         allowed, positions = layout(batch.turns, self.prefix_length)
         lowest = torch.finfo(words.dtype).min
-        mask = torch.zeros(allowed.shape, dtype=words.dtype).masked_fill(~allowed, lowest)
+        mask = torch.zeros_like(allowed, dtype=words.dtype).masked_fill(~allowed, lowest)
         hidden = self.model.model.language_model(
             inputs_embeds=embeddings,
             attention_mask=mask,

@@ -50,7 +50,7 @@ def probe(model: Any, processor: Any, number: int, seed: int = 0, *, mixed: bool
     """Caption ``number`` scenes of two splits and ask two questions about each of the first."""
     scenes = [scene("val", seed, index) for index in range(number)]
     others = [scene("counterfactual", seed, index) for index in range(number // 2)]
-    precision = torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext()
+    precision = torch.autocast(model.device.type, torch.bfloat16) if mixed else nullcontext()
     with precision, torch.compiler.set_stance("force_eager"):
         captions = answers(model, processor, scenes + others, [PROMPT] * (number + number // 2))
         asked = questions(scenes, "val", seed)
@@ -72,7 +72,7 @@ def probe(model: Any, processor: Any, number: int, seed: int = 0, *, mixed: bool
         yes_no=float(right.mean()),
         yes=float(yes.mean()),
         yes_no_likely=float(right[3::4].mean()),
-        specialisation=float(np.median(specialisation(divergence.float()))),
+        specialisation=float(np.median(specialisation(divergence.float().cpu()))),
         caption=captions[0],
     )
 

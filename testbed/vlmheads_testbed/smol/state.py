@@ -40,7 +40,7 @@ def load_state(
     path: Path, parameters: dict[str, nn.Parameter], optimizer: Any | None = None
 ) -> Position:
     """Put a checkpoint's values in place and return its position."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state["values"][name])
@@ -53,5 +53,5 @@ def position_of(path: Path) -> Position:
     """Return the position of a checkpoint, or the start where there is none."""
     if not path.exists():
         return Position()
-    state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
+    state: dict[str, Any] = torch.load(path, "cpu", weights_only=True, mmap=True)
     return Position(state["step"], state["until"])

@@ -41,7 +41,8 @@ class Run:
     word_size: int = 48
     word_rate: float = 2e-3
     compiled: bool = True
-    save_every: int = 50
+    device: str = "cpu"
+    save_every: int = 20
     log_every: int = 10
     measure_every: int = 250
     scenes: int = 40
@@ -69,7 +70,7 @@ def train(run: Run, decoder: Any, vision_tower: Any, processor: Any) -> dict[str
         model.set_attn_implementation("eager")
     add_low_rank(model.model.language_model, run.rank, run.seed)
     model.model.multi_modal_projector.requires_grad_(True)
-    learner = Learner(model, processor.tokenizer)
+    learner = Learner(model, processor.tokenizer).to(run.device)
     parameters = trained(learner)
     optimizer = torch.optim.AdamW(parameters.values(), 0.0, (0.9, 0.98), weight_decay=0.0)
     path, start = _resume(run)
@@ -79,7 +80,7 @@ def train(run: Run, decoder: Any, vision_tower: Any, processor: Any) -> dict[str
         _words(run, learner, processor.tokenizer)
         save_state(path, Position(), parameters, optimizer)
     _joint(run, learner, processor, optimizer, parameters, start.step)
-    return {name: parameter.detach() for name, parameter in parameters.items()}
+    return {name: parameter.detach().cpu() for name, parameter in parameters.items()}
 
 
 def trained(learner: Learner) -> dict[str, nn.Parameter]:
@@ -108,7 +109,8 @@ def _words(run: Run, learner: Learner, tokenizer: Any) -> None:
     started, total = time.monotonic(), 0.0
     for step in range(run.word_steps):
         first = _PICTURES["words"] + step * run.word_size
-        loss = learner.word_loss(word_batch(words, run.seed, first, run.word_size))
+        drawn = word_batch(words, run.seed, first, run.word_size).to(run.device)
+        loss = learner.word_loss(drawn)
         _update(optimizer, loss, schedule.rate_at(step), list(projector.parameters()))
         total += loss.item()
         if (step + 1) % 50 == 0:
@@ -135,8 +137,8 @@ def _joint(
     before = time.monotonic()
     for step in range(start, schedule.steps):
         first = _PICTURES["joint"] + step * run.size
-        drawn = batch(processor.tokenizer, run.seed, first, run.size)
-        with torch.autocast("cpu", torch.bfloat16, enabled=run.compiled):
+        drawn = batch(processor.tokenizer, run.seed, first, run.size).to(run.device)
+        with torch.autocast(run.device, torch.bfloat16, enabled=run.compiled):
             loss = learner.loss(drawn, answer_loss)
         _update(optimizer, loss, schedule.rate_at(step), values)
         totals.append(loss.item())
@@ -182,7 +184,10 @@ def _log(run: Run, **entry: Any) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--until", default=2000, show_default=True, help="Steps in all, the fall included.")
 @click.option("--cooldown", default=150, show_default=True, help="Steps of the rate's fall.")
-def main(out: Path, base: Path | None, seed: int, until: int, cooldown: int) -> None:
+@click.option("--device", help="cpu or cuda; default: cuda where there is one.")
+def main(
+    out: Path, base: Path | None, seed: int, until: int, cooldown: int, device: str | None
+) -> None:
     """Train OUT/adapter.safetensors; run it again to resume, with a smaller --until to end early.
 
     A longer run goes on from the last step before the fall, so that nothing of it is lost.
@@ -190,6 +195,7 @@ def main(out: Path, base: Path | None, seed: int, until: int, cooldown: int) -> 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     torch.set_num_threads(1)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     from transformers import LlamaForCausalLM
 
     from vlmheads_testbed.smol.adapter import make_adapter, save_adapter
@@ -202,7 +208,7 @@ def main(out: Path, base: Path | None, seed: int, until: int, cooldown: int) -> 
     decoder = LlamaForCausalLM.from_pretrained(
         found.folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
     )
-    run = Run(out, seed, Schedule(until, 1e-3, cooldown=cooldown))
+    run = Run(out, seed, Schedule(until, 1e-3, cooldown=cooldown), device=device)
     tower = packaged_tower()
     values = train(run, decoder, tower, processor)
     notes = {"base": found.origin, "seed": seed, "steps": until, "cooldown": cooldown,
