@@ -139,6 +139,7 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
         "versions": generation.versions(),
         "samples": [sample.key for sample in material.samples],
     }
+    run_folder.repair(run / run_folder.PREDICTIONS)  # A process may have been killed in a line.
     before = len(run_folder.done(run))
     if before == len(material.samples):
         return
@@ -186,12 +187,15 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
 
 def run_all(plan: Plan, processes: int) -> dict[str, str]:
     """Learn what has to be learned, then caption on several processes."""
-    from effect_needs import learn
+    from effect_needs import learn, learned
 
     for split in plan.splits:
         plan.data(split)
-    folders = [plan.scenes(split, LEARNED_NUM, seed) for split, seed in LEARNED.items()]
-    needs = learn(load(plan), folders, plan.out / "needs", draws=DRAWS)
+    home = plan.out / "needs"
+    if not (home / "needs.json").is_file():
+        folders = [plan.scenes(split, LEARNED_NUM, seed) for split, seed in LEARNED.items()]
+        learn(load(plan), folders, home, draws=DRAWS)
+    needs = learned(home, draws=DRAWS)
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=work, args=(plan, needs, number, processes))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from vlmheads_eval.calibration_report import shuffled_gains
 from vlmheads_eval.generation import Generator
 from vlmheads_eval.ground_truth import load_ground_truth
 from vlmheads_eval.lineages import Lineage, lineage
@@ -31,11 +32,8 @@ COUNTS = (3, 6, 12)  # Heads at the top and at the bottom of the ranking.
 
 def learn(
     captioner: vlmheads.Captioner, folders: list[Path], out: Path, *, draws: int, seed: int = 1
-) -> dict[str, str]:
-    """Return what options refer to: ranked and random heads, directions, an instruction.
-
-    Kept in OUT/needs.json and not learned again. `gains`, which `vlmheads calibrate` writes, are
-    taken from OUT/gains.safetensors where they are.
+) -> None:
+    """Rank heads, measure directions and draw random heads, and keep it all in OUT/needs.json.
 
     Args:
         captioner: the plain model.
@@ -44,26 +42,32 @@ def learn(
         draws: of random heads.
         seed: of the random draws.
     """
-    kept = out / "needs.json"
-    geometry = examine(captioner.model).geometry
-    if not kept.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        reading = lineage("pattern")
-        heads = _ranked(captioner, folders, reading)
-        found = {f"worst{count}": _listed(heads[:count]) for count in COUNTS}
-        found |= {f"best{count}": _listed(heads[-count:]) for count in COUNTS}
-        found["directions"] = _directions(captioner, folders[0], reading, out, seed)
-        coded = captioner.processor.tokenizer(PREFIX, add_special_tokens=False)
-        found["prefix"] = json.dumps(coded["input_ids"]).replace(" ", "")
-        for draw in range(draws):
-            found |= _random(geometry, draw, out)
-        kept.write_text(json.dumps(found, indent=1) + "\n")
-    needs: dict[str, str] = json.loads(kept.read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    reading = lineage("pattern")
+    heads = _ranked(captioner, folders, reading)
+    found = {f"worst{count}": _listed(heads[:count]) for count in COUNTS}
+    found |= {f"best{count}": _listed(heads[-count:]) for count in COUNTS}
+    found["directions"] = _directions(captioner, folders[0], reading, out, seed)
+    coded = captioner.processor.tokenizer(PREFIX, add_special_tokens=False)
+    found["prefix"] = json.dumps(coded["input_ids"]).replace(" ", "")
+    for draw in range(draws):
+        found |= _random(examine(captioner.model).geometry, draw, out)
+    (out / "needs.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def learned(out: Path, *, draws: int) -> dict[str, str]:
+    """Return what options refer to by name, as `learn` kept it.
+
+    Gains that `vlmheads calibrate` wrote are taken from OUT/gains.safetensors where they are.
+    """
+    needs: dict[str, str] = json.loads((out / "needs.json").read_text())
     gains = out / "gains.safetensors"
     if gains.is_file():
         needs["gains"] = str(gains)
         for draw in range(draws):
-            needs[f"shuffled-{draw}"] = str(_shuffled(HeadMap.load(gains), draw, out))
+            path = out / f"shuffled-{draw}.safetensors"
+            shuffled_gains(HeadMap.load(gains), draw).save(path)
+            needs[f"shuffled-{draw}"] = str(path)
     return needs
 
 
@@ -148,17 +152,6 @@ def _random(geometry: Any, draw: int, out: Path) -> dict[str, str]:
         f"other3-{draw}": _listed(every[3:6]),
         f"map-{draw}": str(path),
     }
-
-
-def _shuffled(gains: HeadMap, draw: int, out: Path) -> Path:
-    """Gains of the same spread, each at another head."""
-    values = gains.mean().flatten()
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(draw))
-    path = out / f"shuffled-{draw}.safetensors"
-    about = {"from": "gains at shuffled heads", "seed": draw}
-    shape = (1, gains.geometry.layers, gains.geometry.heads)
-    HeadMap(values[order].reshape(shape), gains.geometry, gains.measure, about).save(path)
-    return path
 
 
 def _listed(heads: list[tuple[int, int]]) -> str:

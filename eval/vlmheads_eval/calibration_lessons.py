@@ -19,13 +19,15 @@ class Weights(NamedTuple):
     """How much each kind of choice counts.
 
     Args:
-        named: which object a word names: one that is there and was not named yet, or any other.
+        named: which object a word names: one that is there and was not named yet, or an absent one.
+        again: the same, or one that was named before.
         going_on: to go on at the end of a sentence while objects are left to name.
         stopping: to stop there once all are named.
         wording: to keep to the words of the answer everywhere else.
     """
 
     named: float = 1.0
+    again: float = 0.3
     going_on: float = 0.3
     stopping: float = 0.1
     wording: float = 0.3
@@ -91,9 +93,9 @@ def choices(
     """Yield the choices of an answer that is followed by the token `end`.
 
     Where it names an object while some that are there are left to name, all words for these are
-    better and all words for other objects worse, those that were named before among them.
+    better: than all words for absent objects, and than all words for those that were named before.
     """
-    left = set(answer.truth)
+    left, said = set(answer.truth), set[str]()
     for place in range(len(answer.tokens) + 1):
         whole = place == len(answer.tokens)
         start, stop = (len(answer.text),) * 2 if whole else answer.spans[place]
@@ -106,12 +108,17 @@ def choices(
                 yield Choice(place, ending, None, weights.stopping)
         elif mentions and not whole:
             better = frozenset(token for token, names in objects.items() if names & left)
-            if better:
-                worse = frozenset(objects) - better
-                yield Choice(place, better, worse, weights.named)
+            again = frozenset(t for t, names in objects.items() if names & said) - better
+            for worse, weight in (
+                (frozenset(objects) - better - again, weights.named),
+                (again, weights.again),
+            ):
+                if better and worse:
+                    yield Choice(place, better, worse, weight)
         elif not whole:
             yield Choice(place, frozenset({answer.tokens[place]}), None, weights.wording)
         left -= set(mentions)
+        said |= set(mentions)
 
 
 def make_lesson(

@@ -43,7 +43,7 @@ def answer(truth: set[str]) -> Answer:
 
 
 def kinds(truth: set[str]) -> list[Choice]:
-    return list(choices(answer(truth), OBJECTS, END, Weights(1.0, 0.3, 0.1, 0.2)))
+    return list(choices(answer(truth), OBJECTS, END, Weights(1.0, 0.5, 0.3, 0.1, 0.2)))
 
 
 def test_an_object_that_is_there_is_better_than_those_that_are_not() -> None:
@@ -62,7 +62,10 @@ def test_an_object_that_was_named_before_is_worse() -> None:
     again = Answer([DOG, A, DOG], [(0, 3), (3, 7), (7, 11)], text, {0: "dog", 8: "dog"},
                    frozenset({"dog", "cat"}))  # fmt: skip
     found = list(choices(again, OBJECTS, END, Weights()))
-    assert found[2] == Choice(2, frozenset({CAT}), frozenset({DOG, BEAR}), 1.0)
+    assert found[2:4] == [
+        Choice(2, frozenset({CAT}), frozenset({BEAR}), 1.0),
+        Choice(2, frozenset({CAT}), frozenset({DOG}), 0.3),
+    ]
 
 
 def test_a_caption_that_has_named_all_should_end() -> None:

@@ -1,0 +1,115 @@
+"""benchmarks/effect.py: what it runs, that it goes on where it was stopped, what it writes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import effect
+import effect_report
+import pytest
+import torch
+from effect_settings import DRAWS, SETTINGS, settings
+
+import vlmheads
+from vlmheads.anatomy import examine
+from vlmheads.headmap import HeadMap
+from vlmheads.registry import parse_plugin
+
+
+def test_every_plugin_has_its_default_and_three_strengths() -> None:
+    assert set(SETTINGS) == set(vlmheads.list_plugins())
+    assert {len(entries) for entries in SETTINGS.values()} == {4}
+
+
+def test_no_two_runs_have_one_name() -> None:
+    names = [one.name for one in settings({})]
+    assert len(set(names)) == len(names)
+
+
+def test_what_was_not_learned_is_not_run() -> None:
+    texts = {one.name: one.text for one in settings({}, ["icd", "vhr"])}
+    assert texts["icd"] is None
+    assert texts["vhr alpha=3"] == "vhr:alpha=3"
+    assert texts["vhr alpha=3, random heads 0"] is None
+
+
+def test_options_that_need_nothing_learned_are_valid() -> None:
+    for one in settings({}):
+        if one.text:
+            assert parse_plugin(one.text).name == one.plugin
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> effect.Plan:
+    """Four scenes under VHR and its controls, and ICD, which is refused."""
+    out = tmp_path_factory.mktemp("effect")
+    made = effect.Plan(out, "embedded", ("test",), 4, 0, ("vhr", "icd"), 3)
+    geometry = examine(effect.load(made).model).geometry
+    needs = {"prefix": "[]"}
+    for draw in range(DRAWS):
+        needs[f"map-{draw}"] = str(out / f"map-{draw}.safetensors")
+        generator = torch.Generator().manual_seed(draw)
+        values = torch.rand(1, geometry.layers, geometry.heads, generator=generator)
+        HeadMap(values, geometry, "random").save(needs[f"map-{draw}"])
+    (out / "needs").mkdir()
+    (out / "needs" / "needs.json").write_text(json.dumps(needs))
+    effect.work(made, needs, 0, 1)
+    result = effect.measured(made, needs, "pattern", 200)
+    (out / "effect.json").write_text(json.dumps(result))
+    return made
+
+
+def saved(plan: effect.Plan) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((plan.out / "effect.json").read_text())
+    return result
+
+
+def test_every_method_is_compared_with_plain_random_heads_no_image_and_cutting(
+    plan: effect.Plan,
+) -> None:
+    found = saved(plan)["splits"]["test"]
+    names = {method["name"] for method in found["methods"]}
+    assert names == {"vhr", "vhr alpha=1.25", "vhr alpha=1.5", "vhr alpha=3", "no image"}
+    assert set(found["random heads"]) == {"vhr", "vhr alpha=3"}
+    assert found["random heads"]["vhr"]["draws"] == DRAWS
+    assert set(found["differences"]) == set(found["at recall"]) == names
+    assert found["same as plain"]["plain"] == 1.0
+    assert found["missing"] == []
+
+
+def test_a_method_that_is_refused_is_there_with_the_reason(plan: effect.Plan) -> None:
+    assert "without a disturbing instruction" in saved(plan)["splits"]["test"]["refused"]["icd"]
+
+
+def test_a_run_that_was_stopped_goes_on_and_says_the_same(plan: effect.Plan) -> None:
+    file = plan.out / "test" / "vhr" / "predictions.jsonl"
+    whole = file.read_text()
+    lines = whole.splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1][:20])  # killed while it wrote the second
+    effect.work(plan, {}, 0, 1)
+    assert file.read_text() == whole
+    times = (file.parent / "times.jsonl").read_text().splitlines()
+    assert [json.loads(line)["captions"] for line in times] == [4, 3]
+
+
+def test_what_another_process_does_is_left_to_it(plan: effect.Plan) -> None:
+    claim = plan.out / "claims" / "one"
+    with effect.claimed(claim) as mine, effect.claimed(claim) as again:
+        assert (mine, again) == (True, False)
+
+
+def test_the_document_keeps_its_prose_and_gets_its_tables(plan: effect.Plan, tmp_path: Any) -> None:
+    document = tmp_path / "docs" / "effect.md"
+    document.parent.mkdir()
+    block = "<!-- effect: levels test -->\nold\n<!-- end -->\n"
+    document.write_text(f"# Title\n\nBefore.\n\n{block}\nAfter.\n")
+    files = effect_report.write(saved(plan), document)
+    text = document.read_text()
+    assert text.startswith("# Title\n\nBefore.\n")
+    assert "\nAfter.\n" in text
+    assert "old" not in text
+    assert "| `vhr alpha=3` |" in text
+    assert all(file.is_file() for file in files)
+    effect_report.write(saved(plan), document)
+    assert document.read_text() == text
