@@ -41,6 +41,7 @@ def write(result: Mapping[str, Any], document: Path) -> list[Path]:
         blocks[f"levels {split}"] = markdown(levels(found))
         blocks[f"differences {split}"] = markdown(differences(found))
         blocks[f"random heads {split}"] = markdown(random_heads(found))
+        blocks[f"own {split}"] = markdown(own(found))
         blocks[f"frontier {split}"] = markdown(cut(found))
         files += figures(found, split, document.parent / "images")
     blocks["left out"] = left_out(result)
@@ -162,6 +163,17 @@ def random_heads(found: Mapping[str, Any]) -> Rows:
                 *(_marked(one["method less random"][rate]) for rate in names),
             ]
         )
+    return rows
+
+
+def own(found: Mapping[str, Any]) -> Rows:
+    """Our own method less every other."""
+    if not found["own"]:
+        return []
+    names = ("recall", "object_f1", "object_f1 at equal recall")
+    rows = [["calibrated gains less", "recall", "object F1", "object F1 at equal recall"]]
+    for name, one in found["own"].items():
+        rows.append([f"`{name}`", *(_marked(one[rate]) for rate in names)])
     return rows
 
 

@@ -15,6 +15,8 @@ from vlmheads_eval.lineages import lineage
 from vlmheads_eval.paired import COMPARED, at_recall, corrected, figures_of, paired, pooled
 from vlmheads_eval.run_folder import ground_truth_of, missing
 
+OWN = "gains calibrated"
+
 
 def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) -> dict[str, Any]:
     """Return everything that the document says about one split.
@@ -48,6 +50,7 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
     result["differences"] = corrected(differences)
     result["at recall"] = corrected(at_recall(plain, methods, draws=draws, seed=seed))
     result["random heads"] = _random_heads(scores, draws, seed)
+    result["own"] = _own(methods, draws, seed)
     texts = [caption.text for caption, _ in plain.scored]
     result["same as plain"] = {
         run.name: float(np.mean([one.text == text for (one, _), text in
@@ -57,6 +60,31 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
     result["times"] = {setting.name: _times(run) for setting, run in done.items()}
     result["refused"], result["missing"] = refused, absent
     return result
+
+
+def _own(methods: list[RunScores], draws: int, seed: int) -> dict[str, Any]:
+    """Our own method less each other one: recall and object F1, and F1 at equal recall.
+
+    For the last the other method's captions are cut to the recall of ours; where ours recalls
+    more, they are whole.
+    """
+    ours = next((run for run in methods if run.name == OWN), None)
+    others = [run for run in methods if ours is not None and not run.name.startswith("gains")]
+    if ours is None or not others:
+        return {}
+    less = {
+        run.name: paired(run, ours, ("recall", "object_f1"), draws=draws, seed=seed)
+        for run in others
+    }
+    equal = {
+        run.name: at_recall(run, [ours], ("object_f1",), draws=draws, seed=seed)[OWN]
+        for run in others
+    }
+    first, second = corrected(less), corrected(equal)
+    return {
+        name: {**first[name], "object_f1 at equal recall": second[name]["object_f1"]}
+        for name in first
+    }
 
 
 def _random_heads(

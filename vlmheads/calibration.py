@@ -74,10 +74,18 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Step:
-    """How far calibration has come: steps made, loss on the lessons since, and held-out loss."""
+class Look:
+    """How far calibration has come after a round; round 0 is the plain model.
 
-    number: int
+    Args:
+        round: its number.
+        steps: all steps made so far.
+        loss: mean cost of the lessons of the round, each before its step; None in round 0.
+        held_out: cost of what is held out.
+    """
+
+    round: int
+    steps: int
     loss: float | None
     held_out: float
 
@@ -87,31 +95,34 @@ class Calibration:
     """What `calibrate` learned.
 
     Args:
-        gains: the gains of the step with the least held-out loss; its measure is "gain".
-        steps: what was looked at on the way, the plain model first.
-        best: the step that the gains are of; 0 where nothing was better than the plain model.
+        gains: the gains after the round with the least held-out cost; its measure is "gain".
+        looks: what was seen on the way, the plain model first.
+        best: the round that the gains are of; 0 where none was better than the plain model.
     """
 
     gains: HeadMap
-    steps: tuple[Step, ...]
+    looks: tuple[Look, ...]
     best: int
+
+
+Lessons = Sequence[Lesson] | Callable[[int, HeadMap], Sequence[Lesson]]
+HeldOut = Sequence[Lesson] | Callable[[HeadMap], float]
 
 
 def calibrate(
     model: Any,
-    lessons: Sequence[Lesson],
-    held_out: Sequence[Lesson],
+    lessons: Lessons,
+    held_out: HeldOut,
     *,
-    steps: int = 120,
-    rate: float = 0.08,
-    penalty: float = 0.003,
+    rounds: int = 6,
+    rate: float = 0.05,
+    penalty: float = 0.02,
     low: float = LOW,
     high: float = HIGH,
-    every: int = 10,
     patience: int = 3,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
-    progress: Callable[[Step], bool] = lambda step: True,
+    progress: Callable[[Look], bool] = lambda look: True,
 ) -> Calibration:
     """Learn a gain for every head from lessons.
 
@@ -121,82 +132,84 @@ def calibrate(
 
         Σ_c w_c cost_c / Σ_c w_c  +  penalty · mean over heads of (g − 1)²
 
-    by Adam, one lesson a step, kept between `low` and `high`. The weights of the model are not
-    changed. What the decoder is given is kept for each lesson, so that images are encoded once.
+    by Adam, one lesson a step and each lesson once a round, kept between `low` and `high`. The step
+    size falls from round to round, to rate / rounds in the last. The weights of the model are not
+    changed. What the decoder is given is kept for each lesson of a round, so that images are
+    encoded once.
 
     Our own method. The same model, lessons and seed give the same gains.
 
     Args:
         model: a transformers model for image-text-to-text generation, without plugins attached.
-        lessons: what is learned from.
-        held_out: what tells when to stop; of other images.
-        steps: the most steps to make.
-        rate: Adam's step size, about how far a gain moves in one step.
+        lessons: what is learned from; or what makes the lessons of a round, counted from 1, from
+            the gains so far, such as from answers given under these gains.
+        held_out: lessons on other images whose cost tells when to stop; or what tells that cost
+            of gains.
+        rounds: the most rounds to make.
+        rate: Adam's step size in the first round, about how far a gain moves in one step.
         penalty: how strongly gains are drawn to 1.
         low: the least gain.
         high: the largest gain.
-        every: steps between looks at the held-out lessons.
-        patience: looks in a row without a smaller held-out loss before it stops.
+        patience: rounds in a row without a smaller held-out cost before it stops.
         seed: of the order of the lessons.
         provenance: plain values to keep with the gains.
-        progress: is told about every look; False from it ends the learning.
+        progress: is told about every round; False from it ends the learning.
 
     Raises:
         VlmHeadsError: no lessons or none held out, prompts without an image, a model with plugins
             attached, or a range that does not hold 1.
     """
-    if not lessons or not held_out:
-        raise VlmHeadsError(
-            f"{len(lessons)} lessons and {len(held_out)} held out", "at least one of each"
-        )
     if not low <= 1 <= high or low < 0:
         raise VlmHeadsError(f"gains from {low} to {high}", "a range from 0 or more that holds 1")
     geometry = examine(model).geometry
-    given = [_replay(model, lesson) for lesson in lessons]
-    tests = [_replay(model, lesson) for lesson in held_out]
-    device = lessons[0].inputs["input_ids"].device
-    gains = torch.ones(geometry.layers, geometry.heads, device=device, requires_grad=True)
+    judge = held_out if callable(held_out) else _judge(model, held_out)
+
+    def as_map(values: Tensor, about: Mapping[str, Any]) -> HeadMap:
+        return HeadMap(values.detach().clone()[None], geometry, MEASURE, about)
+
+    gains = torch.ones(geometry.layers, geometry.heads, requires_grad=True)
     adam = torch.optim.Adam([gains], lr=rate, betas=(0.9, 0.95))
     shuffled = random.Random(seed)
-    order: list[int] = []
-    looks = [Step(0, None, _mean_loss(tests, held_out, gains))]
-    best, kept = looks[0], gains.detach().clone()
-    going, losses = progress(looks[0]), 0.0
-    for number in range(1, steps + 1):
-        if not going:
+    kept = as_map(gains, {})
+    looks = [Look(0, 0, None, judge(kept))]
+    best, going = looks[0], progress(looks[0])
+    given: list[tuple[Replay, Lesson]] = []
+    for number in range(1, rounds + 1):
+        if not going or number - best.round > patience:
             break
-        if not order:
-            order = list(range(len(lessons)))
-            shuffled.shuffle(order)
-        index = order.pop()
-        value, slope = loss_and_slope(given[index], lessons[index], gains)
-        losses += value
-        gains.grad = slope + penalty * 2 * (gains.detach() - 1) / gains.numel()
-        adam.step()
-        with torch.no_grad():
-            gains.clamp_(low, high)
-        if number % every == 0 or number == steps:
-            count = number - looks[-1].number
-            look = Step(number, losses / count, _mean_loss(tests, held_out, gains))
-            looks.append(look)
-            losses = 0.0
-            if look.held_out < best.held_out:
-                best, kept = look, gains.detach().clone()
-            late = len([one for one in looks if one.number > best.number])
-            going = progress(look) and late < patience
+        if callable(lessons):
+            given = _replays(model, lessons(number, as_map(gains, {})))
+        elif not given:
+            given = _replays(model, lessons)
+        adam.param_groups[0]["lr"] = rate * (1 - (number - 1) / rounds)
+        losses = 0.0
+        for replay, lesson in shuffled.sample(given, len(given)):
+            value, slope = loss_and_slope(replay, lesson, gains)
+            losses += value / len(given)
+            gains.grad = slope.cpu() + penalty * 2 * (gains.detach() - 1) / gains.numel()
+            adam.step()
+            with torch.no_grad():
+                gains.clamp_(low, high)
+        found = as_map(gains, {})
+        look = Look(number, looks[-1].steps + len(given), losses, judge(found))
+        looks.append(look)
+        if look.held_out < best.held_out:
+            best, kept = look, found
+        going = progress(look)
     about = {
         "method": "calibrate",
-        "steps": looks[-1].number,
-        "best step": best.number,
-        "held-out loss": best.held_out,
-        "held-out loss of the plain model": looks[0].held_out,
+        "rounds": looks[-1].round,
+        "steps": looks[-1].steps,
+        "best round": best.round,
+        "held-out cost": best.held_out,
+        "held-out cost of the plain model": looks[0].held_out,
         "rate": rate,
         "penalty": penalty,
         "range": [low, high],
         "seed": seed,
     }
-    found = HeadMap(kept[None], geometry, MEASURE, about | dict(provenance or {}))
-    return Calibration(found, tuple(looks), best.number)
+    gains_found = as_map(kept.mean(), about | dict(provenance or {}))
+    return Calibration(gains_found, tuple(looks), best.round)
 
 
 def loss_and_slope(replay: Replay, lesson: Lesson, gains: Tensor) -> tuple[float, Tensor]:
@@ -208,17 +221,33 @@ def loss_and_slope(replay: Replay, lesson: Lesson, gains: Tensor) -> tuple[float
     return loss.item(), slope
 
 
-def _replay(model: Any, lesson: Lesson) -> Replay:
-    """Run the model once over a lesson, and keep what its decoder was given."""
-    anatomy = examine(model)
-    inputs = taught(anatomy, lesson.inputs, lesson.targets)
-    replay = Replay.of(model, inputs)
-    require_images(replay.anatomy, inputs)
-    return replay
+def _replays(model: Any, lessons: Sequence[Lesson]) -> list[tuple[Replay, Lesson]]:
+    """Run the model once over each lesson, and keep what its decoder was given."""
+    if not lessons:
+        raise VlmHeadsError("no lessons", "at least one")
+    found = []
+    for lesson in lessons:
+        inputs = taught(examine(model), lesson.inputs, lesson.targets)
+        replay = Replay.of(model, inputs)
+        require_images(replay.anatomy, inputs)
+        found.append((replay, lesson))
+    return found
+
+
+def _judge(model: Any, lessons: Sequence[Lesson]) -> Callable[[HeadMap], float]:
+    """Return what tells the mean cost of lessons under gains."""
+    given = _replays(model, lessons)
+
+    @torch.no_grad()
+    def judge(gains: HeadMap) -> float:
+        weights = [float(lesson.weights.sum()) for _, lesson in given]
+        losses = [_loss(replay, lesson, gains.mean()).item() for replay, lesson in given]
+        return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+
+    return judge
 
 
 def _loss(replay: Replay, lesson: Lesson, gains: Tensor) -> Tensor:
-    rows, places = lesson.rows.to(gains.device), lesson.places.to(gains.device)
     anatomy = replay.anatomy
     with ExitStack() as stack:
         for layer, projection in enumerate(anatomy.projections):
@@ -228,6 +257,7 @@ def _loss(replay: Replay, lesson: Lesson, gains: Tensor) -> Tensor:
         hidden = anatomy.decoder(*replay.args, **replay.kwargs).last_hidden_state
     # The position that predicts target t is t - T - 1, counted from the end.
     count = lesson.targets.shape[1]
+    rows, places = lesson.rows.to(hidden.device), lesson.places.to(hidden.device)
     logits = anatomy.unembed(hidden[rows, places - count - 1][:, None], norm=False)[:, 0]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     better, worse = (
@@ -241,16 +271,5 @@ def _loss(replay: Replay, lesson: Lesson, gains: Tensor) -> Tensor:
 
 def _scale(replay: Replay, layer: int, gains: Tensor, _: nn.Module, args: tuple[Any, ...]) -> Any:
     heads = replay.anatomy.split_heads(layer, args[0])
-    factors = gains[layer, : heads.shape[2]].to(heads.dtype)
+    factors = gains[layer, : heads.shape[2]].to(heads)
     return ((heads * factors[:, None]).flatten(2), *args[1:])
-
-
-@torch.no_grad()
-def _mean_loss(replays: Sequence[Replay], lessons: Sequence[Lesson], gains: Tensor) -> float:
-    """Mean cost over the choices of several lessons."""
-    weights = [float(lesson.weights.sum()) for lesson in lessons]
-    losses = [
-        _loss(replay, lesson, gains).item()
-        for replay, lesson in zip(replays, lessons, strict=True)
-    ]
-    return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)

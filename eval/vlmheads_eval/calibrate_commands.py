@@ -10,7 +10,7 @@ import click
 from vlmheads_eval.refusal import one_line_errors
 
 if TYPE_CHECKING:
-    from vlmheads.calibration import Step
+    from vlmheads.calibration import Look
 
 TESTBED = "testbed:"
 TESTS = ("testbed:test", "testbed:counterfactual")
@@ -42,19 +42,22 @@ TESTS = ("testbed:test", "testbed:counterfactual")
     type=click.Path(path_type=Path, dir_okay=False),
     help="The head map of gains, safetensors.",
 )
-@click.option("--steps", type=click.IntRange(1), help="The most steps. [default: 150]")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Step size. [default: 0.06]")
+@click.option("--rounds", type=click.IntRange(1), help="The most rounds. [default: 8]")
+@click.option("--round-images", type=click.IntRange(1), help="Captions of a round. [default: 192]")
 @click.option(
-    "--penalty", type=click.FloatRange(0), help="How strongly gains are drawn to 1. [default: 0.01]"
+    "--rate", type=click.FloatRange(0, min_open=True), help="First step size. [default: 0.05]"
+)
+@click.option(
+    "--penalty", type=click.FloatRange(0), help="How strongly gains are drawn to 1. [default: 0.02]"
 )
 @click.option("--low", type=click.FloatRange(0, 1), help="The least gain. [default: 0]")
 @click.option("--high", type=click.FloatRange(1), help="The largest gain. [default: 4]")
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 0.9, min_open=True),
-    help="Share of the images that tells when to stop. [default: 0.2]",
+    help="Share of the images that tells which round is best. [default: 0.25]",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Answers of a step. [default: 16]")
+@click.option("--batch-size", type=click.IntRange(1), help="Captions of a step. [default: 16]")
 @click.option(
     "--fewest",
     type=click.IntRange(1),
@@ -94,6 +97,7 @@ def calibrate(
     test_num: int,
     draws: int,
     json_file: Path | None,
+    round_images: int | None,
     **given: Any,
 ) -> None:
     """Learn gains of the heads of a model from images with known objects.
@@ -107,6 +111,7 @@ def calibrate(
     from vlmheads_eval.calibrating import Settings, learn, load_source, refuse_overlap
     from vlmheads_eval.lineages import lineage
 
+    given["images"] = round_images
     settings = Settings(seed=seed, **{k: v for k, v in given.items() if v is not None})
     reading = lineage(settings.lineage)
     workspace = out.parent / f"{out.stem}-data"
@@ -140,11 +145,11 @@ def calibrate(
     found.gains.save(out)
     values = found.gains.mean()
     click.echo(
-        f"{out}: gains from {values.min():.2f} to {values.max():.2f}, of step {found.best}; "
+        f"{out}: gains from {values.min():.2f} to {values.max():.2f}, of round {found.best}; "
         f"{time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} s of processor time"
     )
     if not found.best:
-        click.echo("no step was better than the plain model: all gains are 1")
+        click.echo("no round was better than the plain model: all gains are 1")
     results = {
         name: _test(captioner, out, found.gains, source, name, model, settings, draws)
         for name, source in tested.items()
@@ -163,9 +168,9 @@ def _at_most(data: str, num: int) -> int | None:
     return num if num < len(entries) else None
 
 
-def _tell(step: "Step") -> bool:
-    loss = "" if step.loss is None else f"loss {step.loss:.4f}, "
-    click.echo(f"step {step.number}: {loss}held out {step.held_out:.4f}", err=True)
+def _tell(look: "Look") -> bool:
+    loss = "" if look.loss is None else f"cost {look.loss:.4f}, "
+    click.echo(f"round {look.round}: {loss}object F1 held out {1 - look.held_out:.4f}", err=True)
     return True
 
 

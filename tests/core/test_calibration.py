@@ -11,7 +11,7 @@ import torch
 
 import vlmheads
 from vlmheads import HeadMap, VlmHeadsError
-from vlmheads.calibration import Lesson, Step, calibrate, loss_and_slope
+from vlmheads.calibration import Lesson, Look, calibrate, loss_and_slope
 from vlmheads.detect.replay import Replay
 from vlmheads.detect.teaching import taught
 
@@ -77,33 +77,33 @@ def test_the_cost_is_that_of_the_plugin_gains() -> None:
 
 def test_gains_that_are_learned_lower_the_cost_on_what_was_held_out() -> None:
     model = tiny.build(FAMILY)
-    found = calibrate(model, [lesson()], [lesson()], steps=20, rate=0.1)
+    found = calibrate(model, [lesson()], [lesson()], rounds=20, rate=0.1)
     assert found.best > 0
-    expected = min(step.held_out for step in found.steps)
+    expected = min(look.held_out for look in found.looks)
     assert expected == pytest.approx(cost(model, lesson(), found.gains.mean()), abs=1e-5)
-    assert expected < found.steps[0].held_out - 0.01
+    assert expected < found.looks[0].held_out - 0.01
 
 
 def test_the_same_seed_gives_the_same_gains() -> None:
     model = tiny.build(FAMILY)
     lessons = [lesson(0), lesson(1)]
-    one, two = (calibrate(model, lessons, [lesson(2)], steps=6, every=2) for _ in range(2))
+    one, two = (calibrate(model, lessons, [lesson(2)], rounds=3) for _ in range(2))
     assert torch.equal(one.gains.values, two.gains.values)
-    assert one.steps == two.steps
+    assert one.looks == two.looks
 
 
 def test_gains_stay_1_where_learning_does_not_help_what_is_held_out() -> None:
     model = tiny.build(FAMILY)
     turned = replace(lesson(), better=lesson().worse, worse=lesson().better)
-    found = calibrate(model, [lesson()], [turned], steps=40, every=1, patience=3, rate=0.05)
+    found = calibrate(model, [lesson()], [turned], rounds=40, patience=3)
     assert found.best == 0
     assert torch.equal(torch.ones(1, 4, 4), found.gains.values)
-    assert len(found.steps) == 4  # the plain model, and three looks in vain
+    assert len(found.looks) == 4  # the plain model, and three looks in vain
 
 
 def test_gains_keep_to_their_range() -> None:
     model = tiny.build(FAMILY)
-    found = calibrate(model, [lesson()], [lesson()], steps=10, rate=0.5, low=0.8, high=1.1)
+    found = calibrate(model, [lesson()], [lesson()], rounds=10, rate=0.5, low=0.8, high=1.1)
     values = found.gains.values
     assert values.min().item() == pytest.approx(0.8)
     assert values.max().item() == pytest.approx(1.1)
@@ -112,42 +112,63 @@ def test_gains_keep_to_their_range() -> None:
 def test_a_strong_penalty_holds_gains_at_1() -> None:
     model = tiny.build(FAMILY)
     free, held = (
-        calibrate(model, [lesson()], [lesson()], steps=20, penalty=penalty).gains.values
+        calibrate(model, [lesson()], [lesson()], rounds=20, penalty=penalty).gains.values
         for penalty in (0.0, 100.0)
     )
     assert (held - 1).abs().mean() < (free - 1).abs().mean() / 3
 
 
 def test_learning_ends_when_it_is_told_to() -> None:
-    told: list[Step] = []
+    told: list[Look] = []
 
-    def stop(step: Step) -> bool:
-        told.append(step)
+    def stop(look: Look) -> bool:
+        told.append(look)
         return len(told) < 2
 
-    found = calibrate(tiny.build(FAMILY), [lesson()], [lesson()], steps=50, every=2, progress=stop)
-    assert [step.number for step in told] == [0, 2]
-    assert list(found.steps) == told
+    found = calibrate(tiny.build(FAMILY), [lesson()], [lesson()], rounds=50, progress=stop)
+    assert [look.round for look in told] == [0, 1]
+    assert list(found.looks) == told
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = tiny.build(FAMILY)
     inputs = tiny.inputs(FAMILY)
     before = model(**inputs).logits
-    calibrate(model, [lesson()], [lesson()], steps=2)
+    calibrate(model, [lesson()], [lesson()], rounds=2)
     assert torch.equal(model(**inputs).logits, before)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_where_gains_come_from_is_saved_with_them(tmp_path: Any) -> None:
     found = calibrate(
-        tiny.build(FAMILY), [lesson()], [lesson()], steps=2, provenance={"data": "scenes"}
+        tiny.build(FAMILY), [lesson()], [lesson()], rounds=2, provenance={"data": "scenes"}
     )
     found.gains.save(tmp_path / "gains.safetensors")
     about = HeadMap.load(tmp_path / "gains.safetensors").provenance
     assert about["data"] == "scenes"
     assert about["method"] == "calibrate"
-    assert about["held-out loss of the plain model"] == found.steps[0].held_out
+    assert about["held-out cost of the plain model"] == found.looks[0].held_out
+
+
+def test_lessons_can_be_made_anew_from_the_gains_of_each_round() -> None:
+    made: list[tuple[int, HeadMap]] = []
+
+    def make(number: int, gains: HeadMap) -> list[Lesson]:
+        made.append((number, gains))
+        return [lesson(number)]
+
+    found = calibrate(tiny.build(FAMILY), make, [lesson()], rounds=2)
+    assert [number for number, _ in made] == [1, 2]
+    assert torch.equal(torch.ones(1, 4, 4), made[0][1].values)
+    assert not torch.equal(made[0][1].values, made[1][1].values)
+    assert found.looks[-1].steps == 2
+
+
+def test_what_is_held_out_can_be_judged_by_anything() -> None:
+    costs = iter([3.0, 2.0, 5.0, 1.0])
+    found = calibrate(tiny.build(FAMILY), [lesson()], lambda gains: next(costs), rounds=3)
+    assert [look.held_out for look in found.looks] == [3.0, 2.0, 5.0, 1.0]
+    assert found.best == 3
 
 
 def test_lessons_without_an_image_are_refused() -> None:
@@ -174,7 +195,7 @@ def test_lessons_that_do_not_fit_are_refused(changes: dict[str, Any], message: s
 
 @pytest.mark.parametrize(
     ("lessons", "held_out", "low", "message"),
-    [(0, 1, 0.0, "at least one of each"), (1, 0, 0.0, "at least one of each"),
+    [(0, 1, 0.0, "no lessons"), (1, 0, 0.0, "no lessons"),
      (1, 1, 1.5, "holds 1"), (1, 1, -1.0, "holds 1")],
 )  # fmt: skip
 def test_calibration_without_anything_to_learn_is_refused(

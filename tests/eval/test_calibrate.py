@@ -120,7 +120,7 @@ def test_shuffled_gains_are_the_same_gains_at_other_heads() -> None:
     assert not torch.equal(other.values, gains.values)
 
 
-SMALL = ["--num", "12", "--batch-size", "5", "--steps", "2", "--fewest", "1"]
+SMALL = ["--num", "12", "--batch-size", "5", "--rounds", "1", "--fewest", "1"]
 SMALL += ["--max-new-tokens", "24", "--data", "testbed:counterfactual"]
 
 
