@@ -30,6 +30,7 @@ def demo(
     share: bool,
 ) -> None:
     """Open the page on which captions are compared and their words looked into."""
+    import signal
     import threading
 
     from vlmheads.commands import show
@@ -37,17 +38,20 @@ def demo(
     from vlmheads_demo.shelf import Shelf
 
     try:
-        from vlmheads_demo.server import serve
+        from vlmheads_demo.server import require_free, serve
     except ImportError as error:
         raise VlmHeadsError(
             f"{error.name} is not installed", todo="install it with pip install 'vlmheads[demo]'"
         ) from error
+    require_free(host, port)
     show.quiet_loading(models[0])
     shelf = Shelf(models, allow=allow_models, dtype=dtype, device=device)
     server = serve(shelf, host=host, port=port or None, share=share)
     click.echo(f"The page is at {server.address} (stop it with Ctrl-C).")
     if server.shared:
         click.echo(f"Anybody can reach it at {server.shared}")
+    # Ended by others it cleans up as it does when ended by hand.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -23,8 +23,8 @@ EMPTY = (
 )
 
 
-def add_evaluation(desk: Desk) -> None:
-    """Add the tab to the page that is being built."""
+def add_evaluation(desk: Desk) -> gr.Dropdown:
+    """Add the tab to the page that is being built, and return where its model is chosen."""
     tab = EvaluationTab(desk)
     offered = methods(desk.shelf.get(desk.shelf.default).geometry)
     with gr.Row(equal_height=False, elem_classes="vh-evaluate"):
@@ -64,6 +64,7 @@ def add_evaluation(desk: Desk) -> None:
         api_visibility="private",
     )
     stop.click(tab.stop, None, None, queue=False, api_visibility="private")
+    return model
 
 
 class EvaluationTab:

@@ -46,7 +46,12 @@ def as_pictures(result: Result) -> dict[str, bytes]:
             files[f"{prefix}/word-{index:02d}-{_plain(word.text)}.png"] = _png(drawn)
     layers = [str(layer) for layer in range(result.geometry.layers)]
     dominance = bars_figure(
-        layers, {"MDI": result.picture.dominance.tolist()}, "MDI (times)", title="text dominance"
+        layers,
+        {"MDI": result.picture.dominance.tolist()},
+        "MDI (times)",
+        group="layer",
+        reference=1,
+        title="text dominance",
     )
     files["dominance.png"] = as_png(dominance)
     return files

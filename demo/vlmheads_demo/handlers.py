@@ -140,16 +140,16 @@ class Handlers:
         self,
         name: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio's way
-    ) -> tuple[Any, str]:
+    ) -> tuple[Any, Any, str]:
         """Load a model that a visitor named, and offer it."""
         progress(0.1, desc=f"loading {name}")
         try:
             model = self.desk.shelf.get(name)
         except Exception as error:  # whatever it is, the visitor gets a sentence
-            return gr.skip(), captions.refused(told(error))
+            return gr.skip(), gr.skip(), captions.refused(told(error))
         choices = self.desk.shelf.names
         note = f'<p class="vh-small" role="status">{model.geometry}</p>'
-        return gr.update(choices=choices, value=model.name), note
+        return gr.update(choices=choices, value=model.name), gr.update(choices=choices), note
 
 
 def path_of(upload: Any) -> str | None:

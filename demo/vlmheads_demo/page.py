@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -35,16 +35,34 @@ def build(desk: Desk) -> gr.Blocks:
         gr.HTML(HEADER, elem_classes="vh-header", js_on_load=None)
         with gr.Tabs():
             with gr.Tab("Describe", id="describe"):
-                add_description(desk)
+                fields = add_description(desk)
             with gr.Tab("Evaluate", id="evaluate"):
-                add_evaluation(desk)
+                study_model = add_evaluation(desk)
             with gr.Tab("How to read it", id="guide"):
                 gr.HTML(GUIDE, elem_classes="vh-guide", js_on_load=None)
+        if fields.load is not None and fields.loaded is not None:
+            fields.load.click(
+                Handlers(desk).load,
+                fields.typed,
+                [fields.model, study_model, fields.loaded],
+                concurrency_id=MODEL,
+                concurrency_limit=1,
+                **_private(),
+            )
     return page
 
 
-def add_description(desk: Desk) -> None:
-    """Add the tab on which one picture is described."""
+class ModelFields(NamedTuple):
+    """Where a model is chosen and, where that is allowed, another one loaded."""
+
+    model: gr.Dropdown
+    typed: gr.Textbox | None = None
+    load: gr.Button | None = None
+    loaded: gr.HTML | None = None
+
+
+def add_description(desk: Desk) -> ModelFields:
+    """Add the tab on which one picture is described, and return where its model is chosen."""
     handlers = Handlers(desk)
     select = asset("select.js")
     offered = methods(desk.shelf.get(desk.shelf.default).geometry)
@@ -86,7 +104,7 @@ def add_description(desk: Desk) -> None:
                 go = gr.Button("Describe", variant="primary", elem_id="vh-go")
                 stop = gr.Button("Stop", elem_id="vh-stop")
             with gr.Accordion("Model, prompt and decoding", open=False):
-                model, typed, load, loaded = _model_fields(desk)
+                fields = _model_fields(desk)
                 prompt = gr.Textbox(PROMPT, label="Prompt", lines=1, elem_id="vh-prompt")
                 decoding = _decoding_fields()
                 tau = gr.Number(TAU, label="τ, least φ of a visual sink", minimum=0.1, maximum=1000)
@@ -111,7 +129,7 @@ def add_description(desk: Desk) -> None:
     image.clear(lambda: "", None, scene, **_private())
     go.click(
         handlers.run,
-        [image, scene, model, prompt, first, second, tau, *decoding],
+        [image, scene, fields.model, prompt, first, second, tau, *decoding],
         shown,
         preprocess=False,
         concurrency_id=MODEL,
@@ -132,15 +150,7 @@ def add_description(desk: Desk) -> None:
             **_private(),
         )
     export.select(handlers.export, None, export, concurrency_limit=2, **_private())
-    if load is not None:
-        load.click(
-            handlers.load,
-            typed,
-            [model, loaded],
-            concurrency_id=MODEL,
-            concurrency_limit=1,
-            **_private(),
-        )
+    return fields
 
 
 def _private() -> dict[str, Any]:
@@ -152,16 +162,16 @@ def _json(chosen: str) -> str:
     return f'{{"name": "{chosen}", "options": {{}}}}' if chosen else "null"
 
 
-def _model_fields(desk: Desk) -> tuple[Any, Any, Any, Any]:
+def _model_fields(desk: Desk) -> ModelFields:
     shelf = desk.shelf
     info = None if shelf.allow else "Others can be loaded where the demo runs with --allow-models."
     model = gr.Dropdown(shelf.names, value=shelf.default, label="Model", info=info)
     if not shelf.allow:
-        return model, None, None, None
+        return ModelFields(model)
     typed = gr.Textbox(label="Another model", placeholder="a folder on the server, or a hub id")
     load = gr.Button("Load", size="sm")
     loaded = gr.HTML("", js_on_load=None)
-    return model, typed, load, loaded
+    return ModelFields(model, typed, load, loaded)
 
 
 def _decoding_fields() -> list[Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmheads.errors import VlmHeadsError
 from vlmheads_demo.shelf import Shelf
 
 HOST = "127.0.0.1"
@@ -35,6 +37,23 @@ class Server:
         """Stop serving and remove the uploads."""
         self.page.close()
         self.folder.cleanup()
+
+
+def require_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before a model is loaded; 0 is any port.
+
+    Raises:
+        VlmHeadsError: another program listens there, or it is no address of this machine.
+    """
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise VlmHeadsError(
+            f"{host}:{port} cannot be listened on ({error.strerror or error})",
+            "a free port of this machine",
+            "stop what runs there, or pass --port 0",
+        ) from error
 
 
 def serve(

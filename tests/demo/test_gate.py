@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from vlmheads_demo.desk import Desk
 from vlmheads_demo.gate import UPLOADS, Gate
@@ -16,6 +18,7 @@ from vlmheads_demo.stopping import Runs
 from vlmheads_demo.uploads import MOST_BYTES, read_upload
 
 from vlmheads import VlmHeadsError
+from vlmheads.cli import main
 
 INSIDE = "/tmp/vlmheads-demo-x1y2"
 
@@ -207,6 +210,14 @@ def test_guests_models_make_room_for_each_other(shelf, monkeypatch):
     assert "a" not in guests.names
 
 
+def test_a_port_that_is_taken_is_refused_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = CliRunner().invoke(main, ["demo", "--port", str(port)])
+    assert said.exit_code == 2
+    assert said.output.startswith(f"error: 127.0.0.1:{port} cannot be listened on")
+
+
 def test_a_visitor_stops_nobody_else():
     runs = Runs()
     with runs.run("ann") as first, runs.run("bob") as second:
@@ -244,3 +255,15 @@ def test_a_wish_that_cannot_be_granted_is_refused(desk, given):
     assert Decoding() == desk.wish(**wish).decoding
     with pytest.raises(VlmHeadsError):
         desk.wish(**wish | given)
+
+
+def test_a_model_is_loaded_where_the_owner_allows_it(desk, shelf, tmp_path):
+    guests = Desk(Shelf(("embedded",), allow=True, device="cpu"), desk.uploads)
+    folder = str(shelf.get("embedded").captioner.model.name_or_path)
+    here, study, note = Handlers(guests).load(folder, lambda share, desc: None)
+    assert here["value"] == folder
+    assert folder in study["choices"]
+    assert "8 layers of 8 heads" in note
+    *_, refused = Handlers(guests).load(str(tmp_path), lambda share, desc: None)
+    assert "config.json" in refused
+    assert str(tmp_path.parent) not in refused
