@@ -42,10 +42,10 @@ TESTS = ("testbed:test", "testbed:counterfactual")
     type=click.Path(path_type=Path, dir_okay=False),
     help="The head map of gains, safetensors.",
 )
-@click.option("--rounds", type=click.IntRange(1), help="The most rounds. [default: 8]")
+@click.option("--rounds", type=click.IntRange(1), help="The most rounds. [default: 10]")
 @click.option("--round-images", type=click.IntRange(1), help="Captions of a round. [default: 192]")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="First step size. [default: 0.05]"
+    "--rate", type=click.FloatRange(0, min_open=True), help="First step size. [default: 0.03]"
 )
 @click.option(
     "--penalty", type=click.FloatRange(0), help="How strongly gains are drawn to 1. [default: 0.02]"

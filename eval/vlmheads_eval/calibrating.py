@@ -49,16 +49,16 @@ class Settings:
         lineage: how captions are read.
     """
 
-    rounds: int = 8
+    rounds: int = 10
     images: int = 192
     batch_size: int = 16
     weights: Weights = Weights()
-    rate: float = 0.05
+    rate: float = 0.03
     penalty: float = 0.02
     low: float = 0.0
     high: float = 4.0
     held_out: float = 0.25
-    patience: int = 4
+    patience: int = 5
     fewest: int = 20
     max_new_tokens: int = 96
     seed: int = 0

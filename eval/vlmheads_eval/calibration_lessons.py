@@ -27,7 +27,7 @@ class Weights(NamedTuple):
     """
 
     named: float = 1.0
-    again: float = 0.3
+    again: float = 0.8
     going_on: float = 0.3
     stopping: float = 0.1
     wording: float = 0.3

@@ -61,7 +61,7 @@ def test_an_object_that_was_named_before_is_worse() -> None:
     text = "dog and dog"
     again = Answer([DOG, A, DOG], [(0, 3), (3, 7), (7, 11)], text, {0: "dog", 8: "dog"},
                    frozenset({"dog", "cat"}))  # fmt: skip
-    found = list(choices(again, OBJECTS, END, Weights()))
+    found = list(choices(again, OBJECTS, END, Weights(again=0.3)))
     assert found[2:4] == [
         Choice(2, frozenset({CAT}), frozenset({BEAR}), 1.0),
         Choice(2, frozenset({CAT}), frozenset({DOG}), 0.3),
@@ -120,8 +120,8 @@ def test_shuffled_gains_are_the_same_gains_at_other_heads() -> None:
     assert not torch.equal(other.values, gains.values)
 
 
-SMALL = ["--num", "12", "--batch-size", "5", "--rounds", "1", "--fewest", "1"]
-SMALL += ["--max-new-tokens", "24", "--data", "testbed:counterfactual"]
+SMALL = ["--num", "8", "--batch-size", "5", "--rounds", "1", "--fewest", "1"]
+SMALL += ["--max-new-tokens", "16", "--data", "testbed:counterfactual"]
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -129,28 +129,38 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_learns_gains_and_tests_them(tmp_path: Path) -> None:
-    out, figures = tmp_path / "gains.safetensors", tmp_path / "test.json"
-    test = tmp_path / "test"
-    write_dataset(test, "test", 6)
-    arguments = ["--out", str(out), "--test", str(test), "--draws", "2", "--json", str(figures)]
-    code, text = run(*SMALL, *arguments)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with gains.safetensors and test.json, as the command wrote them."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    test = folder / "test"
+    write_dataset(test, "test", 3)
+    arguments = ["--test", str(test), "--draws", "2", "--json", str(folder / "test.json")]
+    code, text = run(*SMALL, "--out", str(folder / "gains.safetensors"), *arguments)
     assert code == 0, text
+    return folder
+
+
+def test_the_command_writes_gains_that_tell_where_they_come_from(learned: Path) -> None:
+    out = learned / "gains.safetensors"
     about = HeadMap.load(out).provenance
     assert (about["model"], about["data"]) == ("embedded", ["testbed:counterfactual"])
-    (result,) = json.loads(figures.read_text()).values()
+    assert (about["images"], about["held-out images"], about["rounds"]) == (8, 2, 1)
+    plugin = vlmheads.get_plugin("gains").from_dict({"head_map": str(out)})
+    assert plugin.to_dict()["strength"] == 1.0
+
+
+def test_the_command_tests_the_gains_against_its_controls(learned: Path) -> None:
+    (result,) = json.loads((learned / "test.json").read_text()).values()
     assert set(result["figures"]) == {"plain", "vhr", "calibrated", "shuffled gains"}
     assert set(result["calibrated less"]) == {"plain", "vhr", "shuffled gains"}
     assert "object_f1" in result["calibrated less cut captions"]
-    gains = vlmheads.get_plugin("gains").from_dict({"head_map": str(out)})
-    assert gains.to_dict()["strength"] == 1.0
 
 
-def test_the_command_gives_the_same_gains_again(tmp_path: Path) -> None:
-    files = [tmp_path / name / "gains.safetensors" for name in ("one", "two")]
-    for file in files:
-        assert run(*SMALL, "--test", "none", "--out", str(file))[0] == 0
-    one, two = (HeadMap.load(file).values for file in files)
+def test_the_command_gives_the_same_gains_again(learned: Path, tmp_path: Path) -> None:
+    again = tmp_path / "gains.safetensors"
+    assert run(*SMALL, "--test", "none", "--out", str(again))[0] == 0
+    one, two = (HeadMap.load(file).values for file in (learned / again.name, again))
     assert torch.equal(one, two)
 
 
