@@ -34,11 +34,11 @@ def resident(process: int) -> float:
     return int(found[1]) / 1024
 
 
-def request(client: Client, number: int, picture: Path) -> None:
+def request(client: Client, number: int, picture: Path, tokens: int) -> None:
     """Do what a visitor does: upload or take a scene, describe it, look at a word, export."""
     given: dict[str, Any] = {
         "methods": METHODS[number % len(METHODS)],
-        "decoding": {"max_new_tokens": 24},
+        "decoding": {"max_new_tokens": tokens},
     }
     if number % 2:
         given["image"] = handle_file(picture)
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--warm", type=int, default=40, help="requests before the first reading")
     parser.add_argument("--every", type=int, default=20, help="requests between two readings")
+    parser.add_argument("--tokens", type=int, default=24, help="most new tokens of a caption")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
@@ -83,7 +84,7 @@ def main() -> None:
                 readings.append((done, round(resident(server.pid), 1)))
                 print(f"{done:5d} requests  {readings[-1][1]:8.1f} MB")
             if done < options.requests:
-                request(client, number, picture)
+                request(client, number, picture, options.tokens)
             # A new client now and then, as visitors come and go.
             if number % 25 == 24:
                 client = Client(address[0], verbose=False)
