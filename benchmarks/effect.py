@@ -210,6 +210,15 @@ def run_all(plan: Plan, processes: int) -> dict[str, str]:
     return needs
 
 
+def rounded(value: Any) -> Any:
+    """Plain data with six decimals, which is more than any table shows."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default="out/effect", show_default=True)
 @click.option("--model", default="embedded", show_default=True, help="A folder or hub id.")
@@ -250,7 +259,7 @@ def main(
     started = time.monotonic()
     needs = run_all(plan, processes)
     result = measured(plan, needs, lineage, draws)
-    (out / "effect.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "effect.json").write_text(json.dumps(rounded(result), separators=(",", ":")) + "\n")
     click.echo(f"{out / 'effect.json'} after {(time.monotonic() - started) / 60:.1f} minutes")
 
 

@@ -278,7 +278,7 @@ def figures(found: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
             fontsize=7.5,
         )
     first = folder / f"effect-{split}.svg"
-    figure.savefig(first)
+    figure.savefig(first, metadata={"Date": None})
     labels = [method["name"] for method in _methods(found) if method["name"] in runs]
     distances = [found["at recall"][name]["object_f1"] for name in labels]
     second = folder / f"effect-{split}-at-recall.svg"
@@ -294,5 +294,5 @@ def figures(found: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
         },
         "points of object F1, at equal recall",
         title=f"{split} scenes",
-    ).savefig(second)
+    ).savefig(second, metadata={"Date": None})
     return [first, second]

@@ -12,7 +12,15 @@ from effect_settings import Setting
 from vlmheads_eval.compare import RunScores, compare_chair, score_run
 from vlmheads_eval.ground_truth import load_ground_truth
 from vlmheads_eval.lineages import lineage
-from vlmheads_eval.paired import COMPARED, at_recall, corrected, figures_of, paired, pooled
+from vlmheads_eval.paired import (
+    COMPARED,
+    above_others,
+    at_recall,
+    corrected,
+    differences,
+    figures_of,
+    pooled,
+)
 from vlmheads_eval.run_folder import ground_truth_of, missing
 
 OWN = "gains calibrated"
@@ -46,8 +54,9 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
         del method["mcnemar"], method["notes"]
     result["lineage"] = reading
     result["kinds"] = {setting.name: setting.kind for setting in done}
-    differences = {run.name: paired(plain, run, draws=draws, seed=seed) for run in methods}
-    result["differences"] = corrected(differences)
+    changes = differences([(plain, run) for run in methods], draws=draws, seed=seed)
+    names = [run.name for run in methods]
+    result["differences"] = corrected(dict(zip(names, changes, strict=True)))
     result["at recall"] = corrected(at_recall(plain, methods, draws=draws, seed=seed))
     result["random heads"] = _random_heads(scores, draws, seed)
     result["own"] = _own(methods, draws, seed)
@@ -69,17 +78,14 @@ def _own(methods: list[RunScores], draws: int, seed: int) -> dict[str, Any]:
     more, they are whole.
     """
     ours = next((run for run in methods if run.name == OWN), None)
-    others = [run for run in methods if ours is not None and not run.name.startswith("gains")]
+    others = [run for run in methods if ours is not None and not run.name.startswith("gains ")]
     if ours is None or not others:
         return {}
-    less = {
-        run.name: paired(run, ours, ("recall", "object_f1"), draws=draws, seed=seed)
-        for run in others
-    }
-    equal = {
-        run.name: at_recall(run, [ours], ("object_f1",), draws=draws, seed=seed)[OWN]
-        for run in others
-    }
+    changes = differences(
+        [(run, ours) for run in others], ("recall", "object_f1"), draws=draws, seed=seed
+    )
+    less = {run.name: one for run, one in zip(others, changes, strict=True)}
+    equal = above_others(ours, others, ("object_f1",), draws=draws, seed=seed)
     first, second = corrected(less), corrected(equal)
     return {
         name: {**first[name], "object_f1 at equal recall": second[name]["object_f1"]}
@@ -97,9 +103,10 @@ def _random_heads(
         if setting.controls in named:
             groups.setdefault(setting.controls, []).append(run)
     controls = {name: pooled(f"{name}, random heads", group) for name, group in groups.items()}
-    against = corrected(
-        {name: paired(run, named[name], draws=draws, seed=seed) for name, run in controls.items()}
+    changes = differences(
+        [(run, named[name]) for name, run in controls.items()], draws=draws, seed=seed
     )
+    against = corrected(dict(zip(controls, changes, strict=True)))
     return {
         name: {
             "draws": len(groups[name]),

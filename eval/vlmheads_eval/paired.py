@@ -13,6 +13,8 @@ from vlmheads_eval.statistics import DRAWS, Array, Estimate, differ, holm, resam
 
 # What is told apart by default: rates of invention, recall, and both in one.
 COMPARED = ("CHAIRi", "CHAIRs", "unique_hallucination", "recall", "object_f1")
+CUT = "cut captions"
+TOGETHER = 16  # Baselines whose cut captions are drawn at once, for the sake of memory.
 AT_RECALL = ("CHAIRs", "unique_hallucination", "object_f1")
 
 
@@ -45,18 +47,35 @@ def paired(
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Return the differences second less first, with paired bootstrap intervals over images."""
-    images = common_images([first, second])
-    arrays = {"first": _counts(first, images), "second": _counts(second, images)}
+    return differences([(first, second)], names, draws=draws, seed=seed)[0]
+
+
+def differences(
+    pairs: Sequence[tuple[RunScores, RunScores]],
+    names: Sequence[str] = COMPARED,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[dict[str, Estimate]]:
+    """Return `paired` of many pairs, whose runs are drawn together; names tell runs apart."""
+    if not pairs:
+        return []
+    runs = {run.name: run for pair in pairs for run in pair}
+    images = common_images(list(runs.values()))
+    arrays = {name: _counts(run, images) for name, run in runs.items()}
     drawn = resample(arrays, draws, seed)
     sums = {name: counts.sum(axis=0) for name, counts in arrays.items()}
-    return {
-        name: differ(
-            partial(measure, name=name),
-            (sums["first"], sums["second"]),
-            (drawn["first"], drawn["second"]),
-        )
-        for name in names
-    }
+    return [
+        {
+            name: differ(
+                partial(measure, name=name),
+                (sums[first.name], sums[second.name]),
+                (drawn[first.name], drawn[second.name]),
+            )
+            for name in names
+        }
+        for first, second in pairs
+    ]
 
 
 def at_recall(
@@ -75,15 +94,39 @@ def at_recall(
     images = common_images([baseline, *methods])
     cut = np.array([baseline.cut[key] for key in images])
     arrays = {run.name: _counts(run, images) for run in methods}
-    drawn = resample({**arrays, "cut captions": cut}, draws, seed)
-    frontier = (cut.sum(axis=0), drawn.pop("cut captions"))
+    drawn = resample({**arrays, CUT: cut}, draws, seed)
+    frontier = (cut.sum(axis=0), drawn.pop(CUT))
     return {
-        name: {
-            rate: frontier_distance(rate, frontier, (counts.sum(axis=0), drawn[name]))
-            for rate in names
-        }
+        name: _distances(names, frontier, (counts.sum(axis=0), drawn[name]))
         for name, counts in arrays.items()
     }
+
+
+def above_others(
+    method: RunScores,
+    baselines: Sequence[RunScores],
+    names: Sequence[str] = AT_RECALL,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, dict[str, Estimate]]:
+    """Return one method's distances to each baseline's captions cut to the same recall."""
+    images = common_images([method, *baselines])
+    counts = _counts(method, images)
+    found = {}
+    for some in (baselines[at : at + TOGETHER] for at in range(0, len(baselines), TOGETHER)):
+        cuts = {one.name: np.array([one.cut[key] for key in images]) for one in some}
+        drawn = resample({**cuts, method.name: counts}, draws, seed)
+        ours = (counts.sum(axis=0), drawn[method.name])
+        for name, cut in cuts.items():
+            found[name] = _distances(names, (cut.sum(axis=0), drawn[name]), ours)
+    return found
+
+
+def _distances(
+    names: Sequence[str], frontier: tuple[Array, Array], method: tuple[Array, Array]
+) -> dict[str, Estimate]:
+    return {name: frontier_distance(name, frontier, method) for name in names}
 
 
 def corrected(found: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:

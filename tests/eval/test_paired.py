@@ -9,7 +9,15 @@ from vlmheads_eval.frontier import truncated_counts
 from vlmheads_eval.ground_truth import GroundTruth
 from vlmheads_eval.lineages import lineage
 from vlmheads_eval.measures import count
-from vlmheads_eval.paired import at_recall, corrected, figures_of, paired, pooled
+from vlmheads_eval.paired import (
+    above_others,
+    at_recall,
+    corrected,
+    differences,
+    figures_of,
+    paired,
+    pooled,
+)
 
 TRUTH = GroundTruth({str(n): frozenset({"dog", "cat"}) for n in range(20)}, ())
 
@@ -62,3 +70,26 @@ def test_holm_corrects_each_measure_over_the_runs() -> None:
     low, high = sorted(one["recall"].p or 0 for one in others.values())
     assert found["more"]["recall"]["holm"] == pytest.approx(2 * low)
     assert found["same"]["recall"]["holm"] == pytest.approx(max(2 * low, high))
+
+
+def test_many_pairs_give_what_each_gives_alone() -> None:
+    one, two, three = (
+        run("1", "A dog."),
+        run("2", "A cat.", "A bear."),
+        run("3", "A dog and a cat."),
+    )
+    together = differences([(one, two), (one, three)], draws=200)
+    assert together == [paired(one, two, draws=200), paired(one, three, draws=200)]
+
+
+def test_a_method_above_many_others_is_above_each_alone() -> None:
+    ours = run("ours", "A dog. A cat.")
+    others = [run(f"{n}", "A dog. A bear." if n % 2 else "A cat. A fork.") for n in range(20)]
+    found = above_others(ours, others, draws=100)
+    assert len(found) == 20
+    alone = at_recall(others[3], [ours], draws=100)["ours"]
+    assert found["3"] == alone
+
+
+def test_no_pairs_have_no_differences() -> None:
+    assert differences([]) == []
