@@ -6,8 +6,12 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from vlmheads_demo.uploads import MOST_BYTES
+
 # Under this name a client knows the folder of uploads, wherever it lies.
 UPLOADS = "/vlmheads-uploads"
+# A whole request, an upload with what wraps it; nothing larger is held in memory.
+MOST_BODY = MOST_BYTES + 1024 * 1024
 HEADERS = {
     b"content-security-policy": (
         # Gradio makes functions of its templates, and styles in place.
@@ -50,39 +54,19 @@ class Gate:
             return
         path: str = scope["path"]
         if _ELSEWHERE.search(path):
-            await _refuse(send)
+            await _refuse(send, 403, b"not allowed")
             return
         scope = {
             **scope,
             "path": path.replace(UPLOADS, self.folder),
             "raw_path": scope.get("raw_path", b"").replace(self.outside, self.inside),
         }
-        await self.app(scope, self._inward(receive), self._outward(send))
-
-    def _inward(self, receive: Receive) -> Receive:
-        """Translate what a client sends; all of it is read first, as a name might be cut in two."""
-        waiting: list[Message] = []
-
-        async def translated() -> Message:
-            if waiting:
-                return waiting.pop()
-            message = await receive()
-            if message["type"] != "http.request":
-                return message
-            body = bytearray(message.get("body", b""))
-            while message.get("more_body"):
-                message = await receive()
-                if message["type"] != "http.request":
-                    waiting.append(message)
-                    break
-                body += message.get("body", b"")
-            return {
-                "type": "http.request",
-                "body": bytes(body).replace(self.outside, self.inside),
-                "more_body": False,
-            }
-
-        return translated
+        body = await _whole_body(receive)
+        if body is None:
+            await _refuse(send, 413, b"too large")
+            return
+        body = body.replace(self.outside, self.inside)
+        await self.app(scope, _replayed(body, receive), self._outward(send))
 
     def _outward(self, send: Send) -> Send:
         """Translate text that is sent; events of a stream are sent whole, one a message."""
@@ -122,12 +106,29 @@ class Gate:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _refuse(send: Send) -> None:
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 403,
-            "headers": [(b"content-type", b"text/plain"), *HEADERS.items()],
-        }
-    )
-    await send({"type": "http.response.body", "body": b"not allowed"})
+async def _whole_body(receive: Receive) -> bytes | None:
+    """Read what a client sends, as a name might be cut in two; None where it is too much."""
+    body = bytearray()
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        if len(body) > MOST_BODY:
+            return None
+        if not message.get("more_body"):
+            break
+    return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Give the body that was read, then what else the server waits for."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
+
+
+async def _refuse(send: Send, status: int, reason: bytes) -> None:
+    headers = [(b"content-type", b"text/plain"), *HEADERS.items()]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": reason})

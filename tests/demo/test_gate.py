@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from vlmheads_demo.desk import Desk
-from vlmheads_demo.gate import UPLOADS, Gate
+from vlmheads_demo.gate import MOST_BODY, UPLOADS, Gate
 from vlmheads_demo.generation import Decoding
 from vlmheads_demo.handlers import Handlers
 from vlmheads_demo.messages import UNEXPECTED, told, without_paths
@@ -20,7 +20,7 @@ from vlmheads_demo.uploads import MOST_BYTES, read_upload
 from vlmheads import VlmHeadsError
 from vlmheads.cli import main
 
-INSIDE = "/tmp/vlmheads-demo-x1y2"
+INSIDE = "/var/vlmheads-demo-x1y2"
 
 
 def through_the_gate(path: str, body: bytes, *, kind: str, answer: list[bytes]):
@@ -91,6 +91,14 @@ def test_the_server_runs_no_errands_to_other_addresses(path):
     seen, sent = through_the_gate(path, b"", kind="text/plain", answer=[b"x"])
     assert not seen
     assert sent[0]["status"] == 403
+
+
+@pytest.mark.parametrize(("extra", "status"), [(0, 200), (1, 413)])
+def test_a_request_larger_than_an_upload_may_be_never_reaches_the_server(extra, status):
+    body = bytes(MOST_BODY + extra)
+    seen, sent = through_the_gate("/upload", body, kind="text/plain", answer=[b"x"])
+    assert sent[0]["status"] == status
+    assert bool(seen) == (status == 200)
 
 
 @pytest.mark.parametrize(
