@@ -185,7 +185,7 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
     }
 
 
-def run_all(plan: Plan, processes: int) -> dict[str, str]:
+def run_all(plan: Plan, processes: int, sources: Sequence[Path]) -> dict[str, str]:
     """Learn what has to be learned, then caption on several processes."""
     from effect_needs import learn, learned
 
@@ -193,8 +193,9 @@ def run_all(plan: Plan, processes: int) -> dict[str, str]:
         plan.data(split)
     home = plan.out / "needs"
     if not (home / "needs.json").is_file():
-        folders = [plan.scenes(split, LEARNED_NUM, seed) for split, seed in LEARNED.items()]
-        learn(load(plan), folders, home, draws=DRAWS)
+        scenes = LEARNED.items() if not sources else ()
+        made = [plan.scenes(split, LEARNED_NUM, seed) for split, seed in scenes]
+        learn(load(plan), list(sources) or made, home, draws=DRAWS)
     needs = learned(home, draws=DRAWS)
     context = multiprocessing.get_context("spawn")
     workers = [
@@ -227,6 +228,10 @@ def rounded(value: Any) -> Any:
     "--split", "splits", multiple=True, default=SPLITS, show_default=True,
     help="A split of the test bench, or a COCO folder.",
 )  # fmt: skip
+@click.option(
+    "--learn", "sources", multiple=True, type=click.Path(exists=True, path_type=Path),
+    help="COCO folders that heads and directions are learned from, in place of scenes.",
+)  # fmt: skip
 @click.option("--num", default=500, show_default=True, help="Images of each split.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--processes", default=2, show_default=True)
@@ -239,6 +244,7 @@ def main(
     model: str,
     plugins: str | None,
     splits: Sequence[str],
+    sources: tuple[Path, ...],
     num: int,
     seed: int,
     processes: int,
@@ -257,8 +263,10 @@ def main(
     chosen = tuple(plugins.split(",")) if plugins else ()
     plan = Plan(out, model, tuple(splits), num, seed, chosen, batch_size)
     started = time.monotonic()
-    needs = run_all(plan, processes)
+    needs = run_all(plan, processes, sources)
     result = measured(plan, needs, lineage, draws)
+    if sources:
+        result["learned from"] = {"folders": [source.name for source in sources]}
     (out / "effect.json").write_text(json.dumps(rounded(result), separators=(",", ":")) + "\n")
     click.echo(f"{out / 'effect.json'} after {(time.monotonic() - started) / 60:.1f} minutes")
 

@@ -114,7 +114,8 @@ def _directions(
     }
     pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     names = sorted({name for objects in truth.objects.values() for name in objects})
-    for entry in json.loads((folder / "captions.json").read_bytes())["annotations"][::5]:
+    (captions,) = [file for file in truth.files if file.name.startswith("captions")][:1]
+    for entry in json.loads(captions.read_bytes())["annotations"][::5]:
         sample, text = samples[str(entry["image_id"])], entry["caption"]
         mentions = reading.read(text).mentions
         spans = [span for mention in mentions for span in mention_spans(text, (mention,))]

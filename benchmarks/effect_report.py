@@ -70,9 +70,14 @@ def setup(result: Mapping[str, Any]) -> str:
             f"captions; {cpu:.0f} minutes of processor time, {wall:.0f} on the clock, added up "
             "over processes"
         )
+    source = result["learned from"]
     learned = ", ".join(
-        f"{result['learned from']['scenes of each']} {split} scenes of seed {seed}"
-        for split, seed in result["learned from"]["split and seed"].items()
+        source["folders"]
+        if "folders" in source
+        else (
+            f"{source['scenes of each']} {split} scenes of seed {seed}"
+            for split, seed in source["split and seed"].items()
+        )
     )
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return "\n".join(
