@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmheads.anatomy import examine
 from vlmheads.detect.replay import Replay
@@ -248,17 +246,11 @@ def _judge(model: Any, lessons: Sequence[Lesson]) -> Callable[[HeadMap], float]:
 
 
 def _loss(replay: Replay, lesson: Lesson, gains: Tensor) -> Tensor:
-    anatomy = replay.anatomy
-    with ExitStack() as stack:
-        for layer, projection in enumerate(anatomy.projections):
-            if projection is not None:
-                scale = partial(_scale, replay, layer, gains)
-                stack.enter_context(projection.register_forward_pre_hook(scale))
-        hidden = anatomy.decoder(*replay.args, **replay.kwargs).last_hidden_state
+    hidden = replay.states(gains.expand(replay.rows, -1, -1))
     # The position that predicts target t is t - T - 1, counted from the end.
     count = lesson.targets.shape[1]
     rows, places = lesson.rows.to(hidden.device), lesson.places.to(hidden.device)
-    logits = anatomy.unembed(hidden[rows, places - count - 1][:, None], norm=False)[:, 0]
+    logits = replay.anatomy.unembed(hidden[rows, places - count - 1][:, None], norm=False)[:, 0]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     better, worse = (
         logits.masked_fill(~mask.to(logits.device), _NOTHING).logsumexp(dim=-1)
@@ -267,9 +259,3 @@ def _loss(replay: Replay, lesson: Lesson, gains: Tensor) -> Tensor:
     weights = lesson.weights.to(logits)
     cost: Tensor = F.softplus(worse - better)
     return (weights * cost).sum() / weights.sum()
-
-
-def _scale(replay: Replay, layer: int, gains: Tensor, _: nn.Module, args: tuple[Any, ...]) -> Any:
-    heads = replay.anatomy.split_heads(layer, args[0])
-    factors = gains[layer, : heads.shape[2]].to(heads)
-    return ((heads * factors[:, None]).flatten(2), *args[1:])

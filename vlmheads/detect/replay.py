@@ -63,6 +63,15 @@ class Replay:
         Returns:
             [K * N, T], float32 or more.
         """
+        hidden = self.states(gains)
+        count = targets.shape[1]
+        logits = self.anatomy.unembed(hidden[:, -count - 1 : -1], norm=False)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        found: Tensor = logits.log_softmax(dim=-1, dtype=wide)
+        return found.gather(-1, targets.repeat(len(gains) // self.rows, 1)[..., None])[..., 0]
+
+    def states(self, gains: Tensor) -> Tensor:
+        """Last states [K * N, S, E] of the decoder, with head outputs times gains [K * N, L, H]."""
         copies = len(gains) // self.rows
         args, kwargs = (_repeated(part, copies, self.rows) for part in (self.args, self.kwargs))
         with ExitStack() as stack:
@@ -70,12 +79,8 @@ class Replay:
                 if projection is not None:
                     scale = partial(self._scale, layer, gains)
                     stack.enter_context(projection.register_forward_pre_hook(scale))
-            hidden = self.anatomy.decoder(*args, **kwargs).last_hidden_state
-        count = targets.shape[1]
-        logits = self.anatomy.unembed(hidden[:, -count - 1 : -1], norm=False)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        found: Tensor = logits.log_softmax(dim=-1, dtype=wide)
-        return found.gather(-1, targets.repeat(copies, 1)[..., None])[..., 0]
+            states: Tensor = self.anatomy.decoder(*args, **kwargs).last_hidden_state
+        return states
 
     def _scale(self, layer: int, gains: Tensor, _: nn.Module, args: tuple[Any, ...]) -> Any:
         heads = self.anatomy.split_heads(layer, args[0])
@@ -85,6 +90,8 @@ class Replay:
 
 def _repeated(value: Any, copies: int, rows: int) -> Any:
     """Repeat a batch, whatever holds it; what is shared by all rows stays as it is."""
+    if copies == 1:
+        return value
     if isinstance(value, dict):
         return {name: _repeated(part, copies, rows) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
