@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from html import escape
 from typing import Any
@@ -112,7 +113,9 @@ class EvaluationTab:
             return '<div class="vh-empty"><p>Stopped.</p></div>'
         except Exception as error:  # whatever it is, the visitor gets a sentence
             return captions.refused(told(error))
-        return evaluated(result)
+        shown = evaluated(result)
+        gc.collect()  # figures are knots of references, see `exporting`
+        return shown
 
     def stop(self, request: gr.Request) -> None:
         """Stop what this visitor has running."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import re
@@ -54,6 +55,10 @@ def as_pictures(result: Result) -> dict[str, bytes]:
         title="text dominance",
     )
     files["dominance.png"] = as_png(dominance)
+    del figure, dominance
+    # Figures are knots of references: without this they and their pixels wait for the collector,
+    # and a busy server grows by some MB an export.
+    gc.collect()
     return files
 
 
