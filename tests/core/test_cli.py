@@ -55,6 +55,12 @@ def test_json_has_an_object_a_line_with_everything_needed(scenes: Path) -> None:
     assert records[0]["plugins"][0]["options"]["alpha"] == 1.5
 
 
+def test_no_plugin_gives_the_plain_caption(scenes: Path) -> None:
+    plain = json.loads(run("caption", scenes, "--json", "--plugin", "none").stdout.splitlines()[0])
+    both = json.loads(run("caption", scenes, "--json", "--compare").stdout.splitlines()[0])
+    assert (plain["caption"], plain["plugins"]) == (both["plain"], [])
+
+
 def test_captions_do_not_depend_on_the_batch_size(scenes: Path) -> None:
     by_size = [run("caption", scenes, "--json", "--batch-size", size).stdout for size in (1, 3)]
     assert by_size[0] == by_size[1]

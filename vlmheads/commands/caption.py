@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     "--plugin",
     "plugins",
     multiple=True,
-    help="A plugin, with options if any, such as vhr:alpha=1.5; may be repeated. [default: vhr]",
+    help="A plugin, with options if any, such as vhr:alpha=1.5; may be repeated; none for the "
+    "plain model. [default: vhr]",
 )
 @click.option("--compare", is_flag=True, help="Show the plain caption beside the mitigated one.")
 @click.option(
@@ -79,7 +80,8 @@ def caption(
     from vlmheads.images import find_images
 
     show.quiet_loading(model)
-    captioner = Captioner.from_pretrained(model, plugins or ("vhr",), dtype=dtype, device=device)
+    acting = () if plugins == ("none",) else plugins or ("vhr",)
+    captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
     asked = Asked.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
     found = list(find_images(images))
     job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare, asked)
