@@ -11,7 +11,7 @@ from vlmheads.anatomy import examine
 from vlmheads.caption import Captioner
 from vlmheads.errors import VlmHeadsError
 from vlmheads.geometry import Geometry
-from vlmheads.models import packaged_models
+from vlmheads.models import locate, packaged_models
 
 LONGEST_NAME = 200
 
@@ -54,7 +54,7 @@ class Shelf:
         dtype: str = "auto",
         device: str | None = None,
     ) -> None:
-        sources = dict.fromkeys((*own, *packaged_models()))
+        sources = dict.fromkeys((*own, *filter(_at_hand, packaged_models())))
         # A folder is served under its last name, so that nobody learns where it lies.
         self._sources = {_label(source): source for source in sources}
         self.allow, self.room = allow, room
@@ -109,3 +109,12 @@ class Shelf:
 
 def _label(source: str) -> str:
     return Path(source).resolve().name if Path(source).is_dir() else source
+
+
+def _at_hand(name: str) -> bool:
+    """Whether a packaged model can be loaded as it is; one may still have to be fetched."""
+    try:
+        locate(name)
+    except VlmHeadsError:
+        return False
+    return True
