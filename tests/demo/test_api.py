@@ -189,7 +189,8 @@ def test_files_outside_of_the_uploads_cannot_be_described(web, path):
 def test_an_upload_of_a_traversing_name_stays_among_the_uploads(web):
     data = BytesIO()
     example(SCENE).image.save(data, format="PNG")
-    files = {"files": ("../../../../tmp/vlmheads-escaped.png", data.getvalue(), "image/png")}
+    name = f"../../../..{tempfile.gettempdir()}/vlmheads-escaped.png"
+    files = {"files": (name, data.getvalue(), "image/png")}
     (path,) = web.post("/gradio_api/upload", files=files).json()
     assert path.startswith(UPLOADS)
     assert ".." not in path
