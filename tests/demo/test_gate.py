@@ -211,7 +211,7 @@ def test_a_folder_is_served_under_its_last_name_alone(tmp_path):
 def test_a_packaged_model_that_is_still_to_be_fetched_is_not_offered(monkeypatch):
     packaged = ["embedded", "to-be-fetched"]
     monkeypatch.setattr("vlmheads_demo.shelf.packaged_models", lambda: packaged)
-    assert ["embedded"] == Shelf(("embedded",)).names
+    assert Shelf(("embedded",)).names == ["embedded"]
 
 
 def test_guests_models_make_room_for_each_other(shelf, monkeypatch):
