@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from vlmheads_testbed.measure import messages
 from vlmheads_testbed.scenes import scene, stream
+from vlmheads_testbed.smol import precision
 from vlmheads_testbed.smol import train as training
 from vlmheads_testbed.smol.batches import (
     DECISION_WEIGHT,
@@ -107,6 +109,24 @@ def test_training_changes_the_projector_and_the_updates_and_nothing_else(
     assert all(torch.equal(after[name], value) for name, value in frozen.items())
     assert all(torch.equal(tower.state_dict()[name], value) for name, value in seen.items())
     assert any(value.abs().sum() > 0 for name, value in values.items() if name.endswith(".up"))
+
+
+def test_mixed_precision_keeps_what_is_trained_in_full(
+    tmp_path: Path, learn: Callable[[Run], Any]
+) -> None:
+    values = learn(replace(tiny_run(tmp_path), mixed=True))
+    assert {value.dtype for value in values.values()} == {torch.float32}
+    assert all(value.isfinite().all() for value in values.values())
+
+
+@pytest.mark.parametrize(("half", "full", "pays"), [(1.0, 2.0, True), (7.0, 1.0, False)])
+def test_half_precision_is_taken_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, half: float, full: float, pays: bool
+) -> None:
+    seconds = {torch.bfloat16: half, torch.float32: full}
+    monkeypatch.setattr(precision, "_seconds", seconds.__getitem__)
+    assert precision.bfloat16_pays("cpu") is pays
+    assert precision.bfloat16_pays("cuda") is True
 
 
 def test_the_log_holds_the_loss_and_the_rate(tmp_path: Path, learn: Callable[[Run], Any]) -> None:

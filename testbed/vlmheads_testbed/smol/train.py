@@ -29,18 +29,20 @@ class Run:
     """One training run: where it writes, its seed, recipe, and how often it saves and measures.
 
     The projector first learns alone to write patches as the embeddings of their words
-    (``word_steps`` of ``word_batch``), then it and the low-rank updates learn to answer.
+    (``word_steps`` of ``word_batch``), then it and the low-rank updates learn to answer. ``mixed``
+    keeps the frozen side in bfloat16 and computes under autocast.
     """
 
     out: Path
     seed: int = 0
     schedule: Schedule = field(default_factory=lambda: Schedule(2000, 1e-3))
-    size: int = 8
+    size: int = 4
     rank: Rank = field(default_factory=Rank)
     word_steps: int = 400
     word_size: int = 48
     word_rate: float = 2e-3
     compiled: bool = True
+    mixed: bool = False
     device: str = "cpu"
     save_every: int = 20
     log_every: int = 10
@@ -63,9 +65,10 @@ def train(run: Run, decoder: Any, vision_tower: Any, processor: Any) -> dict[str
     torch.manual_seed(run.seed)
     model = build_llava(decoder, vision_tower, processor.tokenizer)
     model.requires_grad_(False)
-    if run.compiled:  # the frozen side in half the precision, what is trained in full
+    if run.mixed:  # the frozen side in half the precision, what is trained in full
         for parameter in decoder.parameters():
             parameter.data = parameter.data.bfloat16()
+    if run.compiled:
         # Attention in parts compiles into faster code than the fused kernel at these lengths.
         model.set_attn_implementation("eager")
     add_low_rank(model.model.language_model, run.rank, run.seed)
@@ -138,7 +141,7 @@ def _joint(
     for step in range(start, schedule.steps):
         first = _PICTURES["joint"] + step * run.size
         drawn = batch(processor.tokenizer, run.seed, first, run.size).to(run.device)
-        with torch.autocast(run.device, torch.bfloat16, enabled=run.compiled):
+        with torch.autocast(run.device, torch.bfloat16, enabled=run.mixed):
             loss = learner.loss(drawn, answer_loss)
         _update(optimizer, loss, schedule.rate_at(step), values)
         totals.append(loss.item())
@@ -155,7 +158,7 @@ def _joint(
             position = Position(done, schedule.steps if falling else 0)
             save_state(run.out / name, position, parameters, optimizer)
         if run.scenes and (done % run.measure_every == 0 or done == schedule.steps):
-            found: Probe = probe(learner.model, processor, run.scenes, mixed=run.compiled)
+            found: Probe = probe(learner.model, processor, run.scenes, mixed=run.mixed)
             _log(run, stage="probe", step=done, **found.to_dict())
             before = time.monotonic()
 
@@ -185,8 +188,21 @@ def _log(run: Run, **entry: Any) -> None:
 @click.option("--until", default=2000, show_default=True, help="Steps in all, the fall included.")
 @click.option("--cooldown", default=150, show_default=True, help="Steps of the rate's fall.")
 @click.option("--device", help="cpu or cuda; default: cuda where there is one.")
+@click.option(
+    "--precision",
+    type=click.Choice(["mixed", "single"]),
+    help="bfloat16 autocast or float32; default: what multiplies faster here.",
+)
+@click.option("--threads", default=1, show_default=True, help="Of the processor.")
 def main(
-    out: Path, base: Path | None, seed: int, until: int, cooldown: int, device: str | None
+    out: Path,
+    base: Path | None,
+    seed: int,
+    until: int,
+    cooldown: int,
+    device: str | None,
+    precision: str | None,
+    threads: int,
 ) -> None:
     """Train OUT/adapter.safetensors; run it again to resume, with a smaller --until to end early.
 
@@ -194,12 +210,13 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     from transformers import LlamaForCausalLM
 
     from vlmheads_testbed.smol.adapter import make_adapter, save_adapter
     from vlmheads_testbed.smol.base import find_base
+    from vlmheads_testbed.smol.precision import bfloat16_pays
     from vlmheads_testbed.smol.processing import build_processor, load_tokenizer
     from vlmheads_testbed.smol.tower import packaged_tower
 
@@ -208,11 +225,15 @@ def main(
     decoder = LlamaForCausalLM.from_pretrained(
         found.folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
     )
-    run = Run(out, seed, Schedule(until, 1e-3, cooldown=cooldown), device=device)
+    mixed = bfloat16_pays(device) if precision is None else precision == "mixed"
+    LOG.info("computing in %s precision on %s", "mixed" if mixed else "single", device)
+    schedule = Schedule(until, 1e-3, cooldown=cooldown)
+    run = Run(out, seed, schedule, mixed=mixed, device=device)
     tower = packaged_tower()
     values = train(run, decoder, tower, processor)
     notes = {"base": found.origin, "seed": seed, "steps": until, "cooldown": cooldown,
-             "batch": run.size, "rank": run.rank.rank}  # fmt: skip
+             "batch": run.size, "rank": run.rank.rank,
+             "precision": "mixed" if mixed else "single"}  # fmt: skip
     adapter = make_adapter(values, tower, run.rank.scale, notes)
     click.echo(save_adapter(adapter, out / "adapter.safetensors"))
 
