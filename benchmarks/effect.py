@@ -3,8 +3,9 @@
 Run: python benchmarks/effect.py --out out/effect       # can be stopped and started again
      python benchmarks/effect.py --out out/effect --report docs/effect.md
 Every plugin at its default and at three strengths (effect_settings.py) captions the same scenes;
-all are scored and compared by vlmheads_eval. What a plugin has to learn, it learns from train
-scenes and from counterfactual scenes of another seed (effect_needs.py).
+all are scored and compared by vlmheads_eval. --strengths, --random and --grid say how much of it.
+What a plugin has to learn, it learns from train scenes and from counterfactual scenes of another
+seed (effect_needs.py).
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from effect_settings import DRAWS, Setting, settings
+from effect_needs import TOKENS as LEARN_TOKENS
+from effect_settings import DRAWS, EVERYTHING, Scope, Setting, settings
 
 from vlmheads.errors import VlmHeadsError
 
 SPLITS = ("test", "counterfactual")
 LEARNED = {"train": 1, "counterfactual": 1000}  # Split -> seed of scenes to learn from.
 LEARNED_NUM = 400
-MAX_NEW_TOKENS = 96
+TOKENS = 96
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,10 @@ class Plan:
     splits: tuple[str, ...]
     num: int
     seed: int
-    plugins: tuple[str, ...]
     batch_size: int
+    scope: Scope = EVERYTHING
+    prompt: str | None = None
+    tokens: int = TOKENS
 
     def scenes(self, split: str, num: int, seed: int) -> Path:
         """A folder with scenes, made if it is not there; a split may be a COCO folder itself."""
@@ -75,7 +79,7 @@ def load(plan: Plan) -> Any:
 def work(plan: Plan, needs: dict[str, str], number: int, processes: int) -> None:
     """Go through all runs, from another start in each process, and do those that nobody does."""
     captioner = load(plan)
-    todo = [(split, one) for one in settings(needs, plan.plugins) for split in plan.splits]
+    todo = [(split, one) for one in settings(needs, plan.scope) for split in plan.splits]
     start = len(todo) * number // processes
     for split, setting in todo[start:] + todo[:start]:
         with claimed(plan.out / "claims" / f"{Path(split).name} {setting.name}") as mine:
@@ -114,7 +118,14 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
         return
     folder = plan.data(split)
     num = plan.num if Path(split).is_dir() else None
-    material = load_material([str(folder)], "caption", workspace=plan.out, num=num, seed=plan.seed)
+    material = load_material(
+        [str(folder)],
+        "caption",
+        workspace=plan.out,
+        num=num,
+        seed=plan.seed,
+        prompt=plan.prompt,
+    )
     chosen = (setting.text,) if setting.text else ()
     try:
         plugins = resolve(chosen)
@@ -135,7 +146,8 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
         "model_files": generation.model_fingerprint(plan.model),
         "plugins": generation.describe_plugins(chosen),
         "control": "text-only" if setting.kind == "no image" else None,
-        "max_new_tokens": MAX_NEW_TOKENS,
+        "prompt": plan.prompt,
+        "max_new_tokens": plan.tokens,
         "versions": generation.versions(),
         "samples": [sample.key for sample in material.samples],
     }
@@ -144,7 +156,7 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
     if before == len(material.samples):
         return
     captioner.plugins = plugins
-    describe = generation.Generator(captioner, MAX_NEW_TOKENS, text_only=setting.kind == "no image")
+    describe = generation.Generator(captioner, plan.tokens, text_only=setting.kind == "no image")
     wall, cpu = time.monotonic(), time.process_time()
     try:
         predict(
@@ -165,7 +177,7 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
     from effect_scores import compared
     from vlmheads_eval.generation import versions
 
-    rows = list(settings(needs, plan.plugins))
+    rows = list(settings(needs, plan.scope))
     splits = {}
     for split in plan.splits:
         runs = {one: plan.run(split, one) for one in rows}
@@ -174,7 +186,8 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
         "model": plan.model,
         "num": plan.num,
         "seed": plan.seed,
-        "max_new_tokens": MAX_NEW_TOKENS,
+        "prompt": plan.prompt,
+        "max_new_tokens": plan.tokens,
         "batch_size": plan.batch_size,
         "lineage": lineage,
         "draws": draws,
@@ -185,7 +198,9 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
     }
 
 
-def run_all(plan: Plan, processes: int, sources: Sequence[Path]) -> dict[str, str]:
+def run_all(
+    plan: Plan, processes: int, sources: Sequence[Path], method: Any, learn_tokens: int
+) -> dict[str, str]:
     """Learn what has to be learned, then caption on several processes."""
     from effect_needs import learn, learned
 
@@ -195,7 +210,15 @@ def run_all(plan: Plan, processes: int, sources: Sequence[Path]) -> dict[str, st
     if not (home / "needs.json").is_file():
         scenes = LEARNED.items() if not sources else ()
         made = [plan.scenes(split, LEARNED_NUM, seed) for split, seed in scenes]
-        learn(load(plan), list(sources) or made, home, draws=DRAWS)
+        learn(
+            load(plan),
+            list(sources) or made,
+            home,
+            draws=DRAWS,
+            method=method,
+            prompt=plan.prompt,
+            tokens=learn_tokens,
+        )
     needs = learned(home, draws=DRAWS)
     context = multiprocessing.get_context("spawn")
     workers = [
@@ -225,6 +248,13 @@ def rounded(value: Any) -> Any:
 @click.option("--model", default="embedded", show_default=True, help="A folder or hub id.")
 @click.option("--plugins", help="Just these, separated by commas.")
 @click.option(
+    "--strengths", default=4, show_default=True, help="Of each plugin, its default first."
+)
+@click.option("--random", "random_draws", default=DRAWS, show_default=True, help="Random heads.")
+@click.option("--grid", is_flag=True, help="VHR at four factors in three choices of layers.")
+@click.option("--prompt", help="What to ask; default: the evaluator's prompt for captions.")
+@click.option("--tokens", default=TOKENS, show_default=True, help="Of a caption, at most.")
+@click.option(
     "--split", "splits", multiple=True, default=SPLITS, show_default=True,
     help="A split of the test bench, or a COCO folder.",
 )  # fmt: skip
@@ -232,6 +262,11 @@ def rounded(value: Any) -> Any:
     "--learn", "sources", multiple=True, type=click.Path(exists=True, path_type=Path),
     help="COCO folders that heads and directions are learned from, in place of scenes.",
 )  # fmt: skip
+@click.option(
+    "--rank", type=click.Choice(["ablation", "gradient"]), default="ablation", show_default=True,
+    help="How heads are ranked for adhh and allpath; ablation takes a pass a head.",
+)  # fmt: skip
+@click.option("--learn-tokens", default=LEARN_TOKENS, show_default=True, help="Of captions for it.")
 @click.option("--num", default=500, show_default=True, help="Images of each split.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--processes", default=2, show_default=True)
@@ -243,8 +278,15 @@ def main(
     out: Path,
     model: str,
     plugins: str | None,
+    strengths: int,
+    random_draws: int,
+    grid: bool,
+    prompt: str | None,
+    tokens: int,
     splits: Sequence[str],
     sources: tuple[Path, ...],
+    rank: str,
+    learn_tokens: int,
     num: int,
     seed: int,
     processes: int,
@@ -261,12 +303,17 @@ def main(
             click.echo(path)
         return
     chosen = tuple(plugins.split(",")) if plugins else ()
-    plan = Plan(out, model, tuple(splits), num, seed, chosen, batch_size)
+    scope = Scope(chosen, strengths, random_draws, grid)
+    plan = Plan(out, model, tuple(splits), num, seed, batch_size, scope, prompt, tokens)
     started = time.monotonic()
-    needs = run_all(plan, processes, sources)
+    needs = run_all(plan, processes, sources, rank, learn_tokens)
     result = measured(plan, needs, lineage, draws)
+    result["learned from"]["heads ranked by"] = rank
     if sources:
-        result["learned from"] = {"folders": [source.name for source in sources]}
+        result["learned from"] = {
+            "folders": [source.name for source in sources],
+            "heads ranked by": rank,
+        }
     (out / "effect.json").write_text(json.dumps(rounded(result), separators=(",", ":")) + "\n")
     click.echo(f"{out / 'effect.json'} after {(time.monotonic() - started) / 60:.1f} minutes")
 

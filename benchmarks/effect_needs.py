@@ -22,16 +22,26 @@ from vlmheads_plugins.vti import measure_directions
 import vlmheads
 from vlmheads.anatomy import examine
 from vlmheads.detect import Attribution, attribution
+from vlmheads.detect.attribution import Method
 from vlmheads.headmap import HeadMap
 from vlmheads.images import read_image
 
+TOKENS = 64  # Of the captions that heads are ranked on, at most.
 BOTH = 48  # Images with true and invented words that heads are ranked on.
 PAIRS = 70  # Of a truthful and an invented caption, as many as VTI's authors took.
 COUNTS = (3, 6, 12)  # Heads at the top and at the bottom of the ranking.
 
 
 def learn(
-    captioner: vlmheads.Captioner, folders: list[Path], out: Path, *, draws: int, seed: int = 1
+    captioner: vlmheads.Captioner,
+    folders: list[Path],
+    out: Path,
+    *,
+    draws: int,
+    method: Method = "ablation",
+    prompt: str | None = None,
+    tokens: int = TOKENS,
+    seed: int = 1,
 ) -> None:
     """Rank heads, measure directions and draw random heads, and keep it all in OUT/needs.json.
 
@@ -40,18 +50,23 @@ def learn(
         folders: COCO folders of images that are not scored, most like training first.
         out: where things are kept.
         draws: of random heads.
+        method: how heads are ranked; ablation makes a pass for each head and caption.
+        prompt: what is asked for captions; by default the evaluator's.
+        tokens: of the captions that heads are ranked on, at most.
         seed: of the random draws.
     """
     out.mkdir(parents=True, exist_ok=True)
     reading = lineage("pattern")
-    heads = _ranked(captioner, folders, reading)
+    heads = _ranked(captioner, folders, reading, method, prompt, tokens)
     found = {f"worst{count}": _listed(heads[:count]) for count in COUNTS}
     found |= {f"best{count}": _listed(heads[-count:]) for count in COUNTS}
-    found["directions"] = _directions(captioner, folders[0], reading, out, seed)
+    found["directions"] = _directions(captioner, folders[0], reading, out, prompt, seed)
     coded = captioner.processor.tokenizer(PREFIX, add_special_tokens=False)
     found["prefix"] = json.dumps(coded["input_ids"]).replace(" ", "")
+    geometry = examine(captioner.model).geometry
+    found |= layer_choices(geometry.layers)
     for draw in range(draws):
-        found |= _random(examine(captioner.model).geometry, draw, out)
+        found |= _random(geometry, draw, out)
     (out / "needs.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -71,16 +86,27 @@ def learned(out: Path, *, draws: int) -> dict[str, str]:
     return needs
 
 
+def layer_choices(layers: int) -> dict[str, str]:
+    """Layers of a decoder that VHR is tried on beside its own choice, as options take them."""
+    return {"first half": json.dumps(list(range(layers // 2))), "all": json.dumps([*range(layers)])}
+
+
 def _ranked(
-    captioner: vlmheads.Captioner, folders: list[Path], reading: Lineage
+    captioner: vlmheads.Captioner,
+    folders: list[Path],
+    reading: Lineage,
+    method: Method,
+    prompt: str | None,
+    tokens: int,
 ) -> list[tuple[int, int]]:
     """All heads, those first whose removal helps true words most against invented ones."""
     parts = []
-    answer = Generator(captioner, 64)
+    answer = Generator(captioner, tokens)
     found = 0
     for folder in reversed(folders):  # Where more is invented comes first.
         truth = load_ground_truth([folder], reading)
-        samples = load_material([str(folder)], "caption", workspace=folder).samples
+        material = load_material([str(folder)], "caption", workspace=folder, prompt=prompt)
+        samples = material.samples
         for batch in (samples[at : at + 50] for at in range(0, len(samples), 50)):
             images = [read_image(sample.image) for sample in batch]
             said = answer(images, [sample.prompt for sample in batch])
@@ -96,7 +122,9 @@ def _ranked(
                 ids, true, invented = mark_tokens(
                     captioner.processor.tokenizer, [marked[at] for at in both]
                 )
-                parts.append(attribution(captioner.model, inputs, ids, true, invented))
+                parts.append(
+                    attribution(captioner.model, inputs, ids, true, invented, method=method)
+                )
             if found >= BOTH:
                 break
     score = Attribution.concatenate(parts).score
@@ -104,14 +132,18 @@ def _ranked(
 
 
 def _directions(
-    captioner: vlmheads.Captioner, folder: Path, reading: Lineage, out: Path, seed: int
+    captioner: vlmheads.Captioner,
+    folder: Path,
+    reading: Lineage,
+    out: Path,
+    prompt: str | None,
+    seed: int,
 ) -> str:
     """VTI's directions: true captions against the same with one object put in another's place."""
     draw = random.Random(seed)
     truth = load_ground_truth([folder], reading)
-    samples = {
-        one.key: one for one in load_material([str(folder)], "caption", workspace=out).samples
-    }
+    material = load_material([str(folder)], "caption", workspace=out, prompt=prompt)
+    samples = {one.key: one for one in material.samples}
     pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     names = sorted({name for objects in truth.objects.values() for name in objects})
     (captions,) = [file for file in truth.files if file.name.startswith("captions")][:1]

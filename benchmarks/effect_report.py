@@ -14,6 +14,7 @@ from effect_settings import SETTINGS
 from vlmheads_eval.report_tables import Rows, markdown, signed
 from vlmheads_eval.tables import shown
 
+EMBEDDED = "embedded"
 ALPHA = 0.05
 FIGURES = ("CHAIRi", "CHAIRs", "unique_hallucination", "recall", "object_f1")
 TITLES = {
@@ -31,10 +32,12 @@ TITLES = {
 def write(result: Mapping[str, Any], document: Path) -> list[Path]:
     """Write the document's blocks and its figures, and return the files.
 
-    Blocks that the document does not have yet are put at its end.
+    Blocks that the document does not have yet are put at its end. Those of another model than the
+    embedded one begin with its name, so that one document can hold several models.
     """
     text = document.read_text("utf-8") if document.is_file() else "# What each method does\n"
     files = [document]
+    whose = "" if result["model"] == EMBEDDED else f"{Path(result['model']).name} "
     blocks = {"setup": setup(result)}
     for split, found in result["splits"].items():
         blocks[f"findings {split}"] = findings(found)
@@ -43,10 +46,10 @@ def write(result: Mapping[str, Any], document: Path) -> list[Path]:
         blocks[f"random heads {split}"] = markdown(random_heads(found))
         blocks[f"own {split}"] = markdown(own(found))
         blocks[f"frontier {split}"] = markdown(cut(found))
-        files += figures(found, split, document.parent / "images")
+        files += figures(found, f"{whose}{split}", document.parent / "images")
     blocks["left out"] = left_out(result)
     for name, content in blocks.items():
-        start, end = f"<!-- effect: {name} -->\n", "<!-- end -->\n"
+        start, end = f"<!-- effect: {whose}{name} -->\n", "<!-- end -->\n"
         block = f"{start}{content}{end}"
         before, found_start, rest = text.partition(start)
         if found_start:
@@ -70,7 +73,9 @@ def setup(result: Mapping[str, Any]) -> str:
             f"captions; {cpu:.0f} minutes of processor time, {wall:.0f} on the clock, added up "
             "over processes"
         )
+    asked = result.get("prompt")
     source = result["learned from"]
+    ranked = source.get("heads ranked by", "ablation")
     learned = ", ".join(
         source["folders"]
         if "folders" in source
@@ -84,10 +89,11 @@ def setup(result: Mapping[str, Any]) -> str:
         [
             *parts,
             f"* model {result['model']}, greedy search, at most {result['max_new_tokens']} tokens, "
-            f"batches of {result['batch_size']}, seed {result['seed']}",
+            f"batches of {result['batch_size']}, seed {result['seed']}"
+            + (f', asked to "{asked}"' if asked else ""),
             f"* CHAIR lineage `{result['lineage']}`; 95 % intervals of {result['draws']} paired "
             "bootstrap draws over images",
-            f"* learned from: {learned}",
+            f"* learned from: {learned}; heads ranked by {ranked}",
             f"* {versions}; {result['machine']}, shared with other work",
             "",
         ]
@@ -247,8 +253,11 @@ def left_out(result: Mapping[str, Any]) -> str:
     return "\n".join(lines or ["* No method was refused, and none is missing."]) + "\n"
 
 
-def figures(found: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
-    """Draw every plugin's default against the frontier, and all object-F1 distances to it."""
+def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
+    """Draw every plugin's default against the frontier, and all object-F1 distances to it.
+
+    The title, a split behind the model's name, names the files, too.
+    """
     from vlmheads.figures import Interval, Run, frontier_figure, intervals_figure
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -270,7 +279,7 @@ def figures(found: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
         for position, name in enumerate(chosen)
     }
     figure = frontier_figure(
-        points, drawn, "recall %", "object F1 %", title=f"{split} scenes", legend=False
+        points, drawn, "recall %", "object F1 %", title=f"{title} scenes", legend=False
     )
     figure.set_size_inches(8.4, 6.4)
     axes = figure.axes[0]
@@ -282,11 +291,12 @@ def figures(found: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
             textcoords="offset points",
             fontsize=7.5,
         )
-    first = folder / f"effect-{split}.svg"
+    stem = f"effect-{title.replace(' ', '-')}"
+    first = folder / f"{stem}.svg"
     figure.savefig(first, metadata={"Date": None})
     labels = [method["name"] for method in _methods(found) if method["name"] in runs]
     distances = [found["at recall"][name]["object_f1"] for name in labels]
-    second = folder / f"effect-{split}-at-recall.svg"
+    second = folder / f"{stem}-at-recall.svg"
     intervals_figure(
         labels,
         {
@@ -298,6 +308,6 @@ def figures(found: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
             ]
         },
         "points of object F1, at equal recall",
-        title=f"{split} scenes",
+        title=f"{title} scenes",
     ).savefig(second, metadata={"Date": None})
     return [first, second]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 # Plugin -> options of its settings, with a name where the options are no good one. The first is
@@ -72,6 +72,13 @@ RANDOM: Mapping[str, Mapping[str, str]] = {
     "vhr": {"": "head_map={map}", "alpha=3": "alpha=3,head_map={map}"},
 }
 DRAWS = 5
+
+# The grid of VHR: factors on three choices of layers, the plugin's own (the second and the last
+# 14 of 32) and two that `effect_needs.layer_choices` writes for the model at hand.
+GRID_ALPHAS = (1.05, 1.25, 1.5, 2)
+GRID_LAYERS = ("first half", "all")
+# Of the grid, what is held against random heads, each draw in the plugin's own layers.
+GRID_RANDOM = (1.25,)
 PLAIN, TEXT_ONLY = "plain", "no image"
 
 
@@ -94,29 +101,70 @@ class Setting:
     controls: str = ""
 
 
-def settings(needs: Mapping[str, str], plugins: Sequence[str] = ()) -> Iterator[Setting]:
+@dataclass(frozen=True)
+class Scope:
+    """How much of all this is run.
+
+    Args:
+        plugins: just these; none for all.
+        strengths: of each plugin, its default being the first.
+        draws: of random heads, for what is left of the settings that have such a control.
+        grid: whether VHR is run on the grid of factors and layers, too.
+    """
+
+    plugins: tuple[str, ...] = ()
+    strengths: int = 4
+    draws: int = DRAWS
+    grid: bool = False
+
+
+EVERYTHING = Scope()
+
+
+def settings(needs: Mapping[str, str], scope: Scope = EVERYTHING) -> Iterator[Setting]:
     """Yield what to run: the plain model, methods, random heads and no image.
 
     Args:
         needs: what options refer to in braces; those of a draw end in its number, as in "map-0".
-        plugins: just these.
+        scope: how much of it.
     """
     yield Setting(PLAIN, "plain")
-    chosen = [name for name in SETTINGS if not plugins or name in plugins]
+    chosen = [name for name in SETTINGS if not scope.plugins or name in scope.plugins]
+    names = set()
     for plugin in chosen:
-        for entry in SETTINGS[plugin]:
+        entries = list(SETTINGS[plugin][: scope.strengths])
+        if plugin == "vhr" and scope.grid:
+            entries += [one for one in _grid() if one not in entries]
+        for entry in entries:
             label, options = (entry, entry) if isinstance(entry, str) else entry
             name = f"{plugin} {label}".strip()
+            names.add(name)
             yield Setting(name, "method", plugin, _filled(plugin, options, needs))
     for plugin in chosen:
-        for label, options in RANDOM.get(plugin, {}).items():
+        for label, options in _controls(plugin, scope):
             controlled = f"{plugin} {label}".strip()
-            for draw in range(DRAWS):
+            for draw in range(scope.draws if controlled in names else 0):
                 drawn = options.replace("}", f"-{draw}}}")
                 text = _filled(plugin, drawn, needs)
                 name = f"{controlled}, random heads {draw}"
                 yield Setting(name, "random heads", plugin, text, controlled)
     yield Setting(TEXT_ONLY, "no image")
+
+
+def _grid() -> Iterator[str | tuple[str, str]]:
+    """Settings of VHR: each factor in the plugin's own layers, then in the others."""
+    yield from (f"alpha={alpha:g}" for alpha in GRID_ALPHAS if alpha != 2)  # 2 is the default.
+    for layers in GRID_LAYERS:
+        for alpha in GRID_ALPHAS:
+            yield f"alpha={alpha:g}, {layers}", f"alpha={alpha:g},layers={{{layers}}}"
+
+
+def _controls(plugin: str, scope: Scope) -> list[tuple[str, str]]:
+    """Labels of settings with random heads in the place of theirs, and those options."""
+    found = list(RANDOM.get(plugin, {}).items())
+    if plugin == "vhr" and scope.grid:
+        found += [(f"alpha={a:g}", f"alpha={a:g},head_map={{map}}") for a in GRID_RANDOM]
+    return found
 
 
 def _filled(plugin: str, options: str, needs: Mapping[str, str]) -> str | None:

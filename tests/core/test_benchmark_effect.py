@@ -9,7 +9,8 @@ import effect
 import effect_report
 import pytest
 import torch
-from effect_settings import DRAWS, SETTINGS, settings
+from effect_needs import layer_choices
+from effect_settings import DRAWS, GRID_ALPHAS, SETTINGS, Scope, settings
 
 import vlmheads
 from vlmheads.anatomy import examine
@@ -28,10 +29,32 @@ def test_no_two_runs_have_one_name() -> None:
 
 
 def test_what_was_not_learned_is_not_run() -> None:
-    texts = {one.name: one.text for one in settings({}, ["icd", "vhr"])}
+    texts = {one.name: one.text for one in settings({}, Scope(("icd", "vhr")))}
     assert texts["icd"] is None
     assert texts["vhr alpha=3"] == "vhr:alpha=3"
     assert texts["vhr alpha=3, random heads 0"] is None
+
+
+def test_a_scope_of_one_strength_is_every_plugins_default_and_its_controls() -> None:
+    runs = list(settings({}, Scope(strengths=1, draws=2)))
+    methods = [one for one in runs if one.kind == "method"]
+    assert {one.plugin for one in methods} == set(SETTINGS)
+    assert len(methods) == len(SETTINGS)
+    controlled = [one.controls for one in runs if one.kind == "random heads"]
+    assert controlled.count("vhr") == 2
+    assert set(controlled) <= {one.name for one in methods}
+
+
+def test_the_grid_is_vhr_at_each_factor_in_three_choices_of_layers() -> None:
+    needs = layer_choices(6) | {"map-0": "map"}
+    runs = list(settings(needs, Scope(("vhr",), strengths=1, draws=1, grid=True)))
+    texts = {one.text for one in runs if one.kind == "method"}
+    assert len(texts) == 3 * len(GRID_ALPHAS)
+    assert "vhr" in texts  # at 2 in its own layers
+    assert "vhr:alpha=1.05,layers=[0, 1, 2]" in texts
+    assert "vhr:alpha=2,layers=[0, 1, 2, 3, 4, 5]" in texts
+    assert all(parse_plugin(text).name == "vhr" for text in texts if text)
+    assert {one.controls for one in runs if one.kind == "random heads"} == {"vhr", "vhr alpha=1.25"}
 
 
 def test_options_that_need_nothing_learned_are_valid() -> None:
@@ -44,7 +67,7 @@ def test_options_that_need_nothing_learned_are_valid() -> None:
 def plan(tmp_path_factory: pytest.TempPathFactory) -> effect.Plan:
     """Four scenes under VHR and its controls, and ICD, which is refused."""
     out = tmp_path_factory.mktemp("effect")
-    made = effect.Plan(out, "embedded", ("test",), 4, 0, ("vhr", "icd"), 3)
+    made = effect.Plan(out, "embedded", ("test",), 4, 0, 3, Scope(("vhr", "icd")))
     geometry = examine(effect.load(made).model).geometry
     needs = {"prefix": "[]"}
     for draw in range(DRAWS):
@@ -97,6 +120,21 @@ def test_what_another_process_does_is_left_to_it(plan: effect.Plan) -> None:
     claim = plan.out / "claims" / "one"
     with effect.claimed(claim) as mine, effect.claimed(claim) as again:
         assert (mine, again) == (True, False)
+
+
+def test_another_model_has_blocks_and_figures_of_its_own(plan: effect.Plan, tmp_path: Any) -> None:
+    document = tmp_path / "effect.md"
+    effect_report.write(saved(plan), document)
+    first = document.read_text()
+    files = effect_report.write(saved(plan) | {"model": "smol", "prompt": "Look."}, document)
+    text = document.read_text()
+    assert text.startswith(first)
+    assert "<!-- effect: smol levels test -->" in text
+    assert 'asked to "Look."' in text
+    assert {path.name for path in files[1:]} == {
+        "effect-smol-test.svg",
+        "effect-smol-test-at-recall.svg",
+    }
 
 
 def test_the_document_keeps_its_prose_and_gets_its_tables(plan: effect.Plan, tmp_path: Any) -> None:
