@@ -11,6 +11,7 @@ from vlmheads_testbed.smol import precision
 from vlmheads_testbed.smol import train as training
 from vlmheads_testbed.smol.batches import (
     DECISION_WEIGHT,
+    OBJECT_WEIGHT,
     TEXT_LENGTH,
     batch,
     conversations,
@@ -19,6 +20,7 @@ from vlmheads_testbed.smol.batches import (
     word_batch,
     word_embeddings,
 )
+from vlmheads_testbed.smol.descriptions import Turn
 from vlmheads_testbed.smol.lora import PROJECTIONS, Rank, add_low_rank
 from vlmheads_testbed.smol.network import IMAGE_TOKENS, Learner, build_llava
 from vlmheads_testbed.smol.probe import probe
@@ -204,6 +206,19 @@ def test_answers_are_targets_and_what_decides_a_question_counts_most(chat_tokeni
     answers = {int(row.max()) for row in drawn.turns}
     assert all(number >= 2 for number in answers)
     assert int((ends & (drawn.weights > 0)).sum()) == sum(int(row.max()) for row in drawn.turns)
+
+
+def test_words_for_objects_count_more_in_descriptions_and_in_nothing_else(
+    chat_tokenizer: Any,
+) -> None:
+    said = Turn(
+        "Describe the image.", "A dining table with two puppies. It is a sunny day.", "usual"
+    )
+    ids, weights = encode(chat_tokenizer, said)
+    heavy = [token for token, weight in zip(ids, weights, strict=True) if weight == OBJECT_WEIGHT]
+    assert chat_tokenizer.decode(heavy).split() == ["dining", "table", "puppies"]
+    asked = Turn("Is there a dog?", "Yes, there is a dog.", "exists", truth=True)
+    assert OBJECT_WEIGHT not in encode(chat_tokenizer, asked)[1]
 
 
 def test_equal_numbers_give_equal_batches_and_others_give_others(chat_tokenizer: Any) -> None:
