@@ -252,6 +252,7 @@ def rounded(value: Any) -> Any:
 )
 @click.option("--random", "random_draws", default=DRAWS, show_default=True, help="Random heads.")
 @click.option("--grid", is_flag=True, help="VHR at four factors in three choices of layers.")
+@click.option("--also", multiple=True, help="A further setting, such as var:tau=15.")
 @click.option("--prompt", help="What to ask; default: the evaluator's prompt for captions.")
 @click.option("--tokens", default=TOKENS, show_default=True, help="Of a caption, at most.")
 @click.option(
@@ -281,6 +282,7 @@ def main(
     strengths: int,
     random_draws: int,
     grid: bool,
+    also: tuple[str, ...],
     prompt: str | None,
     tokens: int,
     splits: Sequence[str],
@@ -303,7 +305,7 @@ def main(
             click.echo(path)
         return
     chosen = tuple(plugins.split(",")) if plugins else ()
-    scope = Scope(chosen, strengths, random_draws, grid)
+    scope = Scope(chosen, strengths, random_draws, grid, also)
     plan = Plan(out, model, tuple(splits), num, seed, batch_size, scope, prompt, tokens)
     started = time.monotonic()
     needs = run_all(plan, processes, sources, rank, learn_tokens)

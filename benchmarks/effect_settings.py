@@ -110,12 +110,14 @@ class Scope:
         strengths: of each plugin, its default being the first.
         draws: of random heads, for what is left of the settings that have such a control.
         grid: whether VHR is run on the grid of factors and layers, too.
+        also: further settings, as in "var:tau=15".
     """
 
     plugins: tuple[str, ...] = ()
     strengths: int = 4
     draws: int = DRAWS
     grid: bool = False
+    also: tuple[str, ...] = ()
 
 
 EVERYTHING = Scope()
@@ -140,6 +142,9 @@ def settings(needs: Mapping[str, str], scope: Scope = EVERYTHING) -> Iterator[Se
             name = f"{plugin} {label}".strip()
             names.add(name)
             yield Setting(name, "method", plugin, _filled(plugin, options, needs))
+    for text in scope.also:
+        plugin, _, options = text.partition(":")
+        yield Setting(f"{plugin} {options}", "method", plugin, text)
     for plugin in chosen:
         for label, options in _controls(plugin, scope):
             controlled = f"{plugin} {label}".strip()

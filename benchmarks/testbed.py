@@ -1,6 +1,7 @@
-"""What the embedded model does, and what VHR, random heads and plain cutting do to it.
+"""What a model of the test bench does, and what VHR, random heads and plain cutting do to it.
 
 Run: python benchmarks/testbed.py --out out/testbed.json
+     python benchmarks/testbed.py --model smol --plain --prompt "Describe the image in detail."
 It captions the same scenes plain, under VHR and under the same number of heads chosen at random,
 and scores all with CHAIR. Intervals are 95 % bootstrap intervals over images, paired.
 """
@@ -24,10 +25,11 @@ from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.lineages import Lineage, lineage
 from vlmheads_eval.measures import count, measure, overall
 from vlmheads_eval.scoring import score_chair
-from vlmheads_testbed import embedded_model
 from vlmheads_testbed.coco import image_id, write_dataset
 from vlmheads_testbed.measure import answers, head_divergence, questions, specialisation
 from vlmheads_testbed.scenes import Scene, scene
+
+from vlmheads.models import EMBEDDED, locate
 
 SHOWN = ("recall", "CHAIRi", "CHAIRs", "object_f1", "words", "repetition")
 RESAMPLES = 2000
@@ -81,6 +83,7 @@ def plain_figures(bench: Bench, captions: list[Caption]) -> dict[str, Any]:
         "chair": {
             name: score_chair(captions, bench.truth[name], reading[name]) for name in LINEAGES
         },
+        "ended": float(np.mean([caption.text.rstrip().endswith(".") for caption in captions])),
         "yes_no": {
             "questions": len(asked),
             "accuracy": float((yes == truth).mean()),
@@ -220,7 +223,14 @@ def report(result: dict[str, Any]) -> str:
     )
     parts.append(
         table(
-            ["split", "questions", "accuracy", "right on likely absent", "says yes"],
+            [
+                "split",
+                "questions",
+                "accuracy",
+                "right on likely absent",
+                "says yes",
+                "captions that end",
+            ],
             (
                 [
                     split,
@@ -228,6 +238,7 @@ def report(result: dict[str, Any]) -> str:
                     percent(figures["yes_no"]["accuracy"]),
                     percent(figures["yes_no"]["accuracy_likely_absent"]),
                     percent(figures["yes_no"]["yes_share"]),
+                    percent(figures["ended"]),
                 ]
                 for split, figures in result["plain"].items()
             ),
@@ -236,6 +247,8 @@ def report(result: dict[str, Any]) -> str:
     parts += ["### Specialisation: largest over median VHD of a layer", ""]
     found = result["specialisation"]
     parts.append(table([str(n) for n in range(len(found))], [[f"{value:.2f}" for value in found]]))
+    if not result["comparison"]:
+        return "\n".join(parts)
     parts += [
         f"### VHR, plain and random heads ({result['split']}, lineage pattern, points)",
         "",
@@ -264,7 +277,9 @@ def report(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--model", "folder", type=click.Path(path_type=Path), help="Default: the embedded.")
+@click.option("--model", "name", default=EMBEDDED, show_default=True, help="A name or folder.")
+@click.option("--plain", "only_plain", is_flag=True, help="Measure the plain model alone.")
+@click.option("--threads", default=1, show_default=True, help="Of the processor.")
 @click.option("--num", default=500, show_default=True, help="Scenes of each split.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--prompt", default="Describe the image.", show_default=True)
@@ -276,7 +291,9 @@ def report(result: dict[str, Any]) -> str:
 @click.option("--draws", default=5, show_default=True, help="Draws of random heads.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write everything as JSON here.")
 def main(
-    folder: Path | None,
+    name: str,
+    only_plain: bool,
+    threads: int,
     num: int,
     seed: int,
     prompt: str,
@@ -286,15 +303,16 @@ def main(
     draws: int,
     out: Path | None,
 ) -> None:
-    """Measure the embedded model; prints Markdown."""
+    """Measure a model of the test bench; prints Markdown."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     started = time.monotonic()
-    folder = folder or embedded_model()
+    folder = locate(name)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    result: dict[str, Any] = {"num": num, "seed": seed, "prompt": prompt, "split": chosen}
+    result: dict[str, Any] = {"model": name, "num": num, "seed": seed, "prompt": prompt}
+    result["split"] = chosen
     benches = {
         split: make_bench(model, processor, split, seed, num, prompt)
         for split in ("test", "counterfactual")
@@ -307,7 +325,7 @@ def main(
     result["specialisation"] = specialisation(divergence)
     settings = [Setting(alpha) for alpha in alphas]
     settings += [Setting(alpha, last_half=True) for alpha in last_half]
-    result["comparison"] = compare(benches[chosen], settings, draws)
+    result["comparison"] = [] if only_plain else compare(benches[chosen], settings, draws)
     result["seconds"] = time.monotonic() - started
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Sink dimensions that the authors give, by the text decoder: model type, width, layers, key heads.
-SINK_DIMENSIONS: dict[tuple[str, int, int, int], tuple[int, ...]] = {
-    ("llama", 4096, 32, 32): (1415, 2533),  # LLaMA-2-7B
-    ("llama", 5120, 40, 40): (2100, 4743),  # LLaMA-2-13B
-    ("qwen2_vl_text", 3584, 28, 4): (458, 2570),  # Qwen2-VL-7B
+
+@dataclass(frozen=True)
+class Known:
+    """The sink dimensions of one text decoder, and who found them how."""
+
+    decoder: str
+    dimensions: tuple[int, ...]
+    source: str
+
+
+_KANG = "Kang et al., ICLR 2025, arXiv 2503.03321"
+# By the text decoder: model type, width, layers, key heads.
+SINK_DIMENSIONS: dict[tuple[str, int, int, int], Known] = {
+    ("llama", 4096, 32, 32): Known("LLaMA-2-7B", (1415, 2533), _KANG),
+    ("llama", 5120, 40, 40): Known("LLaMA-2-13B", (2100, 4743), _KANG),
+    ("qwen2_vl_text", 3584, 28, 4): Known("Qwen2-VL-7B", (458, 2570), _KANG),
+    ("llama", 576, 30, 3): Known(
+        "SmolLM2-135M",
+        (17, 507),
+        "measured on the test bench smol (testbed/README.md): 507 is massive at the first token "
+        "from layer 2 on, 17 at image tokens that enter the last layer",
+    ),
 }
 
 
 def known_dimensions(config: Any) -> tuple[int, ...] | None:
-    """Return the sink dimensions of a text decoder that the authors give, by its config.
-
-    Source: Kang et al., ICLR 2025, arXiv 2503.03321.
-    """
+    """Return the sink dimensions on record for a text decoder, by its config."""
     names = ("model_type", "hidden_size", "num_hidden_layers", "num_key_value_heads")
-    return SINK_DIMENSIONS.get(tuple(getattr(config, name, None) for name in names))  # type: ignore[arg-type]
+    found = SINK_DIMENSIONS.get(tuple(getattr(config, name, None) for name in names))  # type: ignore[arg-type]
+    return None if found is None else found.dimensions
 
 
 def massive_dimensions(

@@ -31,10 +31,11 @@ class VAR(Plugin):
     and image tokens that are no sinks receive it in proportion to their weights. Rows keep their
     sum. A layer in which no image token is a sink stays as it is.
 
-    Sink dimensions are those that the authors give for LLaMA-2 and Qwen2-VL. Of another decoder
-    they are measured: the dimensions of the prompt's first token whose |x[d]| / RMS(x) reaches τ,
-    in each layer and prompt. Width E bounds φ by √E; a decoder without massive activations has no
-    sinks and is not changed.
+    Sink dimensions are those that the authors give for LLaMA-2 and Qwen2-VL, and those measured
+    here for SmolLM2 (`vlmheads.sinks.SINK_DIMENSIONS`). Of another decoder they are found: the
+    dimensions of the prompt's first token whose |x[d]| / RMS(x) reaches τ, in each layer and
+    prompt. Width E bounds φ by √E; a decoder without massive activations has no sinks and is not
+    changed.
 
     Source: Kang et al., ICLR 2025, arXiv 2503.03321. Deviations: `form="release"` follows the
     released code: φ > τ, the share of sinks compared with 1 - ρ and 10⁻⁶ in its denominator, and
@@ -59,7 +60,7 @@ class VAR(Plugin):
     tau: float = option(20.0, "least φ of a sink token", low=0, high=1000)
     minimum: float = option(0.2, "least attention on the image of a head", low=0, high=1)
     dimensions: tuple[int, ...] | None = option(
-        None, "sink dimensions of the hidden state; by default the authors', or measured"
+        None, "sink dimensions of the hidden state; by default those on record, or found"
     )
     layers: tuple[int, ...] | None = option(
         None, "layers to act on; by default all but the first two and the last"

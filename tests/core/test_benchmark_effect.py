@@ -45,6 +45,11 @@ def test_a_scope_of_one_strength_is_every_plugins_default_and_its_controls() -> 
     assert set(controlled) <= {one.name for one in methods}
 
 
+def test_a_further_setting_is_run_beside_the_others() -> None:
+    runs = list(settings({}, Scope(("var",), strengths=1, also=("var:tau=15",))))
+    assert [one.text for one in runs if one.kind == "method"] == ["var", "var:tau=15"]
+
+
 def test_the_grid_is_vhr_at_each_factor_in_three_choices_of_layers() -> None:
     needs = layer_choices(6) | {"map-0": "map"}
     runs = list(settings(needs, Scope(("vhr",), strengths=1, draws=1, grid=True)))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmheads import VlmHeadsError
 from vlmheads.detect import visual_sinks
-from vlmheads.sinks import known_dimensions
+from vlmheads.sinks import Known, known_dimensions
 
 TAU = 1.6
 
@@ -101,10 +101,10 @@ def test_found_dimensions_are_compared_with_the_published_ones(
     missing = next(d for d in range(32) if d not in found)
     key = ("llama", 32, 4, 4)
     table = "vlmheads.sinks.SINK_DIMENSIONS"
-    monkeypatch.setattr(table, {key: found[:1]})
+    monkeypatch.setattr(table, {key: Known("tiny", found[:1], "here")})
     assert known_dimensions(model.config.text_config) == found[:1]
     assert visual_sinks(model, row, tau=TAU).agrees is True
-    monkeypatch.setattr(table, {key: (missing,)})
+    monkeypatch.setattr(table, {key: Known("tiny", (missing,), "here")})
     assert visual_sinks(model, row, tau=TAU).agrees is False
 
 

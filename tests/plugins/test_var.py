@@ -113,7 +113,9 @@ def test_the_first_two_layers_are_left_alone() -> None:
     assert changed <= {2, 3}
 
 
-def test_the_authors_dimensions_are_used_for_their_models() -> None:
+def test_dimensions_on_record_are_used_for_their_decoders() -> None:
+    smol = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9}
+    assert known_dimensions(transformers.LlamaConfig(num_key_value_heads=3, **smol)) == (17, 507)
     assert known_dimensions(transformers.LlamaConfig(num_key_value_heads=32)) == (1415, 2533)
     # LLaMA-3-8B has the same width and depth, but shares keys in groups.
     assert known_dimensions(transformers.LlamaConfig(num_key_value_heads=8)) is None

@@ -34,8 +34,8 @@ class VisualSinks:
         tau: a token is a sink of a layer where φ ≥ τ.
         massive: [L, E] share of the images in which a dimension is massive, |x[d]| / RMS(x) ≥ τ
             at the first token.
-        published: the sink dimensions that the authors give for this decoder; None where they
-            give none.
+        published: the sink dimensions on record for this decoder, the authors' or our own (see
+            `vlmheads.sinks.SINK_DIMENSIONS`, which names the source); None where there are none.
         image: "image-attention", mean attention of the text rows behind the image on all of it.
         spent: "sink-share", share of that attention that is spent on its sinks.
         centric: "image-centric", share of the rows in which a head is image-centric.
@@ -67,7 +67,7 @@ class VisualSinks:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether every published sink dimension was found; None where none are published."""
+        """Whether every dimension on record is massive at the first token; None without record."""
         if self.published is None:
             return None
         return set(self.published) <= set(self.dimensions())
@@ -115,8 +115,8 @@ def visual_sinks(
     and denominator summed over the rows.
 
     Source: Kang et al., ICLR 2025, arXiv 2503.03321. Deviations: without `dimensions`, and of a
-    decoder that the authors give none for, sink dimensions are found in each layer and prompt as
-    those massive at its first token; `minimum` is the released code's. Layers are all measured,
+    decoder that has none on record, sink dimensions are found in each layer and prompt as those
+    massive at its first token; `minimum` is the released code's. Layers are all measured,
     the first two included, which the method leaves out.
 
     Memory: a few rows of attention at a time.
@@ -126,7 +126,7 @@ def visual_sinks(
             to it act.
         inputs: what a processor made of images and text, for a batch of N prompts.
         tau: the least φ of a sink.
-        dimensions: sink dimensions in place of the authors' or the found ones.
+        dimensions: sink dimensions in place of those on record or the found ones.
         rho: the least r of an image-centric head.
         minimum: the least attention on the image of an image-centric head.
         provenance: plain values to keep with the maps, such as the model id and the prompt.
