@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vlmheads.anatomy import Anatomy
+from vlmheads.caches import given_cache, with_cache
 from vlmheads.errors import VlmHeadsError
 from vlmheads.prompt import Prompt
 from vlmheads.streams import Stream, StreamCache
@@ -93,7 +94,7 @@ class Batch:
         streams: tuple[Stream, ...],
         inputs: dict[str, Any],
     ) -> None:
-        cache = inputs.get("past_key_values")
+        cache = given_cache(inputs)
         if cache is not None and type(cache) is not DynamicCache:
             raise VlmHeadsError(
                 f"a {type(cache).__name__} for a plugin that contrasts {len(streams) + 1} streams",
@@ -148,12 +149,9 @@ class Batch:
                 wide = {key: value for key, value in wide.items() if key not in self.media.inputs}
                 wide["mm_encoder_outputs"] = {"image": self.media.features}
             if inputs.get("use_cache") is not False:
-                wide["past_key_values"] = StreamCache(
-                    self.anatomy.model.config,  # type: ignore[arg-type]
-                    copies,
-                    self.rows,
-                    inputs.get("past_key_values"),
-                )
+                config: Any = self.anatomy.model.config
+                cache = StreamCache(config, copies, self.rows, given_cache(inputs))
+                wide = with_cache(self.anatomy.model, wide, cache)
         wide["position_ids"] = self._positions(inputs, mask, wide["input_ids"].shape[1])
         for name in _TOKEN_TYPES:
             if (types := inputs.get(name)) is not None:

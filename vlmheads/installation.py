@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from vlmheads.anatomy import Anatomy
 from vlmheads.attention import EAGER, EDITOR, SDPA, Rows
 from vlmheads.batch import Batch, read_prompt, without_last
+from vlmheads.caches import cache_argument, filled_cache, given_cache
 from vlmheads.errors import VlmHeadsError
 from vlmheads.passes import reference_pass
 from vlmheads.plugin import HOOKS, Plugin
@@ -59,6 +60,7 @@ class Installation:
     def install(self) -> None:
         """Put the hooks on the model."""
         parts, add = self.anatomy, self._handles.append
+        cache_argument(parts.model)  # refused here rather than never seen to grow
         add(parts.model.register_forward_pre_hook(_plain(self._before), with_kwargs=True))
         add(parts.model.register_forward_hook(_plain(self._after)))
         for index, layer in enumerate(parts.layers):
@@ -111,7 +113,7 @@ class Installation:
         if args:
             names = inspect.signature(module.forward).parameters
             kwargs = dict(zip(names, args, strict=False)) | kwargs
-        cache, ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
+        cache, ids = given_cache(kwargs), kwargs.get("input_ids")
         cached = 0 if cache is None else int(cache.get_seq_length())
         if cached == 0 and not self._goes_on(kwargs):
             self._open(kwargs)
@@ -120,7 +122,7 @@ class Installation:
             raise VlmHeadsError(
                 "a forward pass on a cache that vlmheads did not see from its start",
                 "a generation that begins with its whole prompt and an empty cache",
-                "pass no filled past_key_values, and run no other forward pass on this model "
+                "pass no filled cache, and run no other forward pass on this model "
                 "between the steps of a generation",
             )
         if cached and ids is not None and ids.shape[1] > 1:
@@ -300,7 +302,7 @@ class Installation:
                 "a model output with names",
                 "leave it unset",
             )
-        request.fills(output.get("past_key_values"))
+        request.fills(filled_cache(output))
         others: tuple[Tensor, ...] = ()
         if request.active and self._batch is not None:
             others = self._batch.narrow(output)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlmheads import caches
 from vlmheads.anatomy import Anatomy
 from vlmheads.prompt import Prompt
 from vlmheads.request import Reference
 
 # What a pass of our own sets itself, or does without.
-_LEFT_OUT = ("past_key_values", "use_cache", "attention_mask", "logits_to_keep", "return_dict")
+_LEFT_OUT = (*caches.NAMES, "use_cache", "attention_mask", "logits_to_keep", "return_dict")
 
 
 @torch.no_grad()

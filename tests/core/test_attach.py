@@ -14,6 +14,7 @@ from examples import HeadScaler, HiddenAdder, LogitsShifter, RowReweighter, Text
 from torch import Tensor
 
 from vlmheads import Plugin, Request, VlmHeadsError, attach
+from vlmheads.caches import filled_cache, with_cache
 
 
 @dataclass(frozen=True)
@@ -223,9 +224,9 @@ def test_a_prompt_that_arrives_in_pieces_is_refused(model: Any, inputs: dict[str
 
 
 def test_a_filled_cache_is_refused(model: Any, inputs: dict[str, Tensor]) -> None:
-    cache = model(**inputs, use_cache=True).past_key_values
+    cache = filled_cache(model(**inputs, use_cache=True))
     with attach(model, HeadScaler()), pytest.raises(VlmHeadsError, match="from its start"):
-        model(input_ids=torch.tensor([[4]]), past_key_values=cache)
+        model(**with_cache(model, {"input_ids": torch.tensor([[4]])}, cache))
 
 
 def test_a_loop_of_ones_own_works(model: Any, inputs: dict[str, Tensor]) -> None:
@@ -234,7 +235,7 @@ def test_a_loop_of_ones_own_works(model: Any, inputs: dict[str, Tensor]) -> None
         output, said = model(**inputs, use_cache=True), []
         for _ in range(3):
             said.append(output.logits[:, -1].argmax(-1, keepdim=True))
-            output = model(input_ids=said[-1], past_key_values=output.past_key_values)
+            output = model(**with_cache(model, {"input_ids": said[-1]}, filled_cache(output)))
     assert torch.cat(said, 1)[0].tolist() == expected.tolist()
 
 

@@ -42,7 +42,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "devils": {"layers": (0, 1, 2, 3)},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},
-    "var": {"tau": 1.2, "rho": 0.2, "minimum": 0.0, "layers": (1, 2, 3)},
+    "var": {
+        "tau": 1.5,
+        "dimensions": (0, 1, 2, 3),
+        "rho": 0.1,
+        "minimum": 0.0,
+        "layers": (1, 2, 3),
+    },
 }
 
 # (plugin, family) -> a word of the refusal.
