@@ -97,6 +97,9 @@ class Handlers:
                     if isinstance(part, Result):
                         self.desk.results.add(part)
                         yield self._finished(part)
+                        # Gradio sends the last state again when a run ends, which may be after
+                        # the visitor has chosen a word: let that one change nothing.
+                        yield (kept,) * 5
                         return
                     now = time.monotonic()
                     if now - sent >= EVERY or part.stage != stage:
