@@ -14,6 +14,7 @@ from vlmheads_testbed.smol.adapter import (
     load_adapter,
     make_adapter,
     save_adapter,
+    values_of,
 )
 from vlmheads_testbed.smol.assembly import assemble
 from vlmheads_testbed.smol.base import Base
@@ -77,7 +78,7 @@ def test_an_exported_and_merged_adapter_does_what_the_trained_model_did(
 
 
 def test_an_adapter_comes_back_as_it_was_saved(
-    adapted: tuple[Any, Adapter], tmp_path: Path
+    adapted: tuple[Any, Adapter], tiny_tower: Make, tmp_path: Path
 ) -> None:
     saved = adapted[1]
     loaded = load_adapter(save_adapter(saved, tmp_path / "adapter.safetensors"))
@@ -85,6 +86,9 @@ def test_an_adapter_comes_back_as_it_was_saved(
     assert loaded.updates.keys() == saved.updates.keys()
     assert all(torch.equal(loaded.projector[n], v) for n, v in saved.projector.items())
     assert all(torch.equal(loaded.vision[n], v) for n, v in saved.vision.items())
+    again = make_adapter(values_of(loaded), tiny_tower(), 0.5, loaded.notes)
+    assert again.updates.keys() == saved.updates.keys()
+    assert again.projector.keys() == saved.projector.keys()
 
 
 def test_the_file_holds_halves(adapted: tuple[Any, Adapter], tmp_path: Path) -> None:

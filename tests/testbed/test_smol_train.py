@@ -113,6 +113,18 @@ def test_training_changes_the_projector_and_the_updates_and_nothing_else(
     assert any(value.abs().sum() > 0 for name, value in values.items() if name.endswith(".up"))
 
 
+def test_a_run_may_start_from_what_another_learned(
+    tmp_path: Path, learn: Callable[[Run], Any]
+) -> None:
+    first = learn(tiny_run(tmp_path / "first"))
+    still = replace(tiny_run(tmp_path / "still"), schedule=Schedule(1, 0.0), start=first, skip=6)
+    assert all(torch.equal(value, first[name]) for name, value in learn(still).items())
+    further = learn(replace(tiny_run(tmp_path / "further"), start=first, skip=6))
+    assert not all(torch.equal(value, first[name]) for name, value in further.items())
+    log = (tmp_path / "further" / "log.jsonl").read_text()
+    assert '"words"' not in log
+
+
 def test_mixed_precision_keeps_what_is_trained_in_full(
     tmp_path: Path, learn: Callable[[Run], Any]
 ) -> None:

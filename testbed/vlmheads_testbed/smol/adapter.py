@@ -53,6 +53,15 @@ def make_adapter(
     return Adapter(dict(tower.state_dict()), projector, updates, scale, config, notes)
 
 
+def values_of(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """Name what was trained as the training does: the other way round of `make_adapter`."""
+    values = {f"model.{_PROJECTOR}.{name}": value for name, value in adapter.projector.items()}
+    for name, (up, down) in adapter.updates.items():
+        stem = f"model.{_LANGUAGE}.{name}"
+        values |= {f"{stem}.up": up, f"{stem}.down": down}
+    return values
+
+
 def save_adapter(adapter: Adapter, path: Path) -> Path:
     """Write an adapter as float16 safetensors; the file is there whole or not at all.
 

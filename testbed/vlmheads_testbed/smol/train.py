@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Run:
 
     The projector first learns alone to write patches as the embeddings of their words
     (``word_steps`` of ``word_batch``), then it and the low-rank updates learn to answer. ``mixed``
-    keeps the frozen side in bfloat16 and computes under autocast.
+    keeps the frozen side in bfloat16 and computes under autocast. ``start`` holds values to begin
+    with in place of the words' stage, and ``skip`` the steps whose pictures those have seen.
     """
 
     out: Path
@@ -43,6 +45,8 @@ class Run:
     word_rate: float = 2e-3
     compiled: bool = True
     mixed: bool = False
+    start: Mapping[str, torch.Tensor] | None = None
+    skip: int = 0
     device: str = "cpu"
     save_every: int = 20
     log_every: int = 10
@@ -80,7 +84,12 @@ def train(run: Run, decoder: Any, vision_tower: Any, processor: Any) -> dict[str
     if path.exists():
         load_state(path, parameters, optimizer)
     else:
-        _words(run, learner, processor.tokenizer)
+        if run.start is None:
+            _words(run, learner, processor.tokenizer)
+        else:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(run.start[name])
         save_state(path, Position(), parameters, optimizer)
     _joint(run, learner, processor, optimizer, parameters, start.step)
     return {name: parameter.detach().cpu() for name, parameter in parameters.items()}
@@ -139,7 +148,7 @@ def _joint(
     totals: list[float] = []
     before = time.monotonic()
     for step in range(start, schedule.steps):
-        first = _PICTURES["joint"] + step * run.size
+        first = _PICTURES["joint"] + (run.skip + step) * run.size
         drawn = batch(processor.tokenizer, run.seed, first, run.size).to(run.device)
         with torch.autocast(run.device, torch.bfloat16, enabled=run.mixed):
             loss = learner.loss(drawn, answer_loss)
@@ -184,6 +193,11 @@ def _log(run: Run, **entry: Any) -> None:
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--base", type=click.Path(path_type=Path), help="A folder or wheel of SmolLM2.")
+@click.option(
+    "--start",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An adapter to train further, with a new optimizer and on new pictures.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--until", default=2000, show_default=True, help="Steps in all, the fall included.")
 @click.option("--cooldown", default=150, show_default=True, help="Steps of the rate's fall.")
@@ -197,6 +211,7 @@ def _log(run: Run, **entry: Any) -> None:
 def main(
     out: Path,
     base: Path | None,
+    start: Path | None,
     seed: int,
     until: int,
     cooldown: int,
@@ -214,7 +229,7 @@ def main(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     from transformers import LlamaForCausalLM
 
-    from vlmheads_testbed.smol.adapter import make_adapter, save_adapter
+    from vlmheads_testbed.smol.adapter import load_adapter, make_adapter, save_adapter, values_of
     from vlmheads_testbed.smol.base import find_base
     from vlmheads_testbed.smol.precision import bfloat16_pays
     from vlmheads_testbed.smol.processing import build_processor, load_tokenizer
@@ -229,13 +244,18 @@ def main(
     LOG.info("computing in %s precision on %s", "mixed" if mixed else "single", device)
     schedule = Schedule(until, 1e-3, cooldown=cooldown)
     run = Run(out, seed, schedule, mixed=mixed, device=device)
+    before: dict[str, Any] = {}
+    if start is not None:
+        adapter = load_adapter(start)
+        before = {"started from": adapter.notes}
+        run = replace(run, start=values_of(adapter), skip=int(adapter.notes["steps"]))
     tower = packaged_tower()
     values = train(run, decoder, tower, processor)
-    notes = {"base": found.origin, "seed": seed, "steps": until, "cooldown": cooldown,
+    notes = {"base": found.origin, "seed": seed, "steps": run.skip + until, "cooldown": cooldown,
              "batch": run.size, "rank": run.rank.rank,
-             "precision": "mixed" if mixed else "single"}  # fmt: skip
-    adapter = make_adapter(values, tower, run.rank.scale, notes)
-    click.echo(save_adapter(adapter, out / "adapter.safetensors"))
+             "precision": "mixed" if mixed else "single"} | before  # fmt: skip
+    made = make_adapter(values, tower, run.rank.scale, notes)
+    click.echo(save_adapter(made, out / "adapter.safetensors"))
 
 
 if __name__ == "__main__":
