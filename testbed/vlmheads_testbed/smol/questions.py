@@ -258,14 +258,14 @@ def _open(kind: str, asked: str, answer: str, group: Group | None = None) -> Tur
 
 
 _KINDS: tuple[tuple[Asker, float], ...] = (
-    (exists, 0.42),
+    (exists, 0.32),
     (relates, 0.07),
     (lies, 0.06),
     (numbers, 0.03),
     (how_many, 0.09),
     (where, 0.08),
     (beside_what, 0.08),
-    (what_things, 0.05),
+    (what_things, 0.25),  # nearly every word of the answer has to be looked for
     (which_place, 0.03),
     (which_one, 0.04),
     (how_large, 0.05),
