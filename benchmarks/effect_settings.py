@@ -142,9 +142,9 @@ def settings(needs: Mapping[str, str], scope: Scope = EVERYTHING) -> Iterator[Se
             name = f"{plugin} {label}".strip()
             names.add(name)
             yield Setting(name, "method", plugin, _filled(plugin, options, needs))
-    for text in scope.also:
-        plugin, _, options = text.partition(":")
-        yield Setting(f"{plugin} {options}", "method", plugin, text)
+    for also in scope.also:
+        plugin, _, options = also.partition(":")
+        yield Setting(f"{plugin} {options}", "method", plugin, also)
     for plugin in chosen:
         for label, options in _controls(plugin, scope):
             controlled = f"{plugin} {label}".strip()
