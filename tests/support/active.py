@@ -43,8 +43,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},
     "var": {
-        "tau": 1.5,
-        "dimensions": (0, 1, 2, 3),
+        "tau": 1.3,
+        "dimensions": (1, 2, 3),
         "rho": 0.1,
         "minimum": 0.0,
         "layers": (1, 2, 3),
