@@ -29,7 +29,7 @@ from vlmheads_testbed.coco import image_id, write_dataset
 from vlmheads_testbed.measure import answers, head_divergence, questions, specialisation
 from vlmheads_testbed.scenes import Scene, scene
 
-from vlmheads.models import EMBEDDED, locate
+from vlmheads.models import EMBEDDED, load_model
 
 SHOWN = ("recall", "CHAIRi", "CHAIRs", "object_f1", "words", "repetition")
 RESAMPLES = 2000
@@ -304,13 +304,9 @@ def main(
     out: Path | None,
 ) -> None:
     """Measure a model of the test bench; prints Markdown."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     torch.set_num_threads(threads)
     started = time.monotonic()
-    folder = locate(name)
-    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    model, processor = load_model(name)
     result: dict[str, Any] = {"model": name, "num": num, "seed": seed, "prompt": prompt}
     result["split"] = chosen
     benches = {

@@ -59,6 +59,15 @@ def test_the_adapter_is_in_the_package_and_small() -> None:
     assert PACKAGED.stat().st_size <= 16_000_000
 
 
+@pytest.mark.usefixtures("bench")
+def test_what_is_saved_pads_on_the_left() -> None:
+    from transformers import AutoProcessor
+    from vlmheads_testbed.smol import smol_model
+
+    processor = AutoProcessor.from_pretrained(smol_model(), local_files_only=True)
+    assert processor.tokenizer.padding_side == "left"
+
+
 def test_it_describes_scenes_in_whole_sentences(plain: list[str]) -> None:
     for text in plain:
         assert text.endswith(".")

@@ -29,10 +29,10 @@ def load_tokenizer(base: Path) -> Any:
     """Load the tokenizer of a base model from its folder and add the image token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    # Given here rather than set afterwards, so that it is saved with the tokenizer.
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
     tokenizer.add_tokens([IMAGE], special_tokens=True)
     tokenizer.pad_token = PAD
-    tokenizer.padding_side = "left"
     return tokenizer
 
 
