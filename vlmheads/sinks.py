@@ -29,7 +29,7 @@ SINK_DIMENSIONS: dict[tuple[str, int, int, int], Known] = {
         "SmolLM2-135M",
         (17, 507),
         "measured on the test bench smol (testbed/README.md): 507 is massive at the first token "
-        "from layer 2 on, 17 at image tokens that enter the last layer",
+        "from layer 2 on, 17 at image tokens that enter the last two layers",
     ),
 }
 
