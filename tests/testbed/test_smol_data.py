@@ -55,7 +55,7 @@ def centre(group: Group) -> tuple[float, float]:
 
 def test_yes_and_no_are_equally_frequent(asked: Pairs) -> None:
     truths = [turn.truth for _, turn in asked if turn.truth is not None]
-    assert len(truths) > 1000
+    assert len(truths) > 800
     assert np.mean(truths) == pytest.approx(0.5, abs=0.04)
 
 
