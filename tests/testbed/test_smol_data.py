@@ -34,7 +34,7 @@ def drawn(
 
 @pytest.fixture(scope="module")
 def asked() -> Pairs:
-    return list(drawn(questions.question, 350, 6))
+    return list(drawn(questions.question, 450, 6))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def centre(group: Group) -> tuple[float, float]:
 
 def test_yes_and_no_are_equally_frequent(asked: Pairs) -> None:
     truths = [turn.truth for _, turn in asked if turn.truth is not None]
-    assert len(truths) > 800
+    assert len(truths) > 1000
     assert np.mean(truths) == pytest.approx(0.5, abs=0.04)
 
 
@@ -124,7 +124,7 @@ def test_a_place_in_the_image_that_is_named_is_right(asked: Pairs) -> None:
         if turn.kind == "where" and turn.named:
             group = one.groups[turn_groups(one, turn)[0]]
             x, y = centre(group)
-            said = turn.answer.lower()
+            said = turn.answer.lower().strip(".").split()  # words: a laptop is not at the top
             assert ("left" in said) <= (x < 0.5), turn
             assert ("right" in said) <= (x > 0.5), turn
             assert ("top" in said) <= (y < 0.5), turn
