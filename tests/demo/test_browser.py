@@ -127,17 +127,23 @@ def test_a_click_on_a_word_shows_its_attention(page):
 
 
 def test_hovering_over_a_word_shows_its_attention_for_as_long(page):
-    before = overlay(page)
-    word = page.locator(".vh-card .vh-wrong")
+    chosen = overlay(page)
+    word = page.locator(f'[data-overlay]:not([data-overlay="{chosen}"])').first
+    hovered = word.get_attribute("data-overlay")
+    preview = page.locator(".vh-preview")
     word.hover()
-    assert overlay(page) == word.get_attribute("data-overlay") != before
+    expect(preview).to_have_attribute("src", hovered)
+    expect(preview).to_be_visible()
+    expect(page.locator(".vh-overlay")).to_be_hidden()
     page.mouse.move(0, 0)
-    assert overlay(page) == before
+    expect(preview).to_have_count(0)
+    expect(page.locator(".vh-overlay")).to_be_visible()
+    assert overlay(page) == chosen
 
 
 def test_a_click_on_a_head_shows_its_attention_for_the_word(page):
     page.locator(".vh-card .vh-wrong").click()
-    expect(page.locator(".vh-look figcaption")).to_contain_text("mean attention")
+    expect(page.locator(".vh-look figcaption")).to_contain_text("horse in plain: mean attention")
     mean = overlay(page)
     cell = page.locator('[role=gridcell][aria-label^="layer 3, head 5"]')
     cell.click()

@@ -46,21 +46,22 @@ element.addEventListener("keydown", (event) => {
   next[column].focus();
 });
 
+// The chosen overlay stays as the server sent it; what is hovered over lies above it for as long.
+const unhover = () => document.querySelector(".vh-preview")?.remove();
+
 element.addEventListener("mouseover", (event) => {
   const word = event.target.closest?.("[data-overlay]");
   const image = overlay();
   if (!word || !image) return;
-  image.dataset.kept ??= image.src;
-  image.src = word.dataset.overlay;
-  image.classList.add("vh-preview");
+  unhover();
+  const preview = image.cloneNode();
+  preview.className = "vh-preview";
+  preview.src = word.dataset.overlay;
+  image.after(preview);
 });
 
 element.addEventListener("mouseout", (event) => {
-  const image = overlay();
-  if (!event.target.closest?.("[data-overlay]") || !image?.dataset.kept) return;
-  image.src = image.dataset.kept;
-  delete image.dataset.kept;
-  image.classList.remove("vh-preview");
+  if (event.target.closest?.("[data-overlay]")) unhover();
 });
 
 // A picture that is uploaded takes the place of the chosen scene.

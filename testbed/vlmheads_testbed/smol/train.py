@@ -200,6 +200,7 @@ def _log(run: Run, **entry: Any) -> None:
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--until", default=2000, show_default=True, help="Steps in all, the fall included.")
+@click.option("--rate", default=1e-3, show_default=True, help="The highest learning rate.")
 @click.option("--cooldown", default=150, show_default=True, help="Steps of the rate's fall.")
 @click.option("--device", help="cpu or cuda; default: cuda where there is one.")
 @click.option(
@@ -214,6 +215,7 @@ def main(
     start: Path | None,
     seed: int,
     until: int,
+    rate: float,
     cooldown: int,
     device: str | None,
     precision: str | None,
@@ -242,7 +244,7 @@ def main(
     )
     mixed = bfloat16_pays(device) if precision is None else precision == "mixed"
     LOG.info("computing in %s precision on %s", "mixed" if mixed else "single", device)
-    schedule = Schedule(until, 1e-3, cooldown=cooldown)
+    schedule = Schedule(until, rate, cooldown=cooldown)
     run = Run(out, seed, schedule, mixed=mixed, device=device)
     before: dict[str, Any] = {}
     if start is not None:
@@ -251,8 +253,8 @@ def main(
         run = replace(run, start=values_of(adapter), skip=int(adapter.notes["steps"]))
     tower = packaged_tower()
     values = train(run, decoder, tower, processor)
-    notes = {"base": found.origin, "seed": seed, "steps": run.skip + until, "cooldown": cooldown,
-             "batch": run.size, "rank": run.rank.rank,
+    notes = {"base": found.origin, "seed": seed, "steps": run.skip + until, "rate": rate,
+             "cooldown": cooldown, "batch": run.size, "rank": run.rank.rank,
              "precision": "mixed" if mixed else "single"} | before  # fmt: skip
     made = make_adapter(values, tower, run.rank.scale, notes)
     click.echo(save_adapter(made, out / "adapter.safetensors"))
