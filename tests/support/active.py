@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import tiny
@@ -60,6 +61,7 @@ REFUSED: dict[tuple[str, str], str] = {
 } | {("icd", family): "disturbed" for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
 
 
+@cache  # Entry points are read from disk.
 def contract_plugins() -> dict[str, type[Plugin]]:
     """Every built-in plugin, and one example for each kind of hook."""
     own = {
