@@ -28,6 +28,7 @@ from vlmheads.images import read_image
 
 TOKENS = 64  # Of the captions that heads are ranked on, at most.
 BOTH = 48  # Images with true and invented words that heads are ranked on.
+TOGETHER = 4  # Of them at a time: a gradient keeps what every layer said about each.
 PAIRS = 70  # Of a truthful and an invented caption, as many as VTI's authors took.
 COUNTS = (3, 6, 12)  # Heads at the top and at the bottom of the ranking.
 
@@ -116,11 +117,11 @@ def _ranked(
             ]
             both = [at for at, one in enumerate(marked) if one.grounded and one.invented]
             both = both[: BOTH - found]
-            if both:
-                found += len(both)
-                inputs = captioner.prepare([images[at] for at in both], batch[0].prompt)
+            found += len(both)
+            for some in (both[at : at + TOGETHER] for at in range(0, len(both), TOGETHER)):
+                inputs = captioner.prepare([images[at] for at in some], batch[0].prompt)
                 ids, true, invented = mark_tokens(
-                    captioner.processor.tokenizer, [marked[at] for at in both]
+                    captioner.processor.tokenizer, [marked[at] for at in some]
                 )
                 parts.append(
                     attribution(captioner.model, inputs, ids, true, invented, method=method)

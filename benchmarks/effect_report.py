@@ -49,16 +49,18 @@ def write(result: Mapping[str, Any], document: Path) -> list[Path]:
         files += figures(found, f"{whose}{split}", document.parent / "images")
     blocks["left out"] = left_out(result)
     for name, content in blocks.items():
-        start, end = f"<!-- effect: {whose}{name} -->\n", "<!-- end -->\n"
-        block = f"{start}{content}{end}"
-        before, found_start, rest = text.partition(start)
-        if found_start:
-            text = before + block + rest.partition(end)[2]
-        else:
-            text += f"\n{block}"
+        text = put(text, f"{whose}{name}", content)
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text(text, "utf-8")
     return files
+
+
+def put(text: str, name: str, content: str) -> str:
+    """Write a block into a document's text, at its end if it is not there yet."""
+    start, end = f"<!-- effect: {name} -->\n", "<!-- end -->\n"
+    block = f"{start}{content}{end}"
+    before, found, rest = text.partition(start)
+    return before + block + rest.partition(end)[2] if found else f"{text}\n{block}"
 
 
 def setup(result: Mapping[str, Any]) -> str:
@@ -104,7 +106,7 @@ def _methods(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(found["methods"])
 
 
-def _defaults(found: Mapping[str, Any]) -> list[str]:
+def defaults(found: Mapping[str, Any]) -> list[str]:
     """The run of each plugin that stands for its default: the first of its settings."""
     names = []
     for plugin, entries in SETTINGS.items():
@@ -141,15 +143,15 @@ def differences(found: Mapping[str, Any]) -> Rows:
         rows.append(
             [
                 f"`{method['name']}`",
-                *(_marked(found["differences"][method["name"]][name]) for name in names),
-                *(_marked(at[name]) for name in ("unique_hallucination", "object_f1")),
+                *(marked(found["differences"][method["name"]][name]) for name in names),
+                *(marked(at[name]) for name in ("unique_hallucination", "object_f1")),
                 method["verdict"],
             ]
         )  # fmt: skip
     return rows
 
 
-def _marked(found: Mapping[str, Any]) -> str:
+def marked(found: Mapping[str, Any]) -> str:
     """A difference with its interval, in bold where Holm's correction leaves it."""
     return f"**{signed(found)}**" if _sign(found) else signed(found)
 
@@ -171,7 +173,7 @@ def random_heads(found: Mapping[str, Any]) -> Rows:
                 f"`{name}`",
                 str(one["draws"]),
                 *(shown(one["figures"][rate], "%") for rate in names),
-                *(_marked(one["method less random"][rate]) for rate in names),
+                *(marked(one["method less random"][rate]) for rate in names),
             ]
         )
     return rows
@@ -184,7 +186,7 @@ def own(found: Mapping[str, Any]) -> Rows:
     names = ("recall", "object_f1", "object_f1 at equal recall")
     rows = [["calibrated gains less", "recall", "object F1", "object F1 at equal recall"]]
     for name, one in found["own"].items():
-        rows.append([f"`{name}`", *(_marked(one[rate]) for rate in names)])
+        rows.append([f"`{name}`", *(marked(one[rate]) for rate in names)])
     return rows
 
 
@@ -273,7 +275,7 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
         (100 * point["recall"], 100 * point[rate], point["sentences"])
         for point in found["frontier"]
     ]
-    chosen = [found["baseline"], *_defaults(found)]
+    chosen = [found["baseline"], *defaults(found)]
     drawn = {
         position: Run(name, reach(name, "recall"), reach(name, rate))
         for position, name in enumerate(chosen)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import effect
+import effect_beside
 import effect_report
 import pytest
 import torch
@@ -156,3 +157,14 @@ def test_the_document_keeps_its_prose_and_gets_its_tables(plan: effect.Plan, tmp
     assert all(file.is_file() for file in files)
     effect_report.write(saved(plan), document)
     assert document.read_text() == text
+
+
+def test_models_stand_side_by_side_with_what_others_report(
+    plan: effect.Plan, tmp_path: Any
+) -> None:
+    rows = effect_beside.beside([saved(plan), saved(plan) | {"model": "smol"}])
+    assert rows[0] == ["plugin", "embedded, test", "smol, test", "LLaVA-1.5-7B"]
+    assert [row[0] for row in rows[1:]] == ["`vhr`"]  # icd was refused
+    assert rows[1][1] == rows[1][2] != ""
+    assert "33.3/9.7" in rows[1][3]
+    assert set(effect_beside.REPORTED) <= set(SETTINGS)
