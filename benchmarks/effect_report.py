@@ -276,12 +276,22 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
         for point in found["frontier"]
     ]
     chosen = [found["baseline"], *defaults(found)]
+    # One that names next to nothing would push all others into a corner.
+    least = runs[found["baseline"]]["overall"]["recall"] / 2
+    broken = [name for name in chosen if runs[name]["overall"]["recall"] < least]
+    aside = f"; not drawn, at less than half of plain's recall: {', '.join(broken)}"
     drawn = {
         position: Run(name, reach(name, "recall"), reach(name, rate))
         for position, name in enumerate(chosen)
+        if name not in broken
     }
     figure = frontier_figure(
-        points, drawn, "recall %", "object F1 %", title=f"{title} scenes", legend=False
+        points,
+        drawn,
+        "recall %",
+        "object F1 %",
+        title=f"{title} scenes{aside if broken else ''}",
+        legend=False,
     )
     figure.set_size_inches(8.4, 6.4)
     axes = figure.axes[0]
