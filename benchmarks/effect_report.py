@@ -280,18 +280,14 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
     least = runs[found["baseline"]]["overall"]["recall"] / 2
     broken = [name for name in chosen if runs[name]["overall"]["recall"] < least]
     aside = f"; not drawn, at less than half of plain's recall: {', '.join(broken)}"
+    title_shown = f"{title} scenes{aside if broken else ''}"
     drawn = {
         position: Run(name, reach(name, "recall"), reach(name, rate))
         for position, name in enumerate(chosen)
         if name not in broken
     }
     figure = frontier_figure(
-        points,
-        drawn,
-        "recall %",
-        "object F1 %",
-        title=f"{title} scenes{aside if broken else ''}",
-        legend=False,
+        points, drawn, "recall %", "object F1 %", title=title_shown, legend=False
     )
     figure.set_size_inches(8.4, 6.4)
     axes = figure.axes[0]

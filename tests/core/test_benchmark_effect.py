@@ -159,9 +159,20 @@ def test_the_document_keeps_its_prose_and_gets_its_tables(plan: effect.Plan, tmp
     assert document.read_text() == text
 
 
-def test_models_stand_side_by_side_with_what_others_report(
+def test_a_run_that_names_next_to_nothing_is_named_and_not_drawn(
     plan: effect.Plan, tmp_path: Any
 ) -> None:
+    found = saved(plan)["splits"]["test"]
+    (whole, _) = effect_report.figures(found, "whole", tmp_path)
+    for run in found["runs"]:
+        if run["name"] == "vhr":
+            run["overall"]["recall"] = 0.0
+    (broken, _) = effect_report.figures(found, "broken", tmp_path)
+    assert "not drawn" not in whole.read_text()
+    assert "not drawn, at less than half of plain's recall: vhr" in broken.read_text()
+
+
+def test_models_stand_side_by_side_with_what_others_report(plan: effect.Plan) -> None:
     rows = effect_beside.beside([saved(plan), saved(plan) | {"model": "smol"}])
     assert rows[0] == ["plugin", "embedded, test", "smol, test", "LLaVA-1.5-7B"]
     assert [row[0] for row in rows[1:]] == ["`vhr`"]  # icd was refused

@@ -127,9 +127,16 @@ def test_a_click_on_a_word_shows_its_attention(page):
 
 
 def test_hovering_over_a_word_shows_its_attention_for_as_long(page):
+    kitten = page.locator(".vh-card").nth(1).locator(".vh-word").first
+    kitten.click()
+    expect(page.locator(".vh-overlay")).to_have_attribute(
+        "src", kitten.get_attribute("data-overlay")
+    )
+    page.mouse.move(0, 0)
     chosen = overlay(page)
-    word = page.locator(f'[data-overlay]:not([data-overlay="{chosen}"])').first
+    word = page.locator(".vh-card .vh-wrong")
     hovered = word.get_attribute("data-overlay")
+    assert hovered not in (None, chosen)
     preview = page.locator(".vh-preview")
     word.hover()
     expect(preview).to_have_attribute("src", hovered)
