@@ -77,11 +77,17 @@ def load(plan: Plan) -> Any:
 
 
 def work(plan: Plan, needs: dict[str, str], number: int, processes: int) -> None:
-    """Go through all runs, from another start in each process, and do those that nobody does."""
+    """Go through all runs, from another start in each process, and do those that nobody does.
+
+    It ends with the run at hand where the process that started it was killed.
+    """
     captioner = load(plan)
+    parent = multiprocessing.parent_process()
     todo = [(split, one) for one in settings(needs, plan.scope) for split in plan.splits]
     start = len(todo) * number // processes
     for split, setting in todo[start:] + todo[:start]:
+        if parent is not None and not parent.is_alive():
+            return
         with claimed(plan.out / "claims" / f"{Path(split).name} {setting.name}") as mine:
             if mine:
                 caption(plan, captioner, split, setting)

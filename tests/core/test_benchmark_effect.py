@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import effect
@@ -89,6 +91,13 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> effect.Plan:
     return made
 
 
+class Dead:
+    """A process that is no more."""
+
+    def is_alive(self) -> bool:
+        return False
+
+
 def saved(plan: effect.Plan) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((plan.out / "effect.json").read_text())
     return result
@@ -126,6 +135,14 @@ def test_what_another_process_does_is_left_to_it(plan: effect.Plan) -> None:
     claim = plan.out / "claims" / "one"
     with effect.claimed(claim) as mine, effect.claimed(claim) as again:
         assert (mine, again) == (True, False)
+
+
+def test_a_process_ends_where_the_one_that_started_it_was_killed(
+    plan: effect.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effect.multiprocessing, "parent_process", lambda: Dead())
+    effect.work(replace(plan, out=tmp_path), {}, 0, 1)
+    assert not (tmp_path / "claims").exists()
 
 
 def test_another_model_has_blocks_and_figures_of_its_own(plan: effect.Plan, tmp_path: Any) -> None:
