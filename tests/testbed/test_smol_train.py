@@ -177,7 +177,7 @@ def test_a_packed_row_has_the_loss_of_its_turns_alone(
     total = weight = 0.0
     for turn in conversations(one, stream("train", 0, 4, 1)):
         ids, weights = encode(chat_tokenizer, turn)
-        if ids not in [drawn.ids[0][drawn.turns[0] == n].tolist() for n in range(1, 11)]:
+        if ids not in [drawn.ids[0][drawn.turns[0] == n].tolist() for n in range(1, 12)]:
             continue  # it did not fit
         said = [*messages(turn.prompt), {"role": "assistant", "content": turn.answer}]
         text = processor.apply_chat_template(said)
@@ -191,6 +191,16 @@ def test_a_packed_row_has_the_loss_of_its_turns_alone(
         weight += sum(weights)
     with torch.no_grad():
         assert float(learner.loss(drawn)) == pytest.approx(total / weight, abs=1e-4)
+
+
+def test_every_second_picture_is_described_twice_and_nothing_is_asked_twice() -> None:
+    described = []
+    for index in range(200):
+        turns = conversations(scene("train", 5, index), stream("train", 5, index, 1))
+        assert len({turn.prompt for turn in turns}) == len(turns)
+        described.append(sum(turn.kind in ("long", "usual", "short") for turn in turns))
+    assert set(described) == {1, 2}
+    assert 1.3 < sum(described) / len(described) < 1.6  # of two with one prompt, one is left
 
 
 def test_a_turn_sees_the_picture_and_itself_only() -> None:

@@ -26,6 +26,9 @@ TEXT_LENGTH = 188
 #: What comes before and after the image's tokens, and between what is asked and what is answered.
 BEFORE, AFTER, BETWEEN = "<|im_start|>user\n", "\n", "<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
+#: How often a picture is described twice. Each more object of a picture is missed more often, and
+#: a description is the only answer that has to know what it has named already.
+SECOND_DESCRIPTION = 0.5
 #: How much a token of an answer counts: short answers are a few tokens, captions about seventy.
 DESCRIPTION_WEIGHT, OPEN_WEIGHT, BINARY_WEIGHT = 1.0, 1.5, 2.0
 #: Weight of the tokens of words for objects in a description. They are an eighth of it, and the
@@ -80,13 +83,15 @@ def batch(tokenizer: Any, seed: int, first: int, size: int, split: str = "train"
 
 
 def conversations(one: Scene, random: np.random.Generator) -> list[Turn]:
-    """Draw what is said about a picture: a description and up to nine questions, none twice."""
+    """Draw what is said about a picture: one or two descriptions, up to nine questions."""
     turns = [description(one, random)]
-    for _ in range(9):
-        asked = question(one, random)
-        if all(asked.prompt != turn.prompt for turn in turns):
-            turns.append(asked)
-    return turns
+    if random.random() < SECOND_DESCRIPTION:
+        turns.append(description(one, random))
+    turns += [question(one, random) for _ in range(9)]
+    asked: dict[str, Turn] = {}
+    for turn in turns:  # nothing twice
+        asked.setdefault(turn.prompt, turn)
+    return list(asked.values())
 
 
 def encode(tokenizer: Any, turn: Turn) -> tuple[list[int], list[float]]:
