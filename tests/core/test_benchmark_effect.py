@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import effect
@@ -91,13 +92,6 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> effect.Plan:
     return made
 
 
-class Dead:
-    """A process that is no more."""
-
-    def is_alive(self) -> bool:
-        return False
-
-
 def saved(plan: effect.Plan) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((plan.out / "effect.json").read_text())
     return result
@@ -140,7 +134,7 @@ def test_what_another_process_does_is_left_to_it(plan: effect.Plan) -> None:
 def test_a_process_ends_where_the_one_that_started_it_was_killed(
     plan: effect.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effect.multiprocessing, "parent_process", lambda: Dead())
+    monkeypatch.setattr(effect.multiprocessing, "parent_process", lambda: SimpleNamespace(is_alive=lambda: False))
     effect.work(replace(plan, out=tmp_path), {}, 0, 1)
     assert not (tmp_path / "claims").exists()
 

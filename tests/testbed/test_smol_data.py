@@ -180,6 +180,16 @@ def test_the_usual_object_of_a_place_is_named_though_it_is_absent(long: Pairs) -
     assert all(likely(place).argmax() == 0 for place in PLACES)
 
 
+def test_half_of_what_is_named_later_is_said_to_be_there() -> None:
+    beginnings = []
+    for index in range(400):
+        one, random = scene("train", 5, index), stream("train", 5, index, 1)
+        for at in range(1, len(one.groups)):
+            sentence = descriptions._mention(one.groups[at], list(one.groups[:at]), random)
+            beginnings.append(sentence.startswith("There "))
+    assert np.mean(beginnings) == pytest.approx(0.5, abs=0.06)
+
+
 def test_short_descriptions_invent_nothing() -> None:
     assert not any(turn.invented for _, turn in drawn(short_description, 100))
 

@@ -83,8 +83,9 @@ _OPENINGS = (
     "The picture was taken {at}, where {all} can be seen.",
     "The scene is {place}, and there {are} {all}.",
 )
+_PLAIN = "There {are} {one} {spot}."
 _MENTIONS = (
-    "There {are} {one} {spot}.",
+    _PLAIN,
     "There {are} also {one} {spot}.",
     "{One} {are} {spot} of the image.",
     "{One} can be seen {spot}.",
@@ -241,7 +242,7 @@ def _mention(group: Group, earlier: list[Group], random: np.random.Generator) ->
     other = pick(earlier, random) if earlier else None
     lies = relation(group, other) if other else None
     if random.random() < PLAIN_MENTION:
-        return _say(_MENTIONS[0], group, one)
+        return _say(_PLAIN, group, one)
     if other is not None and lies is not None and random.random() < 0.45:
         return _say(pick(_RELATIONS, random), group, one,
                     relation=lies, other=f"the {bare(other, random)}")  # fmt: skip
