@@ -134,7 +134,8 @@ def test_what_another_process_does_is_left_to_it(plan: effect.Plan) -> None:
 def test_a_process_ends_where_the_one_that_started_it_was_killed(
     plan: effect.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effect.multiprocessing, "parent_process", lambda: SimpleNamespace(is_alive=lambda: False))
+    killed = SimpleNamespace(is_alive=lambda: False)
+    monkeypatch.setattr(effect.multiprocessing, "parent_process", lambda: killed)
     effect.work(replace(plan, out=tmp_path), {}, 0, 1)
     assert not (tmp_path / "claims").exists()
 

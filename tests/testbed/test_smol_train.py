@@ -174,10 +174,11 @@ def test_a_packed_row_has_the_loss_of_its_turns_alone(
     model = build_llava(tiny_decoder(), tiny_tower(), chat_tokenizer)
     learner = Learner(model, chat_tokenizer)
     one, drawn = scene("train", 0, 4), batch(chat_tokenizer, 0, 4, 1)
+    packed = [drawn.ids[drawn.turns == n].tolist() for n in range(1, int(drawn.turns.max()) + 1)]
     total = weight = 0.0
     for turn in conversations(one, stream("train", 0, 4, 1)):
         ids, weights = encode(chat_tokenizer, turn)
-        if ids not in [drawn.ids[0][drawn.turns[0] == n].tolist() for n in range(1, drawn.turns.max() + 1)]:
+        if ids not in packed:
             continue  # it did not fit
         said = [*messages(turn.prompt), {"role": "assistant", "content": turn.answer}]
         text = processor.apply_chat_template(said)
