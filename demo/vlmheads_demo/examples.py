@@ -17,7 +17,7 @@ def gallery() -> str:
         '<div class="vh-gallery" role="group" aria-label="Scenes of the test bench">'
         f"{buttons}</div>"
         '<p class="vh-small">Scenes of the test bench, whose objects are known; the first four '
-        "hold some of the wrong place. The embedded model knows such drawings and nothing else. "
+        "hold some of the wrong place. Its models know such drawings and nothing else. "
         f'<button type="button" class="vh-another" data-select="{another}">Another scene</button>'
         "</p>"
     )

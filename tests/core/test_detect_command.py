@@ -79,7 +79,7 @@ def test_sinks_of_one_image_are_drawn_over_it(scenes: Path, tmp_path: Path) -> N
     image, drawn = next(scenes.iterdir()), tmp_path / "sinks.png"
     found = record(image, "--measure", "sinks", "--tau", 4, "--overlay", drawn)
     assert drawn.stat().st_size > 1000
-    assert found["notes"]["published"] == "none"
+    assert found["notes"]["on record"] == "none"
     assert found["maps"]["sink share"]["top"][0]["standard_error"] is None
     done = run(scenes, "--measure", "sinks", "--overlay", drawn)
     assert done.exit_code == 2

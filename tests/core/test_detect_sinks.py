@@ -93,7 +93,7 @@ def test_found_dimensions_are_those_massive_at_the_first_token() -> None:
     assert found.agrees is None
 
 
-def test_found_dimensions_are_compared_with_the_published_ones(
+def test_found_dimensions_are_compared_with_those_on_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, row = tiny.build("llava"), tiny.inputs("llava")

@@ -99,15 +99,14 @@ def sinks(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
         "share of image attention on sinks": on_sinks / total.clamp(min=1e-12),
         "share of image-centric heads": found.centric.values.mean(dim=(1, 2)),
     }
-    published = "none" if found.published is None else list(found.published)
     notes: dict[str, Any] = {
-        "sink dimensions": list(found.dimensions()),
-        "published": published,
+        "massive at the first token": list(found.dimensions()),
+        "on record": "none" if found.on_record is None else list(found.on_record),
     }
     if asked.tau > found.massive.shape[1] ** 0.5:
         notes["no sinks"] = f"no state of width {found.massive.shape[1]} reaches φ = {asked.tau:g}"
     if found.agrees is not None:
-        notes["published ones were found"] = found.agrees
+        notes["those on record are among them"] = found.agrees
     maps = {
         "sink share": found.spent,
         "image attention": found.image,

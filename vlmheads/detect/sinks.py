@@ -34,7 +34,7 @@ class VisualSinks:
         tau: a token is a sink of a layer where φ ≥ τ.
         massive: [L, E] share of the images in which a dimension is massive, |x[d]| / RMS(x) ≥ τ
             at the first token.
-        published: the sink dimensions on record for this decoder, the authors' or our own (see
+        on_record: the sink dimensions on record for this decoder, the authors' or our own (see
             `vlmheads.sinks.SINK_DIMENSIONS`, which names the source); None where there are none.
         image: "image-attention", mean attention of the text rows behind the image on all of it.
         spent: "sink-share", share of that attention that is spent on its sinks.
@@ -45,7 +45,7 @@ class VisualSinks:
     visual: Tensor
     tau: float
     massive: Tensor
-    published: tuple[int, ...] | None
+    on_record: tuple[int, ...] | None
     image: HeadMap
     spent: HeadMap
     centric: HeadMap
@@ -68,9 +68,9 @@ class VisualSinks:
     @property
     def agrees(self) -> bool | None:
         """Whether every dimension on record is massive at the first token; None without record."""
-        if self.published is None:
+        if self.on_record is None:
             return None
-        return set(self.published) <= set(self.dimensions())
+        return set(self.on_record) <= set(self.dimensions())
 
     def plot(
         self,
@@ -154,8 +154,8 @@ def visual_sinks(
         )
         for index, measure in enumerate(("image-attention", "sink-share", "image-centric"))
     ]
-    published = known_dimensions(anatomy.decoder.config)
-    return VisualSinks(phi, probe.kept["visual"], tau, massive, published, *maps)
+    on_record = known_dimensions(anatomy.decoder.config)
+    return VisualSinks(phi, probe.kept["visual"], tau, massive, on_record, *maps)
 
 
 @dataclass(frozen=True)
