@@ -53,6 +53,11 @@ def test_every_shipped_preset_for_llava_15_fits_its_7b_model(name):
         plugin.on_attach(Geometry("llava", 32, 32))
 
 
+def test_the_preset_for_the_second_bench_fits_it():
+    for plugin in vlmheads.load_preset("adhh-smol.json"):
+        plugin.on_attach(Geometry("llava", 30, 9))
+
+
 def test_attach_takes_the_name_of_a_preset_among_other_plugins(tmp_path):
     path = str(write(tmp_path, GOOD))
     vhr = vlmheads.get_plugin("vhr")

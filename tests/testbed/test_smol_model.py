@@ -20,6 +20,7 @@ SCENES = 2
 KINDS = {
     "heads": "vhr:alpha=1.5",
     "attention": "vaf:enhance=1.6,suppress=0.8",
+    "attention, by a preset": "adhh-smol.json",
     "hidden states": "vista:strength=0.1",
     "logits and a stream": "cfg:guidance=1.5",
 }
