@@ -21,6 +21,9 @@ from vlmheads.anatomy import examine
 from vlmheads.headmap import HeadMap
 from vlmheads.registry import parse_plugin
 
+# One process makes the runs.
+pytestmark = pytest.mark.xdist_group("effect")
+
 
 def test_every_plugin_has_its_default_and_three_strengths() -> None:
     assert set(SETTINGS) == set(vlmheads.list_plugins())

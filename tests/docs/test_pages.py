@@ -20,6 +20,9 @@ from vlmheads import Captioner
 from vlmheads.cli import main
 from vlmheads.detect import divergence
 
+# One process makes the pages.
+pytestmark = pytest.mark.xdist_group("pages")
+
 ROOT = Path(__file__).parents[2]
 
 
