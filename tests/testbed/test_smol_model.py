@@ -19,8 +19,6 @@ pytestmark = pytest.mark.xdist_group("smol")
 
 PROMPT = "Describe the image in detail."
 SCENES = 2
-# Tokens that the plain model says once more.
-AGAIN = 24
 # One plugin of each kind of hook, by what it acts on, at a strength that changes some caption.
 KINDS = {
     "heads": "vhr:alpha=1.5",
@@ -99,8 +97,7 @@ def test_one_plugin_of_each_kind_acts_and_leaves_no_trace(
     assert mitigated != plain
     assert all(text.strip() for text in mitigated)
     assert hooked(bench.model) == before
-    again = [one.text for one in bench(pictures, PROMPT, max_new_tokens=AGAIN)]
-    assert all(text and whole.startswith(text) for text, whole in zip(again, plain, strict=True))
+    assert [one.text for one in bench(pictures, PROMPT)] == plain
 
 
 def hooked(model: Any) -> list[str]:
