@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from vlmheads.models import load_model
+from vlmheads.model.loading import load_model
 
 IMAGE_TOKENS, TEXT_TOKENS = 576, 32
 

@@ -115,9 +115,9 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
     from vlmheads_eval.predicting import predict
     from vlmheads_eval.samples import load_material
 
-    from vlmheads.attachment import attach
     from vlmheads.images import read_image
     from vlmheads.registry import resolve
+    from vlmheads.runtime.attachment import attach
 
     run = plan.run(split, setting)
     if setting.text is None:

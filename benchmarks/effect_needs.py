@@ -20,11 +20,11 @@ from vlmheads_plugins.icd import PREFIX
 from vlmheads_plugins.vti import measure_directions
 
 import vlmheads
-from vlmheads.anatomy import examine
 from vlmheads.detect import Attribution, attribution
 from vlmheads.detect.attribution import Method
 from vlmheads.headmap import HeadMap
 from vlmheads.images import read_image
+from vlmheads.model.anatomy import examine
 
 TOKENS = 64  # Of the captions that heads are ranked on, at most.
 BOTH = 48  # Images with true and invented words that heads are ranked on.

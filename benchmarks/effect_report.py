@@ -260,7 +260,7 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
 
     The title, a split behind the model's name, names the files, too.
     """
-    from vlmheads.figures import Interval, Run, frontier_figure, intervals_figure
+    from vlmheads.plotting.figures import Interval, Run, frontier_figure, intervals_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     runs = {run["name"]: run for run in found["runs"]}

@@ -34,7 +34,7 @@ from vlmheads_plugins.vti import Directions
 
 import vlmheads
 from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
-from vlmheads.anatomy import examine
+from vlmheads.model.anatomy import examine
 
 # Plugins between one plain run and the next.
 GROUP = 3

@@ -29,7 +29,7 @@ from vlmheads_testbed.coco import image_id, write_dataset
 from vlmheads_testbed.measure import answers, head_divergence, questions, specialisation
 from vlmheads_testbed.scenes import Scene, scene
 
-from vlmheads.models import EMBEDDED, load_model
+from vlmheads.model.loading import EMBEDDED, load_model
 
 SHOWN = ("recall", "CHAIRi", "CHAIRs", "object_f1", "words", "repetition")
 RESAMPLES = 2000
@@ -118,7 +118,7 @@ def reinforced(bench: Bench, setting: Setting, head_map: Any = None) -> np.ndarr
     """Counts of the captions under VHR, with measured heads or those of a map."""
     from vlmheads_plugins.vhr import VHR
 
-    from vlmheads.attachment import attach
+    from vlmheads.runtime.attachment import attach
 
     half = bench.model.config.text_config.num_hidden_layers // 2
     layers = tuple(range(half, 2 * half)) if setting.last_half else None
@@ -145,7 +145,7 @@ def interval(
 
 def compare(bench: Bench, settings: Iterable[Setting], draws: int) -> list[dict[str, Any]]:
     """Plain, VHR and random heads in each setting, with paired intervals."""
-    from vlmheads.anatomy import examine
+    from vlmheads.model.anatomy import examine
 
     geometry = examine(bench.model).geometry
     maps = [random_map(geometry, draw) for draw in range(draws)]

@@ -35,9 +35,9 @@ from vlmheads_eval.word_scores import WordTable, auroc, auroc_interval, fit_scor
 from words_report import CHAIR, report
 
 from vlmheads import Caption, Captioner
-from vlmheads.anatomy import examine
-from vlmheads.safer import drop_clauses
-from vlmheads.scorer import MEASURED, Scorer
+from vlmheads.grounding.rewrite import drop_clauses
+from vlmheads.grounding.scores import MEASURED, Scorer
+from vlmheads.model.anatomy import examine
 
 DRAWS = 2000
 READING = "fixed"

@@ -27,10 +27,9 @@ from mkdocs.structure.pages import Page
 
 import vlmheads
 from vlmheads.cli import main
-from vlmheads.palette import DARK, LIGHT, variables
+from vlmheads.plotting.palette import DARK, LIGHT, variables
 from vlmheads.plugin import Plugin
-from vlmheads.presets import list_presets, read_preset
-from vlmheads.registry import get_plugin, list_plugins
+from vlmheads.registry import get_plugin, list_plugins, list_presets, read_preset
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
@@ -45,34 +44,35 @@ REFERENCE = {
     "attach": (
         "Attach and caption",
         "What most programs need.",
-        "attachment caption headmap presets registry models images errors",
+        "runtime.attachment caption headmap registry model.loading images errors",
     ),
     "words": (
         "Words",
         "How far the image supports each word of a caption.",
-        "words scorer detect.grounding",
+        "grounding.words grounding.scores grounding.measure grounding.rewrite",
     ),
     "detect": (
         "Detectors",
         "Read-only measurements; see [Detectors](../detectors.md).",
         "detect.divergence detect.sinks detect.dominance detect.attention_sink detect.retrieval "
-        "detect.attribution detect.overlay",
+        "detect.attribution",
     ),
     "plugin": (
         "Write a plugin",
         "What the hooks of a method are handed, and what they may ask for.",
-        "plugin request attention streams vision sinks geometry anatomy",
+        "plugin runtime.request runtime.attention runtime.streams model.vision model.geometry "
+        "model.anatomy",
     ),
-    "families": ("Model families", "What differs between models.", "adapters adapters.family"),
+    "families": ("Model families", "What differs between models.", "model.families"),
     "export": (
         "Gains outside of vlmheads",
         "A map of gains as a PEFT adapter, or baked into a checkpoint.",
-        "adapter",
+        "gains.export",
     ),
     "figures": (
         "Figures",
         "One look for files, reports and pages; needs the extra `figures`.",
-        "figures palette drawing",
+        "plotting.maps plotting.figures plotting.palette plotting.drawing",
     ),
     "evaluate": (
         "Evaluate",
@@ -130,13 +130,14 @@ def _head_map(found: Mapping[str, Any]) -> str:
     """Draw a head map with its four largest values outlined."""
     import torch
 
-    from vlmheads.drawing import as_svg
-    from vlmheads.geometry import Geometry
     from vlmheads.headmap import HeadMap
+    from vlmheads.model.geometry import Geometry
+    from vlmheads.plotting.drawing import as_svg
+    from vlmheads.plotting.maps import plot_head_map
 
     values = torch.tensor(found["values"])
     head_map = HeadMap(values[None], Geometry("", *values.shape), found["measure"])
-    figure = head_map.plot(chosen=[(layer, head) for layer, head, _ in head_map.top(4)])
+    figure = plot_head_map(head_map, chosen=[(layer, head) for layer, head, _ in head_map.top(4)])
     figure.axes[0].set_title(f"mean of {found['images']} images", loc="left")
     return as_svg(figure, f"{found['measure']} of every head, layers against heads")
 
@@ -246,7 +247,7 @@ def _use(name: str, plugin: type[Plugin]) -> list[str]:
 def modules_of(page: str) -> list[str]:
     """Return the modules on a page of the reference."""
     listed = {module for _, _, modules in REFERENCE.values() for module in modules.split()}
-    others = sorted(set(vlmheads._HOMES.values()) - listed)
+    others = sorted(set(vlmheads._HOMES.values()) - listed - {"detect"})
     return REFERENCE[page][2].split() + (others if page == next(iter(REFERENCE)) else [])
 
 
@@ -255,6 +256,9 @@ def reference_index() -> str:
     home = {module: page for page in REFERENCE for module in modules_of(page)}
     rows = []
     for name in vlmheads.__all__:
+        if name == "detect":
+            rows.append("| [`vlmheads.detect`](detect.md) | Read-only measurements of heads. |")
+            continue
         module = vlmheads._HOMES[name]
         about = (inspect.getdoc(getattr(vlmheads, name)) or "").partition("\n")[0]
         link = f"{home[module]}.md#vlmheads.{module}.{name}"

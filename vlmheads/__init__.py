@@ -5,39 +5,43 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlmheads.adapter import save_adapter as save_adapter
-    from vlmheads.adapters import list_families as list_families
-    from vlmheads.attachment import Attachment as Attachment
-    from vlmheads.attachment import attach as attach
+    from vlmheads import detect as detect
     from vlmheads.caption import Caption as Caption
     from vlmheads.caption import Captioner as Captioner
     from vlmheads.errors import VlmHeadsError as VlmHeadsError
+    from vlmheads.gains.export import save_adapter as save_adapter
+    from vlmheads.grounding.scores import Scorer as Scorer
+    from vlmheads.grounding.words import Word as Word
     from vlmheads.headmap import HeadMap as HeadMap
+    from vlmheads.model.families import list_families as list_families
     from vlmheads.plugin import Plugin as Plugin
-    from vlmheads.presets import load_preset as load_preset
     from vlmheads.registry import get_plugin as get_plugin
     from vlmheads.registry import list_plugins as list_plugins
-    from vlmheads.request import Request as Request
-    from vlmheads.words import Word as Word
+    from vlmheads.registry import load_preset as load_preset
+    from vlmheads.runtime.attachment import Attachment as Attachment
+    from vlmheads.runtime.attachment import attach as attach
+    from vlmheads.runtime.request import Request as Request
 
 __version__ = version("vlmheads")
 
 # Where each public name lives. Looked up on first use, so that importing vlmheads loads no torch.
 _HOMES = {
     "VlmHeadsError": "errors",
-    "attach": "attachment",
-    "Attachment": "attachment",
+    "attach": "runtime.attachment",
+    "Attachment": "runtime.attachment",
     "Plugin": "plugin",
     "list_plugins": "registry",
     "get_plugin": "registry",
-    "Request": "request",
+    "Request": "runtime.request",
     "HeadMap": "headmap",
     "Captioner": "caption",
     "Caption": "caption",
-    "list_families": "adapters",
-    "load_preset": "presets",
-    "save_adapter": "adapter",
-    "Word": "words",
+    "list_families": "model.families",
+    "load_preset": "registry",
+    "save_adapter": "gains.export",
+    "Scorer": "grounding.scores",
+    "Word": "grounding.words",
+    "detect": "detect",  # the room itself
 }
 
 __all__ = sorted(_HOMES)
@@ -47,7 +51,8 @@ def __getattr__(name: str) -> object:
     """Import a public name from its module on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vlmheads' has no attribute {name!r}")
-    value = getattr(import_module(f"vlmheads.{_HOMES[name]}"), name)
+    module = import_module(f"vlmheads.{_HOMES[name]}")
+    value = module if name == _HOMES[name] else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -13,17 +13,16 @@ from typing import Any, Self
 import torch
 from PIL import Image
 
-from vlmheads.anatomy import examine
-from vlmheads.attachment import attach
-from vlmheads.detect.grounding import Grounding, grounding
-from vlmheads.detect.running import refuse_attached
 from vlmheads.errors import VlmHeadsError
+from vlmheads.grounding.measure import Grounding, grounding
+from vlmheads.grounding.scores import Scorer
+from vlmheads.grounding.words import Word, ground_words, token_spans
 from vlmheads.images import as_rgb, read_image
-from vlmheads.models import EMBEDDED, load_model
+from vlmheads.model.anatomy import examine
+from vlmheads.model.loading import EMBEDDED, load_model
 from vlmheads.plugin import Plugin
 from vlmheads.registry import resolve
-from vlmheads.scorer import Scorer
-from vlmheads.words import Word, ground_words, token_spans
+from vlmheads.runtime.attachment import attach, refuse_attached
 
 PROMPT = "Describe the image."
 MAX_NEW_TOKENS = 128

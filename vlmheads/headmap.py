@@ -1,14 +1,14 @@
-"""One value a layer and head, with where it came from; saved, loaded, averaged, drawn."""
+"""One value a layer and head, with where it came from; saved, loaded and averaged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,15 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vlmheads
-from vlmheads.drawing import DOTS_PER_INCH
 from vlmheads.errors import VlmHeadsError
-from vlmheads.figures import head_map_figure
-from vlmheads.geometry import Geometry
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from vlmheads.model.geometry import Geometry
 
 SCHEMA = 1
+# The measure of a map of factors on head outputs, such as calibration learns.
+GAIN = "gain"
 # What the numbers of a measure count, for the axes of figures.
 UNITS = {
     "vhd": "length of the difference in head outputs",
@@ -38,7 +35,7 @@ UNITS = {
     "attribution": "log-probability, nats",
     "grounded-effect": "log-probability, nats",
     "hallucinated-effect": "log-probability, nats",
-    "gain": "factor on head outputs",
+    GAIN: "factor on head outputs",
 }
 
 
@@ -79,6 +76,11 @@ class HeadMap:
     def digest(self) -> str:
         """SHA-256 of the values, by which records tell maps apart."""
         return hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest()
+
+    @property
+    def unit(self) -> str:
+        """What a value counts, for the axes of figures; empty where the measure is not known."""
+        return UNITS.get(self.measure, "")
 
     @property
     def images(self) -> int:
@@ -161,33 +163,3 @@ class HeadMap:
                 "upgrade vlmheads or measure again",
             )
         return cls(values, geometry, about["measure"], about["provenance"])
-
-    def plot(
-        self,
-        path: str | Path | None = None,
-        *,
-        chosen: Collection[tuple[int, int]] = (),
-        theme: str = "light",
-    ) -> Figure:
-        """Draw the mean as layers x heads; write it to `path` where one is given.
-
-        Args:
-            path: where to write the figure.
-            chosen: (layer, head) of heads to outline.
-            theme: "light" or "dark".
-
-        Raises:
-            VlmHeadsError: matplotlib is not installed.
-        """
-        unit = UNITS.get(self.measure)
-        figure = head_map_figure(
-            self.mean(),
-            f"{self.measure} ({unit})" if unit else self.measure,
-            title=f"{self.measure}, mean of {self.images} image{'s' * (self.images != 1)}",
-            centre=1.0 if self.measure == "gain" else None,
-            chosen=chosen,
-            theme=theme,
-        )
-        if path is not None:
-            figure.savefig(path, dpi=DOTS_PER_INCH)
-        return figure

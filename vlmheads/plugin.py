@@ -12,10 +12,10 @@ from vlmheads.errors import VlmHeadsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlmheads.attention import Rows
-    from vlmheads.geometry import Geometry
-    from vlmheads.request import Request
-    from vlmheads.streams import Stream
+    from vlmheads.model.geometry import Geometry
+    from vlmheads.runtime.attention import Rows
+    from vlmheads.runtime.request import Request
+    from vlmheads.runtime.streams import Stream
 
 HOOKS = ("on_prompt", "on_heads", "on_attention", "on_hidden", "on_logits")
 
@@ -92,7 +92,7 @@ class Plugin:
         return heads
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
-        """Edit the attention of the last rows; see `vlmheads.attention.Rows`."""
+        """Edit the attention of the last rows; see `vlmheads.runtime.attention.Rows`."""
         return rows
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmheads.drawing import MOST_OPAQUE
-from vlmheads.palette import OVERLAY, SEQUENTIAL
+from vlmheads.plotting.drawing import MOST_OPAQUE
+from vlmheads.plotting.palette import OVERLAY, SEQUENTIAL
 
 
 def overlay_address(values: Tensor, grid: tuple[int, int]) -> str:

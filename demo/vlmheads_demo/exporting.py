@@ -10,8 +10,9 @@ import re
 import zipfile
 from html import escape
 
-from vlmheads.drawing import as_png
-from vlmheads.figures import bars_figure, head_map_figure, overlay_image
+from vlmheads.plotting.drawing import as_png
+from vlmheads.plotting.figures import bars_figure
+from vlmheads.plotting.maps import head_map_figure, overlay_image
 from vlmheads_demo.answers import answer
 from vlmheads_demo.measuring import attention_of
 from vlmheads_demo.results import Result

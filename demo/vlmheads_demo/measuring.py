@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmheads.detect import divergence, grounding, text_dominance, visual_sinks
+from vlmheads.detect import divergence, text_dominance, visual_sinks
+from vlmheads.grounding import grounding
+from vlmheads.grounding.scores import Scorer
+from vlmheads.grounding.words import Word, ground_words, token_spans
 from vlmheads.plugin import Plugin
-from vlmheads.scorer import Scorer
-from vlmheads.words import Word, ground_words, token_spans
 from vlmheads_demo.picture import Seen, seen_by
 from vlmheads_demo.shelf import Model
 from vlmheads_demo.touched import touched_heads

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, Literal
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin
 from vlmheads.registry import get_plugin, list_plugins
 

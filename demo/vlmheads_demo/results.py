@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 from vlmheads_demo.generation import Spoken
 from vlmheads_demo.measuring import Picture, Support
 from vlmheads_demo.truth import Reading

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmheads.anatomy import examine
 from vlmheads.caption import Captioner
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
-from vlmheads.models import locate, packaged_models
+from vlmheads.model.anatomy import examine
+from vlmheads.model.geometry import Geometry
+from vlmheads.model.loading import locate, packaged_models
 
 LONGEST_NAME = 200
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmheads.attachment import attach
-from vlmheads.attention import Rows
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
+from vlmheads.runtime.attachment import attach
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import click
 from vlmheads_eval.refusal import one_line_errors
 
 if TYPE_CHECKING:
-    from vlmheads.calibration import Look
+    from vlmheads.gains.learn import Checkpoint
 
 TESTBED = "testbed:"
 TESTS = ("testbed:test", "testbed:counterfactual")
@@ -168,7 +168,7 @@ def _at_most(data: str, num: int) -> int | None:
     return num if num < len(entries) else None
 
 
-def _tell(look: "Look") -> bool:
+def _tell(look: "Checkpoint") -> bool:
     loss = "" if look.loss is None else f"cost {look.loss:.4f}, "
     click.echo(f"round {look.round}: {loss}object F1 held out {1 - look.held_out:.4f}", err=True)
     return True

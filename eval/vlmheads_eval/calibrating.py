@@ -22,7 +22,7 @@ from vlmheads_eval.measures import count_mentions, overall
 from vlmheads_eval.samples import Material, Sample, load_material
 
 if TYPE_CHECKING:
-    from vlmheads.calibration import Calibration, Look
+    from vlmheads.gains.learn import Calibration, Checkpoint
     from vlmheads.headmap import HeadMap
 
 CAPTIONS = 64  # Images captioned at once.
@@ -155,7 +155,7 @@ def learn(
     *,
     provenance: Mapping[str, Any],
     say: Callable[[str], None] = lambda line: None,
-    progress: "Callable[[Look], bool]" = lambda look: True,
+    progress: "Callable[[Checkpoint], bool]" = lambda look: True,
 ) -> "Calibration":
     """Caption images round by round, see what the captions name, and learn gains from it.
 
@@ -164,7 +164,7 @@ def learn(
 
     Raises VlmHeadsError for plain captions with too few invented mentions to learn from.
     """
-    from vlmheads.calibration import calibrate
+    from vlmheads.gains.learn import calibrate
     from vlmheads.images import read_image
 
     reading = lineage(settings.lineage)

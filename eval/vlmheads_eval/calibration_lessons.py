@@ -10,7 +10,7 @@ from vlmheads_eval.plurals import plurals
 from vlmheads_eval.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from vlmheads.calibration import Lesson
+    from vlmheads.gains.learn import Example
 
 SENTENCE_ENDS = (".", "!", "?")
 
@@ -128,14 +128,14 @@ def make_lesson(
     answers: Sequence[Answer],
     objects: Mapping[int, frozenset[str]],
     weights: Weights,
-) -> "Lesson":
+) -> "Example":
     """Return the choices of a batch of answers, at least one, with the inputs of their prompts.
 
     The last target of each answer is the end token, in place of which going on is weighed.
     """
     import torch
 
-    from vlmheads.calibration import Lesson
+    from vlmheads.gains.learn import Example
 
     tokenizer, model = captioner.processor.tokenizer, captioner.model
     end = end_token(model)
@@ -158,7 +158,7 @@ def make_lesson(
             sides[worse, at] = ~sides[better, at]
         else:
             sides[worse, at, list(choice.worse)] = True
-    return Lesson(
+    return Example(
         captioner.prepare(images, prompt),
         targets,
         torch.tensor(rows),

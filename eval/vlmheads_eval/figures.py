@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmheads.drawing import as_svg
-from vlmheads.figures import Interval, Run, bars_figure, frontier_figure
+from vlmheads.plotting.drawing import as_svg
+from vlmheads.plotting.figures import Interval, Run, bars_figure, frontier_figure
 
 
 def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 import vlmheads
-from vlmheads.anatomy import examine
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
+from vlmheads.model.anatomy import examine
 from vlmheads.plugin import Plugin
 from vlmheads.registry import resolve
 from vlmheads_eval.predicting import Answer
@@ -145,7 +145,7 @@ def model_fingerprint(model: str) -> dict[str, str]:
     """
     from transformers import AutoConfig
 
-    from vlmheads.models import locate
+    from vlmheads.model.loading import locate
 
     folder = Path(locate(model))
     if not folder.is_dir():

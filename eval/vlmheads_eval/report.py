@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vlmheads.palette import style_sheet
+from vlmheads.plotting.palette import style_sheet
 from vlmheads_eval.captions import Caption
 from vlmheads_eval.chair import CaptionScore
 from vlmheads_eval.compare import RunScores

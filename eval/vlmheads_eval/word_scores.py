@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
-from vlmheads.scorer import MEASURED, Scorer
+from vlmheads.grounding.scores import MEASURED, Scorer
+from vlmheads.model.geometry import Geometry
 from vlmheads_eval.statistics import Array, Estimate, estimate, weight_blocks
 
 # What the combined score is made of.

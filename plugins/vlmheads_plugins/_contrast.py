@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 
 
 def precise(logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 
 
 def keep_output(request: Request, plugin: object, layer: int, hidden: Tensor) -> None:

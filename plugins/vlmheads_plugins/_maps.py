@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 
 # Measures in which a high value is that of a head that works for the image, or against it.
 _FOR = ("vhd", "image-attention", "random")

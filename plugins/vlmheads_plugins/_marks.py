@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
-from vlmheads.request import Request
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
 
 def chosen_heads(heads: tuple[tuple[int, int], ...], layer: int, like: Tensor) -> Tensor:

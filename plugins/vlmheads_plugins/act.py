@@ -8,10 +8,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, as_heads, as_layers, option
-from vlmheads.request import Request
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import chosen_heads
 
 

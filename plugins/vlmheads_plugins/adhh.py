@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, as_heads, option
-from vlmheads.request import Request
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._maps import ranked_heads, read_map, scaled_count
 
 # The released list, most influential head first; it belongs to LLaVA-1.5-7B alone.

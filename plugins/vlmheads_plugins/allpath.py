@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, as_heads, option
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._maps import ranked_heads, read_map, scaled_count
 
 Heads = tuple[tuple[int, int], ...]

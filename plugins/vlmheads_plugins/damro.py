@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.anatomy import Anatomy
+from vlmheads.model.anatomy import Anatomy
+from vlmheads.model.vision import at_tokens, patch_attention
 from vlmheads.plugin import Plugin, option
-from vlmheads.prompt import Prompt
-from vlmheads.request import Request
-from vlmheads.streams import Stream
-from vlmheads.vision import at_tokens, patch_attention
+from vlmheads.runtime.prompt import Prompt
+from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import Stream
 from vlmheads_plugins._contrast import keep_plausible, precise, where_image
 
 OUTLIERS = "outliers"

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from vlmheads.detect.attribution import gains_of
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._maps import read_map
 
 MEASURE = "gain"

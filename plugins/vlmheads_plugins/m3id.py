@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from vlmheads.plugin import Plugin, option
-from vlmheads.request import Request
-from vlmheads.streams import TEXT_ONLY, Stream
+from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import TEXT_ONLY, Stream
 from vlmheads_plugins._contrast import keep_plausible, precise, where_image
 
 

@@ -7,11 +7,11 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from vlmheads.attention import Rows
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, as_layers, option
-from vlmheads.request import Request
-from vlmheads.streams import TEXT_ONLY, Stream
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import TEXT_ONLY, Stream
 from vlmheads_plugins._contrast import keep_plausible, precise, where_image
 from vlmheads_plugins._marks import finite, image_gain
 

@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
+from vlmheads.model.vision import at_tokens, patch_attention
 from vlmheads.plugin import Plugin, as_layers, option
-from vlmheads.request import Request
-from vlmheads.streams import TEXT_ONLY, Stream
-from vlmheads.vision import at_tokens, patch_attention
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import TEXT_ONLY, Stream
 from vlmheads_plugins._marks import finite
 from vlmheads_plugins.pai import guide
 

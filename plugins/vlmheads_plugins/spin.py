@@ -9,11 +9,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, as_layers, option
-from vlmheads.request import Request
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._maps import read_map, support
 
 

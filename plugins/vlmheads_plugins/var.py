@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
+from vlmheads.detect.sinks import known_dimensions, massive_dimensions, sink_strength
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, as_layers, option
-from vlmheads.request import Request
-from vlmheads.sinks import known_dimensions, massive_dimensions, sink_strength
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
 # The first layers, whose hidden states have no massive activations yet.
 _EARLY = 2
@@ -32,8 +32,8 @@ class VAR(Plugin):
     sum. A layer in which no image token is a sink stays as it is.
 
     Sink dimensions are those that the authors give for LLaMA-2 and Qwen2-VL, and those measured
-    here for SmolLM2 (`vlmheads.sinks.SINK_DIMENSIONS`). Of another decoder they are found: the
-    dimensions of the prompt's first token whose |x[d]| / RMS(x) reaches τ, in each layer and
+    here for SmolLM2 (`vlmheads.detect.sinks.SINK_DIMENSIONS`). Of another decoder they are found:
+    the dimensions of the prompt's first token whose |x[d]| / RMS(x) reaches τ, in each layer and
     prompt. Width E bounds φ by √E; a decoder without massive activations has no sinks and is not
     changed.
 

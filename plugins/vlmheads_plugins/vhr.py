@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vlmheads.detect.heads import Form, filter_negative_heads, head_divergence
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, as_layers, option
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._maps import read_map
 
 

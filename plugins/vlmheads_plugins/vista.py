@@ -10,9 +10,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._contrast import precise, where_image
 from vlmheads_plugins._exits import keep_output, kept_outputs, normed
 

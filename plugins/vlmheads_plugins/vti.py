@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlmheads.anatomy import examine
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
+from vlmheads.model.anatomy import examine
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 from vlmheads_plugins._contrast import precise
 
 SCHEMA = 1

@@ -3,9 +3,8 @@ import json
 import pytest
 
 import vlmheads
-from vlmheads.geometry import Geometry
-from vlmheads.presets import list_presets, read_preset
-from vlmheads.registry import resolve
+from vlmheads.model.geometry import Geometry
+from vlmheads.registry import list_presets, read_preset, resolve
 
 GOOD = {
     "schema": 1,

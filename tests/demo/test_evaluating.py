@@ -9,9 +9,9 @@ from vlmheads_demo.evaluating import Stopped, Study, evaluate
 from vlmheads_demo.evaluation_page import evaluated
 
 from vlmheads import VlmHeadsError
-from vlmheads.attachment import ATTACHED
 from vlmheads.cli import main
 from vlmheads.registry import resolve
+from vlmheads.runtime.attachment import ATTACHED
 
 SCENES, TOKENS, SEED = 6, 24, 3
 

@@ -11,8 +11,8 @@ from vlmheads_demo.results import Result
 from vlmheads_demo.scenes import example
 
 from vlmheads import VlmHeadsError
-from vlmheads.attachment import ATTACHED
 from vlmheads.registry import resolve
+from vlmheads.runtime.attachment import ATTACHED
 
 PROMPT = "Describe the image."
 SCENE = "counterfactual:9"

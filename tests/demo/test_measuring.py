@@ -25,9 +25,9 @@ from vlmheads_demo.touched import touched_heads
 from vlmheads_demo.truth import read_caption
 
 from vlmheads import VlmHeadsError, attach
-from vlmheads.attachment import ATTACHED
 from vlmheads.detect import divergence
 from vlmheads.registry import resolve
+from vlmheads.runtime.attachment import ATTACHED
 
 PROMPT = "Describe the image."
 SCENE = "counterfactual:9"  # A farm with a cat and a plant, of which the model says also a horse.

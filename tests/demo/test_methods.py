@@ -7,7 +7,7 @@ from vlmheads_demo.methods import controls, methods, plugins_of, spec
 from vlmheads_demo.picker import picker
 
 from vlmheads import VlmHeadsError
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 from vlmheads.registry import get_plugin
 
 GEOMETRY = Geometry("llava", 8, 8)

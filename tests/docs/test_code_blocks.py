@@ -12,7 +12,7 @@ from documents import Page
 from vlmheads_testbed import embedded_model
 from vlmheads_testbed.coco import write_dataset
 
-from vlmheads.models import load_model
+from vlmheads.model.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "testbed/README.md")

@@ -23,7 +23,7 @@ from vlmheads_testbed.coco import write_dataset
 
 import vlmheads
 from vlmheads import HeadMap
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 END = 9
 # Tokens of a tokenizer of whole words.

@@ -11,7 +11,7 @@ import pytest
 from vlmheads_eval.figures import bar_chart, frontier_plot
 from vlmheads_eval.report import page
 
-from vlmheads.palette import DARK, LIGHT
+from vlmheads.plotting.palette import DARK, LIGHT
 
 DATA = Path(__file__).parents[2] / "docs" / "data" / "wrong-places.json"
 

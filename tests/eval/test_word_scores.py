@@ -19,7 +19,7 @@ from vlmheads_eval.word_scores import (
 )
 
 from vlmheads import VlmHeadsError
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 GEOMETRY = Geometry("llava", 8, 4)
 

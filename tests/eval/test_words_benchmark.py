@@ -8,7 +8,7 @@ from pathlib import Path
 import words
 from click.testing import CliRunner
 
-from vlmheads.scorer import Scorer
+from vlmheads.grounding.scores import Scorer
 
 
 def test_the_benchmark_fits_measures_and_saves_a_scorer(tmp_path: Path) -> None:

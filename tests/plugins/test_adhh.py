@@ -13,7 +13,7 @@ from torch import Tensor
 from vlmheads_plugins.adhh import ADHH
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 HEADS = ((0, 1), (2, 0), (2, 3))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from vlmheads_plugins.deco import DeCo, candidates
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 
 def reference(family: str, layers: list[int], alpha: float, p: float, k: int) -> slow.Edits:

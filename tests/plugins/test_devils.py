@@ -15,7 +15,7 @@ from torch import Tensor
 from vlmheads_plugins.devils import Devils
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 
 def raise_scores(family: str, layers: list[int], alpha: float) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from vlmheads_plugins.eah import EAH
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 PAIRS = ["llava", "llava-gqa"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from vlmheads_plugins.gains import Gains
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 GEOMETRY = Geometry("llava", 4, 4)
 

@@ -18,8 +18,8 @@ from vlmheads_plugins.gains import Gains
 from vlmheads_plugins.spin import SPIN
 
 import vlmheads
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 
 GEOMETRY = Geometry("llava", 4, 4)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from vlmheads_plugins.icd import ICD
 
 import vlmheads
-from vlmheads.prompt import Prompt
+from vlmheads.runtime.prompt import Prompt
 
 PREFIX = (11, 12, 13)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from vlmheads_plugins.memvr import MemVR
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 
 class Retracer(slow.Slow):

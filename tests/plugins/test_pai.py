@@ -16,7 +16,7 @@ from torch import Tensor
 from vlmheads_plugins.pai import PAI
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 PAIRS = ["llava", "llava-gqa"]
 

@@ -16,7 +16,7 @@ from vlmheads_plugins.spin import SPIN
 
 import vlmheads
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
+from vlmheads.runtime.request import Request
 
 
 def reference(family: str, keep: float, factor: float, layers: range) -> slow.Edits:

@@ -15,7 +15,7 @@ from torch import Tensor
 from vlmheads_plugins.vaf import VAF
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 ALL = [(layer, head) for layer in range(4) for head in range(4)]
 

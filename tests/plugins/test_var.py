@@ -16,8 +16,8 @@ from torch import Tensor
 from vlmheads_plugins.var import VAR
 
 import vlmheads
-from vlmheads.geometry import Geometry
-from vlmheads.sinks import known_dimensions
+from vlmheads.detect.sinks import known_dimensions
+from vlmheads.model.geometry import Geometry
 
 PAIRS = ["llava", "llava-gqa"]
 

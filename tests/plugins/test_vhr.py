@@ -12,7 +12,7 @@ from torch import Tensor
 from vlmheads_plugins import VHR
 
 from vlmheads import HeadMap, VlmHeadsError, attach
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 LAYERS = (1, 2, 3)
 

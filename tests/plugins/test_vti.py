@@ -16,7 +16,7 @@ from torch import Tensor
 from vlmheads_plugins.vti import VTI, Directions, measure_directions
 
 import vlmheads
-from vlmheads.geometry import Geometry
+from vlmheads.model.geometry import Geometry
 
 GEOMETRY = Geometry("llava", 4, 4)
 

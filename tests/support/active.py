@@ -81,6 +81,6 @@ def make(name: str, family: str) -> Plugin:
 
 def geometry(family: str) -> Any:
     """Layers and heads of the tiny model of a family."""
-    from vlmheads.anatomy import examine
+    from vlmheads.model.anatomy import examine
 
     return examine(tiny.build(family)).geometry

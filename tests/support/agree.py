@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import vlmheads
-from vlmheads.attention import Rows
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
 
 def generate(

@@ -9,10 +9,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
 from vlmheads.plugin import Plugin, option
-from vlmheads.request import Request
-from vlmheads.streams import TEXT_ONLY, Stream
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import TEXT_ONLY, Stream
 
 
 @dataclass(frozen=True)

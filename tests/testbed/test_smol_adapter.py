@@ -143,7 +143,7 @@ def test_an_adapter_of_another_base_is_refused(
 def test_the_assembled_folder_is_all_that_from_pretrained_needs(
     adapted: tuple[Any, Adapter], chat_tokenizer: Any, tiny_decoder: Make, tmp_path: Path
 ) -> None:
-    from vlmheads.models import load_model
+    from vlmheads.model.loading import load_model
 
     tiny_decoder().save_pretrained(tmp_path / "base")
     bare = type(chat_tokenizer)(tokenizer_object=chat_tokenizer.backend_tokenizer.from_str(

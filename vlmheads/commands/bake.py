@@ -21,11 +21,11 @@ def bake(model: str, head_map: Path, out: Path, strength: float, adapter: bool) 
     MODEL is a packaged model, a folder or a hub id; HEAD_MAP a file whose measure is "gain". OUT
     is loaded with transformers alone, or by a server, and keeps the data type of MODEL.
     """
-    from vlmheads.adapter import fold_gains, save_adapter
     from vlmheads.commands import show
     from vlmheads.errors import VlmHeadsError
+    from vlmheads.gains.export import fold_gains, save_adapter
     from vlmheads.headmap import HeadMap
-    from vlmheads.models import load_model, saved_dtype
+    from vlmheads.model.loading import load_model, saved_dtype
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise VlmHeadsError(f"{out} exists", "a new or empty folder")

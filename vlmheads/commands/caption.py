@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlmheads.commands.options import model_options
+from vlmheads.commands.show import model_options
 from vlmheads.errors import VlmHeadsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlmheads.caption import Captioner
-    from vlmheads.commands.flags import Asked
+    from vlmheads.commands.flags import WordOptions
 
 
 @click.command()
@@ -76,13 +76,13 @@ def caption(
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
-    from vlmheads.commands.flags import Asked
+    from vlmheads.commands.flags import WordOptions
     from vlmheads.images import find_images
 
     show.quiet_loading(model)
     acting = () if plugins == ("none",) else plugins or ("vhr",)
     captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
-    asked = Asked.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
+    asked = WordOptions.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
     found = list(find_images(images))
     job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare, asked)
     failed = noticed = False
@@ -112,7 +112,12 @@ class _Job:
     """What is done to each batch of images."""
 
     def __init__(
-        self, captioner: Captioner, prompt: str, limit: int, compare: bool, asked: Asked | None
+        self,
+        captioner: Captioner,
+        prompt: str,
+        limit: int,
+        compare: bool,
+        asked: WordOptions | None,
     ) -> None:
         self.captioner, self.prompt, self.limit, self.compare = captioner, prompt, limit, compare
         self.asked = asked
@@ -160,7 +165,7 @@ def _read(found: Path | VlmHeadsError) -> tuple[Path, Image]:
 
 def _notice(captioner: Captioner, model: str, images: list[tuple[Path, Image]]) -> str:
     """Say that a packaged model knows only its own scenes, where an image is not one of them."""
-    from vlmheads.models import packaged_models
+    from vlmheads.model.loading import packaged_models
 
     side = getattr(captioner.model.config.vision_config, "image_size", None)
     if model not in packaged_models() or all(image.size == (side, side) for _, image in images):

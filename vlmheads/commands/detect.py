@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlmheads.commands.options import model_options
+from vlmheads.commands.show import model_options
 
 if TYPE_CHECKING:
-    from vlmheads.commands.measures import Part
+    from vlmheads.commands.measures import Measurement
     from vlmheads.headmap import HeadMap
 
 # Those of vlmheads.commands.measures, which loads torch.
@@ -76,7 +76,7 @@ def detect(
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
-    from vlmheads.commands.measures import MEASURES, Asked, Part, finished
+    from vlmheads.commands.measures import MEASURES, Measurement, Options, finished
     from vlmheads.errors import VlmHeadsError
     from vlmheads.images import find_images
 
@@ -93,14 +93,16 @@ def detect(
     show.quiet_loading(model)
     captioner = Captioner.from_pretrained(model, dtype=dtype, device=device)
     about: dict[str, Any] = {"model": model, "prompt": prompt or PROMPT}
-    asked = Asked(prompt or PROMPT, about, filtered, tau, max_new_tokens, factor, words, overlay)
-    parts: list[Part] = []
+    options = Options(
+        prompt or PROMPT, about, filtered, tau, max_new_tokens, factor, words, overlay
+    )
+    parts: list[Measurement] = []
     with show.progress(len(found)) as advance:
         for start in range(0, len(found), batch_size):
             batch = found[start : start + batch_size]
-            parts.append(MEASURES[measure](captioner, batch, asked))
+            parts.append(MEASURES[measure](captioner, batch, options))
             advance(len(batch))
-    result = finished(measure, Part.joined(parts))
+    result = finished(measure, Measurement.joined(parts))
     name, main = next(iter(result.maps.items()))
     if as_json:
         click.echo(json.dumps(about | {"measure": measure} | _record(result, top)))
@@ -109,7 +111,9 @@ def detect(
     if out is not None:
         main.save(out)
     if plot is not None:
-        main.plot(plot)
+        from vlmheads.plotting.maps import plot_head_map
+
+        plot_head_map(main, plot)
 
 
 def _heads(found: HeadMap, top: int) -> list[tuple[int, int, float, float]]:
@@ -119,7 +123,7 @@ def _heads(found: HeadMap, top: int) -> list[tuple[int, int, float, float]]:
     return [(layer, head, value, float(error[layer, head])) for layer, head, value in best]
 
 
-def _record(result: Part, top: int) -> dict[str, Any]:
+def _record(result: Measurement, top: int) -> dict[str, Any]:
     """Everything as plain values; what is not a number is null."""
     from vlmheads.commands.measures import mean_and_error
 
@@ -148,7 +152,7 @@ def _record(result: Part, top: int) -> dict[str, Any]:
     } | ({"captions": result.records} if result.records else {})
 
 
-def _print(name: str, main: HeadMap, result: Part, top: int) -> None:
+def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
     """Print the figures and the largest heads as tables."""
     from rich.console import Console
     from rich.table import Table

@@ -8,13 +8,13 @@ from typing import Any
 
 from vlmheads.caption import Caption, Captioner
 from vlmheads.errors import VlmHeadsError
-from vlmheads.safer import drop_clauses
-from vlmheads.scorer import Scorer, check_threshold
-from vlmheads.words import require_finders
+from vlmheads.grounding.rewrite import drop_clauses
+from vlmheads.grounding.scores import Scorer, check_threshold
+from vlmheads.grounding.words import require_finders
 
 
 @dataclass(frozen=True)
-class Asked:
+class WordOptions:
     """Which of the two are wanted, and what scores the words.
 
     Args:
@@ -36,7 +36,7 @@ class Asked:
         drop: bool,
         threshold: float | None,
         scorer: Path | None,
-    ) -> Asked | None:
+    ) -> WordOptions | None:
         """Read the options; None where neither is wanted.
 
         Raises:

@@ -46,7 +46,7 @@ def plugins(name: str | None, markdown: bool) -> None:
 @click.option("--markdown", is_flag=True, help="Print a table for documents.")
 def families(markdown: bool) -> None:
     """List the model families, and those that are refused."""
-    from vlmheads.adapters import families as known
+    from vlmheads.model.families import families as known
 
     for family in known():
         state = "refused" if family.refusal else "tested" if family.tested else "not tested"
@@ -62,7 +62,7 @@ def families(markdown: bool) -> None:
 @click.option("--markdown", is_flag=True, help="Print a table for documents.")
 def presets(markdown: bool) -> None:
     """List the shipped presets: plugins with the settings of a paper, and their source."""
-    from vlmheads.presets import list_presets, read_preset
+    from vlmheads.registry import list_presets, read_preset
 
     for name in list_presets():
         preset = read_preset(name)

@@ -1,4 +1,4 @@
-"""What `vlmheads detect` can measure: one function a measure, from a batch of images to a Part."""
+"""What `vlmheads detect` can measure: one function per measure, from images to a Measurement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vlmheads.headmap import HeadMap
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Measurement:
     """What was measured on a batch, or on all images.
 
     Args:
@@ -45,7 +45,7 @@ class Part:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def joined(cls, parts: Sequence[Part]) -> Part:
+    def joined(cls, parts: Sequence[Measurement]) -> Measurement:
         """Join the parts of several batches."""
         maps: dict[str, list[HeadMap]] = {}
         figures: dict[str, list[float]] = {}
@@ -61,7 +61,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Options:
     """The options of `vlmheads detect` that measures read."""
 
     prompt: str
@@ -74,21 +74,22 @@ class Asked:
     overlay: Path | None = None
 
 
-def vhd(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def vhd(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Vision-aware head divergence."""
-    inputs = captioner.prepare(paths, asked.prompt)
-    found = divergence(captioner.model, inputs, filtered=asked.filtered, provenance=asked.about)
-    return Part({"VHD": found})
+    inputs = captioner.prepare(paths, options.prompt)
+    found = divergence(captioner.model, inputs, filtered=options.filtered, provenance=options.about)
+    return Measurement({"VHD": found})
 
 
-def sinks(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def sinks(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Visual sinks, and the attention that is spent on them."""
-    inputs = captioner.prepare(paths, asked.prompt)
-    found = visual_sinks(captioner.model, inputs, tau=asked.tau, provenance=asked.about)
-    if asked.overlay is not None:
+    inputs = captioner.prepare(paths, options.prompt)
+    found = visual_sinks(captioner.model, inputs, tau=options.tau, provenance=options.about)
+    if options.overlay is not None:
         from vlmheads.images import read_image
+        from vlmheads.plotting.maps import plot_sinks
 
-        found.plot(read_image(paths[0]), path=asked.overlay)
+        plot_sinks(found, read_image(paths[0]), path=options.overlay)
     layers = found.phi.shape[1]
     counts = found.visual_sinks.sum(dim=(1, 2)) / layers
     total = found.image.values.sum(dim=(1, 2))
@@ -103,8 +104,10 @@ def sinks(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
         "massive at the first token": list(found.dimensions()),
         "on record": "none" if found.on_record is None else list(found.on_record),
     }
-    if asked.tau > found.massive.shape[1] ** 0.5:
-        notes["no sinks"] = f"no state of width {found.massive.shape[1]} reaches φ = {asked.tau:g}"
+    if options.tau > found.massive.shape[1] ** 0.5:
+        notes["no sinks"] = (
+            f"no state of width {found.massive.shape[1]} reaches φ = {options.tau:g}"
+        )
     if found.agrees is not None:
         notes["those on record are among them"] = found.agrees
     maps = {
@@ -112,27 +115,33 @@ def sinks(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
         "image attention": found.image,
         "image-centric": found.centric,
     }
-    return Part(maps, {name: value.tolist() for name, value in figures.items()}, notes)
+    return Measurement(maps, {name: value.tolist() for name, value in figures.items()}, notes)
 
 
-def dominance(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def dominance(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Text dominance of a short greedy answer."""
-    inputs = captioner.prepare(paths, asked.prompt)
-    options = {"max_new_tokens": asked.max_new_tokens or 16, "do_sample": False}
-    found = text_dominance(captioner.model, inputs, provenance=asked.about, **options)
+    inputs = captioner.prepare(paths, options.prompt)
+    limit = options.max_new_tokens or 16
+    found = text_dominance(
+        captioner.model,
+        inputs,
+        provenance=options.about,
+        max_new_tokens=limit,
+        do_sample=False,
+    )
     mdi, aei = found.mdi(), found.aei()
     figures = {
         f"{name}, {third} layers": values[:, index].tolist()
         for name, values in (("MDI", mdi), ("AEI of text", aei))
         for index, third in enumerate(THIRDS)
     }
-    return Part({"image attention": found.image, "text attention": found.text}, figures)
+    return Measurement({"image attention": found.image, "text attention": found.text}, figures)
 
 
-def attention_sink(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def attention_sink(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Attention sinks among the first tokens, and dormant heads."""
-    inputs = captioner.prepare(paths, asked.prompt)
-    found = attention_sinks(captioner.model, inputs, provenance=asked.about)
+    inputs = captioner.prepare(paths, options.prompt)
+    found = attention_sinks(captioner.model, inputs, provenance=options.about)
     figures = {
         "Sink of the first token, ε = 0.3": found.metric()[:, 0],
         "largest Sink of a later token": found.metric()[:, 1:].amax(dim=1),
@@ -141,45 +150,47 @@ def attention_sink(captioner: Captioner, paths: list[Path], asked: Asked) -> Par
         .mean(dim=(1, 2)),
     }
     maps = {"first-token attention": found.first, "relative norm": found.loudness}
-    return Part(maps, {name: value.tolist() for name, value in figures.items()})
+    return Measurement(maps, {name: value.tolist() for name, value in figures.items()})
 
 
-def by_head(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Effect of each head on grounded and on hallucinated words, by ablation and by gradient."""
-    if asked.words is None:
+    if options.words is None:
         raise VlmHeadsError(
             "attribution without words",
             'a file of lines such as {"image": "a.png", "grounded": ["dog"], '
             '"hallucinated": ["fork"]}, with a "caption" where it is not to be generated',
             "pass --words FILE",
         )
-    listed = _read_words(asked.words)
+    listed = _read_words(options.words)
     entries = []
     for path in paths:
         if path.name not in listed:
-            raise VlmHeadsError(f"{asked.words} has no line for {path.name}", "one for each image")
+            raise VlmHeadsError(
+                f"{options.words} has no line for {path.name}", "one for each image"
+            )
         entries.append(listed[path.name])
     missing = [index for index, entry in enumerate(entries) if not entry.get("caption")]
-    said = captioner([paths[index] for index in missing], asked.prompt)
+    said = captioner([paths[index] for index in missing], options.prompt)
     for index, caption in zip(missing, said, strict=True):
         entries[index] = entries[index] | {"caption": caption.text}
     marked = _tokens(captioner.processor.tokenizer, entries)
     if not bool(marked[1].any() | marked[2].any()):
-        return Part({})
-    inputs = captioner.prepare(paths, asked.prompt)
+        return Measurement({})
+    inputs = captioner.prepare(paths, options.prompt)
     maps: dict[str, HeadMap] = {}
     for method in ("ablation", "gradient"):
         found = attribution(
             captioner.model,
             inputs,
             *marked,
-            factor=asked.factor,
+            factor=options.factor,
             method=method,
             rows=max(64, len(paths)),
-            provenance=asked.about,
+            provenance=options.about,
         )
         maps |= _maps(found)
-    return Part(dict(sorted(maps.items(), key=lambda item: list(_NAMES).index(item[0]))))
+    return Measurement(dict(sorted(maps.items(), key=lambda item: list(_NAMES).index(item[0]))))
 
 
 _NAMES = {
@@ -251,7 +262,7 @@ def _tokens(tokenizer: Any, entries: list[dict[str, Any]]) -> tuple[Tensor, Tens
     return padded(0, pad), padded(1, 0).bool(), padded(2, 0).bool()
 
 
-def finished(measure: str, part: Part) -> Part:
+def finished(measure: str, part: Measurement) -> Measurement:
     """Add what can only be said of all images together.
 
     Raises:
@@ -272,7 +283,7 @@ def finished(measure: str, part: Part) -> Part:
         "images with words of both kinds": part.maps["attribution"].images,
     }
     maps = {name: part.maps[name] for name in _NAMES if name in part.maps}
-    return Part(maps, part.figures, part.notes | notes)
+    return Measurement(maps, part.figures, part.notes | notes)
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
@@ -284,14 +295,14 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(spread / len(values))
 
 
-def _words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def _words(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Grounding of words, in a module of its own."""
     from vlmheads.commands.objects import words
 
-    return words(captioner, paths, asked)
+    return words(captioner, paths, options)
 
 
-MEASURES: dict[str, Callable[[Captioner, list[Path], Asked], Part]] = {
+MEASURES: dict[str, Callable[[Captioner, list[Path], Options], Measurement]] = {
     "vhd": vhd,
     "sinks": sinks,
     "dominance": dominance,

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmheads.anatomy import examine
 from vlmheads.caption import Captioner
-from vlmheads.commands.measures import Asked, Part
+from vlmheads.commands.measures import Measurement, Options
+from vlmheads.grounding.scores import Scorer
+from vlmheads.grounding.words import Word, require_finders
 from vlmheads.headmap import HeadMap
-from vlmheads.scorer import Scorer
-from vlmheads.words import Word, require_finders
+from vlmheads.model.anatomy import examine
 
 # Name of a figure -> the value of a word.
 FIGURES = {
@@ -26,15 +26,15 @@ FIGURES = {
 }
 
 
-def words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
+def words(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Grounding of the object words of a generated caption."""
     require_finders()
     scorer = Scorer.of(captioner.model)
     geometry = examine(captioner.model).geometry
     said = captioner(
-        paths, asked.prompt, max_new_tokens=asked.max_new_tokens or 128, batch_size=len(paths)
+        paths, options.prompt, max_new_tokens=options.max_new_tokens or 128, batch_size=len(paths)
     )
-    captions, found = captioner.ground(paths, said, asked.prompt, scorer=scorer)
+    captions, found = captioner.ground(paths, said, options.prompt, scorer=scorer)
     k, limit = scorer.heads(geometry), scorer.threshold
     notes: dict[str, Any] = {"T-VHD": f"sum of the {k} largest of {geometry.heads} heads a layer"}
     notes |= {"figures": "means of the objects of an image"}
@@ -53,7 +53,7 @@ def words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
     ]
     naming = [row for row, objects in enumerate(named) if objects]
     if not naming:
-        return Part({}, {}, notes, records)
+        return Measurement({}, {}, notes, records)
     figures = {
         name: [sum(map(value, named[row])) / len(named[row]) for row in naming]
         for name, value in FIGURES.items()
@@ -61,7 +61,7 @@ def words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
     figures["share of objects below the threshold"] = [
         sum(word.score < limit for word in named[row]) / len(named[row]) for row in naming
     ]
-    about = dict(asked.about) | {"k": k}
+    about = dict(options.about) | {"k": k}
     maps = {
         name: HeadMap(
             torch.stack([_at_objects(values[row], named[row]) for row in naming]),
@@ -74,7 +74,7 @@ def words(captioner: Captioner, paths: list[Path], asked: Asked) -> Part:
             ("image attention at object words", "image-attention-at-objects", found.attention),
         )
     }
-    return Part(maps, figures, notes, records)
+    return Measurement(maps, figures, notes, records)
 
 
 def _at_objects(values: Tensor, objects: list[Word]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the subcommands show in a terminal."""
+"""What the subcommands share: the options of a model, and what they show in a terminal."""
 
 from __future__ import annotations
 
@@ -8,17 +8,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --model, --dtype and --device."""
+    for option in (
+        click.option("--device", help="Such as cpu or cuda:0; an accelerator where there is one."),
+        click.option(
+            "--dtype",
+            default="auto",
+            show_default=True,
+            help="float32, float16, bfloat16, or auto: as saved, float32 on a CPU.",
+        ),
+        click.option(
+            "--model",
+            default="embedded",
+            show_default=True,
+            help="A packaged model, a folder with a saved model, or a hub id.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def quiet_loading(model: str) -> None:
     """Leave out transformers' own bars and notes for a model that is read in an instant."""
     from transformers.utils import logging
 
-    from vlmheads.models import packaged_models
+    from vlmheads.model.loading import packaged_models
 
     if model in packaged_models():
         logging.disable_progress_bar()

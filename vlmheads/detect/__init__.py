@@ -4,7 +4,6 @@ from vlmheads.detect.attention_sink import AttentionSinks, attention_sinks
 from vlmheads.detect.attribution import Attribution, attribution, correlation
 from vlmheads.detect.divergence import Trace, divergence, divergence_trace
 from vlmheads.detect.dominance import Dominance, text_dominance
-from vlmheads.detect.grounding import Grounding, grounding
 from vlmheads.detect.retrieval import patches_in_box, retrieval
 from vlmheads.detect.sinks import VisualSinks, visual_sinks
 
@@ -12,7 +11,6 @@ __all__ = [
     "AttentionSinks",
     "Attribution",
     "Dominance",
-    "Grounding",
     "Trace",
     "VisualSinks",
     "attention_sinks",
@@ -20,7 +18,6 @@ __all__ = [
     "correlation",
     "divergence",
     "divergence_trace",
-    "grounding",
     "patches_in_box",
     "retrieval",
     "text_dominance",

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmheads.attention import Rows
-from vlmheads.detect.running import layered, prefill
+from vlmheads.detect.replay import layered, prefill
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vlmheads.anatomy import examine
-from vlmheads.detect.replay import Replay
-from vlmheads.detect.running import require_images
-from vlmheads.detect.teaching import marks, taught
+from vlmheads.detect.replay import Replay, marks, require_images, teacher_forced
 from vlmheads.errors import VlmHeadsError
-from vlmheads.geometry import Geometry
 from vlmheads.headmap import HeadMap
+from vlmheads.model.anatomy import examine
+from vlmheads.model.geometry import Geometry
 
 KINDS = ("grounded", "hallucinated")
 Method = Literal["ablation", "gradient"]
@@ -147,7 +145,7 @@ def attribution(
     measure = {"ablation": _by_ablation, "gradient": _by_gradient}.get(method)
     if measure is None:
         raise VlmHeadsError(f"method={method!r}", "'ablation' or 'gradient'")
-    given = taught(examine(model), inputs, targets)
+    given = teacher_forced(examine(model), inputs, targets)
     shape = (targets.shape[0], targets.shape[1])
     kinds = torch.stack(
         [marks("grounded", grounded, shape), marks("hallucinated", hallucinated, shape)]

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmheads.attachment import attach
 from vlmheads.detect.heads import Form, filter_negative_heads, head_divergence
-from vlmheads.detect.running import after_end, refuse_beams
+from vlmheads.detect.replay import after_end, refuse_beams
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
-from vlmheads.streams import TEXT_ONLY, Stream
+from vlmheads.runtime.attachment import attach
+from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import TEXT_ONLY, Stream
 
 
 @torch.no_grad()

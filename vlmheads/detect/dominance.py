@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmheads.attachment import attach
-from vlmheads.attention import Rows
-from vlmheads.detect.running import after_end, layered, refuse_beams, require_images
+from vlmheads.detect.replay import after_end, layered, refuse_beams, require_images
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
+from vlmheads.runtime.attachment import attach
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
 THIRDS = ("early", "middle", "late")
 

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vlmheads.precision import at_least_float32
+
 Form = Literal["paper", "release"]
 
 
@@ -31,7 +33,7 @@ def filter_negative_heads(current: Tensor, reference: Tensor, form: Form = "pape
         Euclidean distances [..., H], float32 or more, outliers 0.
     """
     distance = head_divergence(current, reference)
-    activation = _precise(reference).square().sum(dim=-1)
+    activation = at_least_float32(reference).square().sum(dim=-1)
     compared = distance.square() if form == "release" else distance
     outlier = _is_high(compared) & _is_high(activation)
     if form == "release":
@@ -49,13 +51,9 @@ def head_divergence(current: Tensor, reference: Tensor) -> Tensor:
     Returns:
         [..., H], float32 or more.
     """
-    difference = _precise(current) - _precise(reference)
+    difference = at_least_float32(current) - at_least_float32(reference)
     norm: Tensor = torch.linalg.vector_norm(difference, dim=-1)
     return norm
-
-
-def _precise(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _is_high(values: Tensor) -> Tensor:

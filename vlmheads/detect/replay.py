@@ -1,9 +1,9 @@
-"""Run a text decoder again on what it was given, many times over, with a gain on every head."""
+"""Forward passes for measuring: under a probe, teacher-forced, or replayed with gains on heads."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +12,121 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmheads.anatomy import Anatomy, examine
-from vlmheads.detect.running import refuse_attached
+from vlmheads.errors import VlmHeadsError
+from vlmheads.model.anatomy import Anatomy, examine
+from vlmheads.model.geometry import Geometry
+from vlmheads.plugin import Plugin
+from vlmheads.runtime.attachment import attach, refuse_attached
+
+# Inputs as wide as the prompt that are no token types.
+_SAME = ("attention_mask", "input_ids")
+
+
+def prefill(model: Any, inputs: Mapping[str, Any], probe: Plugin, logits: int = 1) -> Anatomy:
+    """Run a prompt through the model once, with a probe attached that keeps what it measures.
+
+    Args:
+        model: a transformers model for image-text-to-text generation; plugins that are attached
+            to it act.
+        inputs: what a processor made of images and text.
+        probe: a plugin that only reads.
+        logits: how many last positions the model makes logits of.
+
+    Raises:
+        VlmHeadsError: a model that cannot be attached to, or no image in any prompt.
+    """
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    with attach(model, probe) as attachment:
+        anatomy = attachment.anatomy
+        require_images(anatomy, given)
+        if "logits_to_keep" in inspect.signature(anatomy.model.forward).parameters:
+            given["logits_to_keep"] = logits
+        attachment.model(**given, use_cache=False)
+    return anatomy
+
+
+def require_images(anatomy: Anatomy, inputs: Mapping[str, Any]) -> None:
+    """Refuse prompts of which none holds an image.
+
+    Raises:
+        VlmHeadsError: no image token in any row, or no token ids at all.
+    """
+    ids = inputs.get("input_ids")
+    if ids is None or not bool(anatomy.is_visual(ids).any()):
+        raise VlmHeadsError(
+            "prompts without any image", "at least one image token", "pass what the processor made"
+        )
+
+
+def layered(found: Iterable[tuple[int, Tensor]], geometry: Geometry) -> Tensor:
+    """Lay what was found in each layer, [N, heads], out as [N, L, H]; 0 where there is no head."""
+    parts = dict(found)
+    rows = len(next(iter(parts.values())))
+    values = torch.zeros(rows, geometry.layers, geometry.heads)
+    for layer, part in parts.items():
+        values[:, layer, : part.shape[1]] = part.cpu()
+    return values
+
+
+def after_end(tokens: Tensor, end: int | list[int] | None) -> Tensor:
+    """[N, T] True after a row's first end token."""
+    if end is None:
+        return torch.zeros_like(tokens, dtype=torch.bool, device="cpu")
+    is_end = torch.isin(tokens, torch.tensor(end, device=tokens.device)).int()
+    return (is_end.cumsum(dim=1) - is_end > 0).cpu()
+
+
+def refuse_beams(generate: Mapping[str, Any]) -> None:
+    """Refuse generations that do not go forward a token of a row at a time.
+
+    Raises:
+        VlmHeadsError: beams, whose rows change places, or several tokens a step.
+    """
+    for name in ("num_beams", "prompt_lookup_num_tokens", "assistant_model"):
+        if generate.get(name, 1) not in (1, None):
+            raise VlmHeadsError(
+                f"{name}={generate[name]!r}",
+                "greedy search or sampling, a token at a time",
+                "leave it unset",
+            )
+
+
+def teacher_forced(anatomy: Anatomy, inputs: Mapping[str, Any], targets: Tensor) -> dict[str, Any]:
+    """Return inputs with the target tokens [N, T] written behind the prompts.
+
+    The position that predicts target t is t - T - 1, counted from the end.
+
+    Raises:
+        VlmHeadsError: targets that are no [N, T] of token ids.
+    """
+    ids: Tensor = inputs["input_ids"]
+    if targets.ndim != 2 or len(targets) != len(ids) or not targets.shape[1]:
+        raise VlmHeadsError(
+            f"targets of shape {list(targets.shape)}", f"[{len(ids)}, tokens], as many for each"
+        )
+    targets = targets.to(ids)
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    mask = given.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask
+    for name, value in inputs.items():
+        # Token types: behind a prompt that attends in both directions, an answer does not.
+        if isinstance(value, Tensor) and value.shape == ids.shape and name not in _SAME:
+            added = value.new_full(targets.shape, anatomy.family.answer_type)
+            given[name] = torch.cat([value, added], dim=1)
+    given["input_ids"] = torch.cat([ids, targets], dim=1)
+    given["attention_mask"] = torch.cat([mask, mask.new_ones(targets.shape)], dim=1)
+    return given
+
+
+def marks(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a mark as booleans of the expected shape.
+
+    Raises:
+        VlmHeadsError: another shape.
+    """
+    if tuple(value.shape) != shape:
+        raise VlmHeadsError(f"{name} of shape {list(value.shape)}", f"{list(shape)}")
+    return value.bool()
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmheads.anatomy import examine
-from vlmheads.attention import Rows
-from vlmheads.detect.overlay import token_grid
-from vlmheads.detect.running import layered, prefill
-from vlmheads.detect.teaching import marks, taught
+from vlmheads.detect.replay import layered, marks, prefill, teacher_forced
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
+from vlmheads.model.anatomy import examine
+from vlmheads.model.vision import token_grid
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
 
 def patches_in_box(
@@ -81,7 +80,7 @@ def retrieval(
     Raises:
         VlmHeadsError: shapes that do not fit, no needle at all, or no image in any prompt.
     """
-    given = taught(examine(model), inputs, targets)
+    given = teacher_forced(examine(model), inputs, targets)
     needles = needles.to(given["input_ids"].device)
     probe = _Probe(needles)
     geometry = prefill(model, given, probe).geometry

@@ -1,27 +1,101 @@
-"""Visual sinks: image tokens that draw attention because of their norm, not of what they show."""
+"""Sink tokens: those whose hidden state is massive in a few dimensions, and visual ones among them.
+
+A visual sink is an image token that draws attention because of its norm, not of what it shows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from vlmheads.attention import Rows
-from vlmheads.detect.overlay import overlay
-from vlmheads.detect.running import layered, prefill
+from vlmheads.detect.replay import layered, prefill
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
-from vlmheads.sinks import known_dimensions, massive_dimensions, sink_strength
+from vlmheads.precision import at_least_float32
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+
+@dataclass(frozen=True)
+class Known:
+    """The sink dimensions of one text decoder, and who found them how."""
+
+    decoder: str
+    dimensions: tuple[int, ...]
+    source: str
+
+
+_KANG = "Kang et al., ICLR 2025, arXiv 2503.03321"
+# By the text decoder: model type, width, layers, key heads.
+SINK_DIMENSIONS: dict[tuple[str, int, int, int], Known] = {
+    ("llama", 4096, 32, 32): Known("LLaMA-2-7B", (1415, 2533), _KANG),
+    ("llama", 5120, 40, 40): Known("LLaMA-2-13B", (2100, 4743), _KANG),
+    ("qwen2_vl_text", 3584, 28, 4): Known("Qwen2-VL-7B", (458, 2570), _KANG),
+    ("llama", 576, 30, 3): Known(
+        "SmolLM2-135M",
+        (17, 507),
+        "measured on the test bench smol (testbed/README.md): 507 is massive at the first token "
+        "from layer 2 on, 17 at image tokens that enter the last two layers",
+    ),
+}
+
+
+def known_dimensions(config: Any) -> tuple[int, ...] | None:
+    """Return the sink dimensions on record for a text decoder, by its config."""
+    names = ("model_type", "hidden_size", "num_hidden_layers", "num_key_value_heads")
+    found = SINK_DIMENSIONS.get(tuple(getattr(config, name, None) for name in names))  # type: ignore[arg-type]
+    return None if found is None else found.dimensions
+
+
+def massive_dimensions(
+    hidden: Tensor, mask: Tensor, tau: float = 20.0, *, strict: bool = False
+) -> Tensor:
+    """Mark the dimensions [B, E] in which the first token of a prompt reaches |x[d]| / RMS(x) = τ.
+
+    Args:
+        hidden: states [B, S, E] that enter a layer.
+        mask: [B, S] True where a token is real.
+        tau: the least value; it cannot exceed √E.
+        strict: whether τ itself is too little.
+    """
+    rows = torch.arange(len(hidden), device=hidden.device)
+    first = at_least_float32(hidden[rows, mask.int().argmax(dim=1)])
+    relative = first.abs() / _scale(first)[:, None]
+    return relative > tau if strict else relative >= tau
+
+
+def sink_strength(hidden: Tensor, dimensions: Sequence[int] | Tensor) -> Tensor:
+    """φ(x) = max over the sink dimensions of |x[d]| / RMS(x) of each token [B, S].
+
+    Source: Kang et al., ICLR 2025, arXiv 2503.03321; without their ε.
+
+    Args:
+        hidden: states [B, S, E].
+        dimensions: the sink dimensions, or a mark of those of each row [B, E]. A row without any
+            has φ = 0.
+    """
+    if isinstance(dimensions, Tensor):
+        # Only the few dimensions that are massive in some row are looked at everywhere.
+        some = dimensions.any(dim=0).nonzero()[:, 0]
+        if not len(some):
+            wide = torch.promote_types(hidden.dtype, torch.float32)
+            return hidden.new_zeros(hidden.shape[:2], dtype=wide)
+        found = at_least_float32(hidden[:, :, some]).abs() * dimensions[:, None, some]
+    else:
+        found = at_least_float32(hidden[:, :, list(dimensions)]).abs()
+    return found.amax(dim=-1) / _scale(hidden)
+
+
+def _scale(hidden: Tensor) -> Tensor:
+    """Root mean square of the states, at least the least number."""
+    values = at_least_float32(hidden)
+    norm: Tensor = torch.linalg.vector_norm(values, dim=-1) / values.shape[-1] ** 0.5
+    return norm.clamp(min=torch.finfo(values.dtype).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +109,7 @@ class VisualSinks:
         massive: [L, E] share of the images in which a dimension is massive, |x[d]| / RMS(x) ≥ τ
             at the first token.
         on_record: the sink dimensions on record for this decoder, the authors' or our own (see
-            `vlmheads.sinks.SINK_DIMENSIONS`, which names the source); None where there are none.
+            `SINK_DIMENSIONS`, which names the source); None where there are none.
         image: "image-attention", mean attention of the text rows behind the image on all of it.
         spent: "sink-share", share of that attention that is spent on its sinks.
         centric: "image-centric", share of the rows in which a head is image-centric.
@@ -71,28 +145,6 @@ class VisualSinks:
         if self.on_record is None:
             return None
         return set(self.on_record) <= set(self.dimensions())
-
-    def plot(
-        self,
-        image: Image.Image,
-        index: int = 0,
-        *,
-        grid: tuple[int, int] | None = None,
-        path: str | Path | None = None,
-    ) -> Figure:
-        """Draw over a picture in how many layers each of its tokens is a sink.
-
-        Args:
-            image: the picture of the prompt.
-            index: which of the N prompts; it holds one picture.
-            grid: rows and columns of its image tokens; by default a square.
-            path: where to write the figure.
-
-        Raises:
-            VlmHeadsError: tokens that do not fit the grid, or matplotlib is not installed.
-        """
-        layers = self.visual_sinks[index].sum(dim=0)[self.visual[index]]
-        return overlay(image, layers, "layers in which it is a sink", grid=grid, path=path)
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""A factor on every head: learned from choices between next tokens, and exported."""

@@ -1,0 +1,1 @@
+"""Every figure, and the colours and axes that figures are made of."""

@@ -1,0 +1,189 @@
+"""attach(): put plugins on a model for a while, and take them away without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from torch import nn
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.model.anatomy import Anatomy, examine
+from vlmheads.plugin import Plugin
+from vlmheads.registry import resolve
+from vlmheads.runtime.compat import COMPILED_CALL, is_generating
+from vlmheads.runtime.hooks import Installation
+
+# The attribute of an attached model that holds what is attached to it.
+ATTACHED = "_vlmheads"
+
+
+class Attachment:
+    """Plugins that act on a model until `detach`; also a context manager.
+
+    Attachments of one model stack: plugins act in the order in which they were attached, within
+    one Request, and each attachment can be detached on its own, in any order.
+
+    Args:
+        anatomy: the parts of the model.
+        plugins: in the order in which they act.
+    """
+
+    def __init__(self, anatomy: Anatomy, plugins: tuple[Plugin, ...]) -> None:
+        self.anatomy, self.plugins = anatomy, plugins
+
+    @property
+    def model(self) -> Any:
+        """The model that the plugins act on."""
+        return self.anatomy.model
+
+    @property
+    def attached(self) -> bool:
+        """Whether the plugins act now."""
+        stack: _Stack | None = getattr(self.model, ATTACHED, None)
+        return stack is not None and self in stack.attachments
+
+    def detach(self) -> None:
+        """Leave the model as it was before; a second call does nothing."""
+        if self.attached:
+            stack: _Stack = getattr(self.model, ATTACHED)
+            stack.change([other for other in stack.attachments if other is not self])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached" if self.attached else "detached"
+        return f"<Attachment of {list(self.plugins)} on {type(self.model).__name__}, {state}>"
+
+
+class _Stack:
+    """All attachments of one model, and the one installation that serves them."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.attachments: list[Attachment] = []
+        self.installation: Installation | None = None
+
+    def change(self, attachments: list[Attachment]) -> None:
+        """Install what `attachments` need in place of what stands now."""
+        if self.installation is not None:
+            self.installation.remove()
+        self.attachments, self.installation = attachments, None
+        plugins = tuple(plugin for item in attachments for plugin in item.plugins)
+        if not attachments:
+            self.anatomy.model.__dict__.pop(ATTACHED, None)
+            return
+        self.installation = Installation(self.anatomy, plugins)
+        self.installation.install()
+
+
+def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attachment:
+    """Let plugins act on every `model.generate(...)` until the attachment is detached.
+
+    >>> with vlmheads.attach(model, "vhr"):
+    ...     output = model.generate(**inputs, max_new_tokens=64)
+
+    Greedy search, sampling, beams, prompt lookup, batches and streamers work as without. A prompt
+    without an image passes through untouched.
+
+    Args:
+        model: a transformers model for image-text-to-text generation.
+        plugins: a name, a name with options ("vhr:alpha=1.5"), a Plugin object, a preset file, or
+            a list of them, in the order in which they act.
+
+    Raises:
+        VlmHeadsError: a model that cannot be attached to, an unknown plugin, options that do not
+            fit the model, two plugins that claim the same site, a model that is generating, or one
+            that was compiled before, whose graph would not see the plugins.
+    """
+    found = resolve(plugins)
+    model = getattr(model, "_orig_mod", model)
+    stack: _Stack | None = getattr(model, ATTACHED, None)
+    anatomy = examine(model) if stack is None else stack.anatomy
+    _refuse_compiled(model, fresh=stack is None)
+    if is_generating(model):
+        raise VlmHeadsError(
+            f"attach to a {type(model).__name__} that is generating",
+            "a model between two generations",
+            "wait for the generation to end, or load the model a second time",
+        )
+    before = [] if stack is None else stack.attachments
+    _refuse_conflicts([plugin for item in before for plugin in item.plugins] + list(found))
+    for plugin in found:
+        plugin.on_attach(anatomy.geometry)
+    if stack is None:
+        stack = _Stack(anatomy)
+        setattr(model, ATTACHED, stack)
+    attachment = Attachment(anatomy, found)
+    stack.change([*before, attachment])
+    return attachment
+
+
+def refuse_attached(anatomy: Anatomy) -> None:
+    """Refuse a model on which plugins act.
+
+    Raises:
+        VlmHeadsError: something is attached to it.
+    """
+    if ATTACHED in vars(anatomy.model):
+        raise VlmHeadsError(
+            f"a {type(anatomy.model).__name__} with plugins attached",
+            "the plain model",
+            "detach the plugins first",
+        )
+
+
+def _refuse_conflicts(plugins: list[Plugin]) -> None:
+    """Refuse one object twice, and two plugins that claim one site."""
+    claimed: dict[str, Plugin] = {}
+    for index, plugin in enumerate(plugins):
+        if any(plugin is other for other in plugins[:index]):
+            raise VlmHeadsError(
+                f"the same {plugin.name} object attached twice",
+                "each plugin object once",
+                "make a second object",
+            )
+        for claim in _claims(plugin):
+            if claim in claimed:
+                raise VlmHeadsError(
+                    f"{claimed[claim].name} and {plugin.name} both claim the site {claim!r}",
+                    "one plugin for it",
+                    "attach one of the two",
+                )
+            claimed[claim] = plugin
+
+
+def _claims(plugin: Plugin) -> set[str]:
+    """Return the sites that a plugin claims; editing logits by another stream's is one."""
+    contrasts = plugin.streams and "on_logits" in plugin.hooks()
+    return {*plugin.claims, *(["contrast"] if contrasts else [])}
+
+
+def _refuse_compiled(model: nn.Module, fresh: bool) -> None:
+    """Refuse a model with a graph that was traced before the hooks were there.
+
+    generate() keeps its own graph as `_compiled_call`; one that it made while attached goes with
+    the installation.
+    """
+    compiled = [
+        name or type(model).__name__
+        for name, module in model.named_modules()
+        if getattr(module, "_compiled_call_impl", None) is not None
+    ]
+    if compiled or (fresh and hasattr(model, COMPILED_CALL)):
+        raise VlmHeadsError(
+            f"{', '.join(compiled[:3]) or type(model).__name__} was compiled before attach",
+            "a model that is compiled, if at all, while attached",
+            "attach first, then compile; here, load the model again, or, where generate() "
+            "compiled it, call torch.compiler.reset() and delete model._compiled_call",
+        )

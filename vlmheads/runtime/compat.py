@@ -1,0 +1,62 @@
+"""Whether a model is inside of generate(), and with what: told from the stacks of the threads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+# Where generate() keeps the graph that it compiles for a static cache, and what with.
+COMPILED_CALL = "_compiled_call"
+COMPILED = (COMPILED_CALL, "_last_compile_config")
+
+
+def generations(model: Any, thread: int) -> int:
+    """Count the generate() calls on `model` that a thread is inside of.
+
+    A hook sees forward passes, not the loop around them, and no object of transformers tells when
+    that loop has ended; the stack does, without anything to clean up after an exception.
+
+    Args:
+        model: the model whose generate() is looked for.
+        thread: the thread's identifier; one that has ended counts 0.
+    """
+    stack = _frames(sys._current_frames().get(thread))
+    return sum(_generates(frame, model) for frame in stack)
+
+
+def is_generating(model: Any) -> bool:
+    """Tell whether any thread is inside of a generate() call on `model`."""
+    stacks = list(sys._current_frames().values())
+    return any(_generates(frame, model) for stack in stacks for frame in _frames(stack))
+
+
+def generate_arguments(model: Any) -> dict[str, Any]:
+    """Return the keyword arguments of the innermost generate() on `model` in this thread.
+
+    The images are encoded before the first forward pass, which is not shown the pixels; they are
+    still among the arguments of the call. Outside of generate() there are none.
+    """
+    for frame in _frames(sys._getframe()):
+        if _generates(frame, model):
+            return dict(frame.f_locals.get("kwargs", {}))
+    return {}
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Walk a stack from its innermost frame out."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _generates(frame: FrameType, model: Any) -> bool:
+    """Whether a frame is that of `model.generate`."""
+    return frame.f_code.co_name == "generate" and frame.f_locals.get("self") is model
+
+
+def current_thread() -> int:
+    """Return the identifier of the calling thread."""
+    return threading.get_ident()

@@ -1,0 +1,103 @@
+"""A separate pass over a prompt, with or without its images and always without plugins."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmheads.model.anatomy import Anatomy
+from vlmheads.runtime import cache as caches
+from vlmheads.runtime.prompt import Prompt
+
+# What a pass of our own sets itself, or does without.
+_LEFT_OUT = (*caches.NAMES, "use_cache", "attention_mask", "logits_to_keep", "return_dict")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a separate pass over the prompt saw at its last position.
+
+    Args:
+        heads: layer -> head outputs [B, H, D].
+        hidden: layer -> output of the layer [B, E].
+        logits: [B, V] of the next token.
+    """
+
+    heads: dict[int, Tensor]
+    hidden: dict[int, Tensor]
+    logits: Tensor
+
+
+@torch.no_grad()
+def reference_pass(
+    anatomy: Anatomy,
+    prompt: Prompt,
+    inputs: dict[str, Any],
+    images: bool,
+    heads: frozenset[int],
+    hidden: frozenset[int],
+) -> Reference:
+    """Run a prompt through the model once and keep what its last position gives.
+
+    Args:
+        anatomy: the parts of the model.
+        prompt: the prompt as it is.
+        inputs: what the forward pass of the prefill was given, images included.
+        images: whether to run with the images, or with their embeddings deleted.
+        heads: layers whose head outputs are kept.
+        hidden: layers whose output is kept.
+    """
+    if images:
+        given = {name: value for name, value in inputs.items() if name not in _LEFT_OUT}
+        expand = None
+    else:
+        # Beams of a sample, and many images under one question, need only one pass.
+        prompt, expand = prompt.without_images().distinct()
+        first = anatomy.family.first_position
+        given = {"input_ids": prompt.ids, "position_ids": prompt.positions(first)}
+        given |= prompt.token_types
+    if not bool(prompt.mask.all()):
+        given["attention_mask"] = prompt.mask.long()
+    if "logits_to_keep" in inspect.signature(anatomy.model.forward).parameters:
+        given["logits_to_keep"] = 1
+    kept_heads: dict[int, Tensor] = {}
+    kept_hidden: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        stack.enter_context(positions_kept(anatomy.model))
+        for layer in heads:
+            projection = anatomy.projections[layer]
+            if projection is not None:
+                hook = projection.register_forward_pre_hook(
+                    lambda _, args, layer=layer: kept_heads.update(
+                        {layer: anatomy.split_heads(layer, args[0])[:, -1]}
+                    )
+                )
+                stack.callback(hook.remove)
+        for layer in hidden:
+            hook = anatomy.layers[layer].register_forward_hook(
+                lambda _, args, output, layer=layer: kept_hidden.update({layer: output[:, -1]})
+            )
+            stack.callback(hook.remove)
+        logits = anatomy.model(**given, use_cache=False, return_dict=True).logits[:, -1]
+    if expand is not None:
+        kept_heads = {layer: value[expand] for layer, value in kept_heads.items()}
+        kept_hidden = {layer: value[expand] for layer, value in kept_hidden.items()}
+        logits = logits[expand]
+    return Reference(kept_heads, kept_hidden, logits)
+
+
+@contextmanager
+def positions_kept(model: nn.Module) -> Iterator[None]:
+    """Put back the position offsets that M-RoPE models keep on a module."""
+    kept = [(m, m.rope_deltas) for m in model.modules() if hasattr(m, "rope_deltas")]
+    try:
+        yield
+    finally:
+        for module, deltas in kept:
+            module.rope_deltas = deltas

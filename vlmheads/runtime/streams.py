@@ -1,0 +1,213 @@
+"""Extra streams: other views of the prompt that run in one batch with the main one.
+
+The batch is widened to all streams before a forward pass, and narrowed to the main one after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.model.anatomy import Anatomy
+from vlmheads.model.vision import PIXELS, Media, encode, image_inputs, join
+from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
+from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Another view of the prompt, to contrast the main stream with.
+
+    Args:
+        name: the key of its logits in `request.streams`.
+        view: makes the stream's prompt from the main one, row for row.
+        pixels: makes the stream's pixels from the main stream's, where its prompt has images.
+        images: makes the stream's arguments of the vision encoder from the main stream's, for
+            what depends on where an image ends among the pixels.
+        look: makes the stream's prompt, in place of `view`, where it depends on the images: from
+            the parts of the model, the main prompt and the arguments of the vision encoder.
+    """
+
+    name: str
+    view: Callable[[Prompt], Prompt]
+    pixels: Callable[[Tensor], Tensor] | None = None
+    images: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    look: Callable[[Anatomy, Prompt, dict[str, Any]], Prompt] | None = None
+
+    def change(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the stream's own arguments of the vision encoder; None for the main stream's."""
+        if self.images is not None:
+            return self.images(given)
+        return None if self.pixels is None else given | {PIXELS: self.pixels(given[PIXELS])}
+
+
+TEXT_ONLY = Stream("text-only", Prompt.without_images)
+
+
+class Batch:
+    """The main stream and the extra ones as rows of one batch.
+
+    Rows come stream after stream: first the main one's B rows, then B of each extra stream, all
+    left padded to one length.
+
+    Args:
+        anatomy: the parts of the model.
+        prompt: the main stream's prompt.
+        streams: the extra streams, in order.
+        inputs: what the forward pass of the prefill was given.
+        media: the same and, under generate(), what that call was given, pixels included.
+
+    Raises:
+        VlmHeadsError: a cache that cannot hold more rows than the prompt has; on a model with
+            three-dimensional positions, a prefill without position ids or a stream whose image
+            stands elsewhere than the main one's.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        prompt: Prompt,
+        streams: tuple[Stream, ...],
+        inputs: dict[str, Any],
+        media: dict[str, Any],
+    ) -> None:
+        cache = given_cache(inputs)
+        if cache is not None and type(cache) is not DynamicCache:
+            raise VlmHeadsError(
+                f"a {type(cache).__name__} for a plugin that contrasts {len(streams) + 1} streams",
+                "a DynamicCache, which grows to the rows of all streams",
+                "leave cache_implementation unset",
+            )
+        prompts = [prompt]
+        for stream in streams:
+            if stream.look is None:
+                prompts.append(stream.view(prompt))
+            else:
+                prompts.append(stream.look(anatomy, prompt, image_inputs(anatomy, media)))
+        length = max(part.ids.shape[1] for part in prompts)
+        self.anatomy = anatomy
+        self.unpadded = prompt.ids.shape[1]
+        self.prompts = [part.padded(length) for part in prompts]
+        self.rows = prompt.ids.shape[0]
+        self.same = [_equal(part, self.main) for part in self.prompts]
+        if _rotates_in_space(anatomy):
+            for stream, part, same in zip(streams, self.prompts[1:], self.same[1:], strict=True):
+                if not same and bool(part.visual.any()):
+                    raise VlmHeadsError(
+                        f"stream {stream.name!r}, whose prompt differs but holds an image",
+                        f"on {anatomy.family.name} the same prompt, or one without images",
+                        "its image has no positions that could be counted",
+                    )
+        self.media = _encode(anatomy, streams, self.prompts[1:], inputs, media)
+
+    @property
+    def main(self) -> Prompt:
+        """The main stream's prompt, padded to the length of all."""
+        return self.prompts[0]
+
+    def widen(self, inputs: dict[str, Any], cached: int) -> dict[str, Any]:
+        """Return the arguments of the same forward pass for all streams."""
+        copies = len(self.prompts)
+        ids = inputs["input_ids"]
+        new = ids if cached else ids[:, self.unpadded :]
+        new = new.repeat(copies, 1)
+        mask = torch.cat([part.mask for part in self.prompts])
+        length = mask.shape[1]
+        grown = cached + new.shape[1] - length if cached else new.shape[1]
+        mask = torch.cat([mask, mask.new_ones(len(mask), grown)], dim=1)
+        wide = dict(inputs)
+        wide["attention_mask"] = mask.long()
+        if cached:
+            wide["input_ids"] = new
+        else:
+            prompts = torch.cat([part.ids for part in self.prompts])
+            wide["input_ids"] = torch.cat([prompts, new], dim=1)
+            if self.media is not None:
+                wide = {key: value for key, value in wide.items() if key not in self.media.inputs}
+                wide["mm_encoder_outputs"] = {"image": self.media.features}
+            if inputs.get("use_cache") is not False:
+                config: Any = self.anatomy.model.config
+                cache = StreamCache(config, copies, self.rows, given_cache(inputs))
+                wide = with_cache(self.anatomy.model, wide, cache)
+        wide["position_ids"] = self._positions(inputs, mask, wide["input_ids"].shape[1])
+        for name in TOKEN_TYPES:
+            if (types := inputs.get(name)) is not None:
+                wide[name] = self._types(name, types, cached)
+        return wide
+
+    def _positions(self, inputs: dict[str, Any], mask: Tensor, length: int) -> Tensor:
+        """Position ids of all streams, in the shape that the main stream's have."""
+        first = self.anatomy.family.first_position
+        counted = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:] + first
+        main = inputs.get("position_ids")
+        if main is None:
+            if _rotates_in_space(self.anatomy):
+                raise VlmHeadsError(
+                    f"a forward pass of {self.anatomy.family.name} without position ids",
+                    "those that generate() makes, since extra streams need their own",
+                    "call model.generate, or pass position_ids",
+                )
+            return counted
+        main = main.expand(*main.shape[:-2], self.rows, -1)
+        short = length - main.shape[-1]
+        if short > 0:
+            main = torch.cat([main[..., :1].expand(*main.shape[:-1], short), main], dim=-1)
+        counts = counted.chunk(len(self.prompts))
+        parts = [
+            main if same else count.to(main.dtype).expand(*main.shape[:-2], self.rows, length)
+            for same, count in zip(self.same, counts, strict=True)
+        ]
+        return torch.cat(parts, dim=-2)
+
+    def _types(self, name: str, types: Tensor, cached: int) -> Tensor:
+        """Token types of all streams."""
+        copies = len(self.prompts)
+        if cached:
+            return types.repeat(copies, 1)
+        prompts = torch.cat([part.token_types[name] for part in self.prompts])
+        return torch.cat([prompts, types[:, self.unpadded :].repeat(copies, 1)], dim=1)
+
+    def narrow(self, output: Any) -> tuple[Tensor, ...]:
+        """Leave the main stream's rows in a model's output; return the other streams' logits."""
+        logits: Tensor = output.logits
+        output.logits = logits[: self.rows]
+        for name in ("hidden_states", "attentions"):
+            if (values := output.get(name)) is not None:
+                output[name] = tuple(value[: self.rows] for value in values)
+        return logits[self.rows :].chunk(len(self.prompts) - 1)
+
+
+def _equal(one: Prompt, other: Prompt) -> bool:
+    """Tell whether two prompts of a batch are the same, row for row."""
+    return torch.equal(one.ids, other.ids) and torch.equal(one.mask, other.mask)
+
+
+def _encode(
+    anatomy: Anatomy,
+    streams: tuple[Stream, ...],
+    prompts: list[Prompt],
+    inputs: dict[str, Any],
+    media: dict[str, Any],
+) -> Media | None:
+    """Encode the images of all streams, where an extra stream has any."""
+    seeing = [
+        stream for stream, prompt in zip(streams, prompts, strict=True) if bool(prompt.visual.any())
+    ]
+    if not seeing:
+        return None
+    given = image_inputs(anatomy, media)
+    main = encode(anatomy, given)
+    changed = [stream.change(given) for stream in seeing]
+    images = [main if part is None else encode(anatomy, part) for part in changed]
+    return Media(given, join(anatomy, inputs, [main, *images]))
+
+
+def _rotates_in_space(anatomy: Anatomy) -> bool:
+    """Whether the model keeps three-dimensional positions (M-RoPE)."""
+    return any(hasattr(module, "rope_deltas") for module in anatomy.model.modules())
