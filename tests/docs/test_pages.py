@@ -62,7 +62,8 @@ def test_presets_stand_on_the_pages_of_their_methods(pages: dict[str, str]) -> N
 def test_every_public_name_is_linked_to_a_page_that_holds_its_module(
     pages: dict[str, str],
 ) -> None:
-    for name in vlmheads.__all__:
+    assert "[`vlmheads.detect`](detect.md)" in pages["api/index.md"]
+    for name in set(vlmheads.__all__) - {"detect"}:
         link = re.search(
             rf"\[`vlmheads\.{name}`\]\((\w+\.md)#([\w.]+)\.{name}\)", pages["api/index.md"]
         )
