@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from vlmheads.model.families import Family, families, family_of
 from vlmheads.model.geometry import Geometry
 
 _PROJECTIONS = ("o_proj", "out_proj", "dense")
+_PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 _VISUAL_IDS = ("image_token_id", "video_token_id")
 
 
@@ -57,6 +59,47 @@ class Anatomy:
         return flat.view(*flat.shape[:-1], -1, head_dim)
 
 
+def unwrap(model: Any) -> Any:
+    """Return the transformers model that runs inside of wrappers: torch.compile, PEFT, parallel.
+
+    Raises:
+        VlmHeadsError: a DataParallel over several devices, whose copies would share the hooks.
+    """
+    while True:
+        inside = getattr(model, "_orig_mod", None)  # what torch.compile(model) wraps
+        if inside is None and callable(base := getattr(model, "get_base_model", None)):
+            inside = base()  # what PEFT wraps
+        if inside is None and type(model).__name__ in _PARALLEL:
+            if type(model).__name__ == "DataParallel" and len(model.device_ids) > 1:
+                raise VlmHeadsError(
+                    f"a DataParallel over {len(model.device_ids)} devices",
+                    "one model per process",
+                    "attach to its .module, or share the images with `accelerate launch`",
+                )
+            inside = model.module
+        if inside is None or inside is model:
+            return model
+        model = inside
+
+
+def replaced_parts(anatomy: Anatomy) -> Iterator[tuple[str, nn.Module | None]]:
+    """Yield the name and the new module of each part that is no longer the one in `anatomy`."""
+    layers = tuple(getattr(anatomy.decoder, "layers", ()))
+    if layers != anatomy.layers:
+        yield "a decoder layer", anatomy.decoder
+        return
+    for index, layer in enumerate(layers):
+        attention = getattr(layer, "self_attn", None)
+        now = {
+            "attention": (attention, anatomy.attentions[index]),
+            "output projection": (_projection(attention), anatomy.projections[index]),
+            "MLP": (getattr(layer, "mlp", None), anatomy.mlps[index]),
+        }
+        for name, (found, known) in now.items():
+            if found is not known:
+                yield f"the {name} of layer {index}", found
+
+
 def examine(model: Any) -> Anatomy:
     """Find the parts of `model`.
 
@@ -67,7 +110,7 @@ def examine(model: Any) -> Anatomy:
         VlmHeadsError: not such a model, a family that is refused by name, no image tokens, or
             decoder layers without a known output projection.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
+    model = unwrap(model)
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if not isinstance(model, nn.Module) or model_type is None:

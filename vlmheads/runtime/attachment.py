@@ -9,7 +9,7 @@ from typing import Any, Self
 from torch import nn
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.model.anatomy import Anatomy, examine
+from vlmheads.model.anatomy import Anatomy, examine, unwrap
 from vlmheads.plugin import Plugin
 from vlmheads.registry import resolve
 from vlmheads.runtime.compat import COMPILED_CALL, is_generating
@@ -45,8 +45,13 @@ class Attachment:
         return stack is not None and self in stack.attachments
 
     def detach(self) -> None:
-        """Leave the model as it was before; a second call does nothing."""
+        """Leave the model as it was before; a second call does nothing.
+
+        Raises:
+            VlmHeadsError: the model is generating.
+        """
         if self.attached:
+            _refuse_generating(self.model, "detach from")
             stack: _Stack = getattr(self.model, ATTACHED)
             stack.change([other for other in stack.attachments if other is not self])
 
@@ -67,7 +72,11 @@ class Attachment:
 
 
 class _Stack:
-    """All attachments of one model, and the one installation that serves them."""
+    """All attachments of one model, and the one installation that serves them.
+
+    It refers to the model through the anatomy alone, so that a deep copy of an attached model is
+    attached, too: hooks, state and attachments are copied with it.
+    """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
@@ -75,14 +84,24 @@ class _Stack:
         self.installation: Installation | None = None
 
     def change(self, attachments: list[Attachment]) -> None:
-        """Install what `attachments` need in place of what stands now."""
+        """Install what `attachments` need in place of what is installed: all of it, or nothing."""
+        before = self.attachments
+        try:
+            self._install(attachments)
+        except BaseException:
+            self._install(before)
+            raise
+
+    def _install(self, attachments: list[Attachment]) -> None:
         if self.installation is not None:
             self.installation.remove()
         self.attachments, self.installation = attachments, None
-        plugins = tuple(plugin for item in attachments for plugin in item.plugins)
+        model = self.anatomy.model
         if not attachments:
-            self.anatomy.model.__dict__.pop(ATTACHED, None)
+            model.__dict__.pop(ATTACHED, None)
             return
+        setattr(model, ATTACHED, self)
+        plugins = tuple(plugin for item in attachments for plugin in item.plugins)
         self.installation = Installation(self.anatomy, plugins)
         self.installation.install()
 
@@ -94,7 +113,14 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
     ...     output = model.generate(**inputs, max_new_tokens=64)
 
     Greedy search, sampling, beams, prompt lookup, batches and streamers work as without. A prompt
-    without an image passes through untouched.
+    without an image passes through untouched. Wrappers of PEFT, torch.compile and DDP are looked
+    through: plugins act on the model inside, which is what the wrapper runs.
+    `output_hidden_states` shows the states that plugins edited; `output_attentions` shows the
+    weights of the model's own function, before plugins edit them.
+
+    It is all or nothing: where something is refused, the model is as it was before. A deep copy
+    of an attached model is attached, too; `copy.deepcopy((model, attachment))` copies the handle
+    with it.
 
     Args:
         model: a transformers model for image-text-to-text generation.
@@ -107,23 +133,16 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
             that was compiled before, whose graph would not see the plugins.
     """
     found = resolve(plugins)
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     stack: _Stack | None = getattr(model, ATTACHED, None)
     anatomy = examine(model) if stack is None else stack.anatomy
     _refuse_compiled(model, fresh=stack is None)
-    if is_generating(model):
-        raise VlmHeadsError(
-            f"attach to a {type(model).__name__} that is generating",
-            "a model between two generations",
-            "wait for the generation to end, or load the model a second time",
-        )
+    _refuse_generating(model, "attach to")
     before = [] if stack is None else stack.attachments
     _refuse_conflicts([plugin for item in before for plugin in item.plugins] + list(found))
     for plugin in found:
         plugin.on_attach(anatomy.geometry)
-    if stack is None:
-        stack = _Stack(anatomy)
-        setattr(model, ATTACHED, stack)
+    stack = stack or _Stack(anatomy)
     attachment = Attachment(anatomy, found)
     stack.change([*before, attachment])
     return attachment
@@ -140,6 +159,16 @@ def refuse_attached(anatomy: Anatomy) -> None:
             f"a {type(anatomy.model).__name__} with plugins attached",
             "the plain model",
             "detach the plugins first",
+        )
+
+
+def _refuse_generating(model: Any, what: str) -> None:
+    """Refuse to change what is attached while any thread is inside of generate()."""
+    if is_generating(model):
+        raise VlmHeadsError(
+            f"{what} a {type(model).__name__} that is generating",
+            "a model between two generations",
+            "wait for the generation to end, or load the model a second time",
         )
 
 

@@ -45,6 +45,28 @@ def generate_arguments(model: Any) -> dict[str, Any]:
     return {}
 
 
+def generate_settings(model: Any) -> dict[str, Any]:
+    """Return guidance_scale and assistant_model of the innermost generate() in this thread.
+
+    guidance_scale may come as an argument or in a generation config, and generate() has merged the
+    two by its first forward pass.
+    """
+    for frame in _frames(sys._getframe()):
+        if _generates(frame, model):
+            config = frame.f_locals.get("generation_config")
+            return {
+                "guidance_scale": getattr(config, "guidance_scale", None),
+                "assistant_model": frame.f_locals.get("assistant_model"),
+            }
+    return {}
+
+
+def attention_implementation(decoder: Any) -> str:
+    """Return the name of the attention function that a decoder uses; there is only a setter."""
+    name: str = decoder.config._attn_implementation
+    return name
+
+
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
     """Walk a stack from its innermost frame out."""
     while frame is not None:

@@ -1,4 +1,4 @@
-"""What stands on a model while plugins are attached: hooks, and the way of one forward pass."""
+"""The hooks on a model while plugins are attached, and one forward pass through them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,36 @@ from torch.utils.hooks import RemovableHandle
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
-from vlmheads.model.vision import PIXELS, image_inputs
+from vlmheads.model.vision import image_inputs
 from vlmheads.plugin import HOOKS, Plugin
 from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, Rows
 from vlmheads.runtime.cache import cache_argument, filled_cache, given_cache
-from vlmheads.runtime.compat import COMPILED, current_thread, generate_arguments, generations
+from vlmheads.runtime.compat import (
+    COMPILED,
+    attention_implementation,
+    current_thread,
+    generate_arguments,
+    generate_settings,
+    generations,
+)
 from vlmheads.runtime.passes import Reference, reference_pass
 from vlmheads.runtime.prompt import read_prompt, without_last
+from vlmheads.runtime.refusals import (
+    refuse_pieces,
+    refuse_replaced,
+    refuse_second,
+    refuse_settings,
+    unknown_cache,
+)
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Batch
 
 _log = logging.getLogger("vlmheads")
+
+
+def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a hook out of a compiled graph: it runs once per forward pass, in plain Python."""
+    return torch.compiler.disable(hook)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class Installation:
@@ -58,30 +77,35 @@ class Installation:
         """Put the hooks on the model."""
         parts, add = self.anatomy, self._handles.append
         cache_argument(parts.model)  # refused here rather than never seen to grow
-        add(parts.model.register_forward_pre_hook(_plain(self._before), with_kwargs=True))
-        add(parts.model.register_forward_hook(_plain(self._after)))
+        add(parts.model.register_forward_pre_hook(self._before, with_kwargs=True))
+        add(parts.model.register_forward_hook(self._after))
         for index, layer in enumerate(parts.layers):
             projection, mlp = parts.projections[index], parts.mlps[index]
             if self._acting["on_heads"] and projection is not None:
                 add(projection.register_forward_pre_hook(partial(self._heads, index)))
             if self._acting["on_hidden"]:
-                add(layer.register_forward_hook(partial(self._hidden, index, "residual")))
-                if mlp is not None:
-                    add(mlp.register_forward_hook(partial(self._hidden, index, "mlp")))
+                # First of all hooks: output_hidden_states then shows the edited states, whether
+                # transformers put its recording hooks there before or after these.
+                for site, part in (("residual", layer), ("mlp", mlp)):
+                    if part is not None:
+                        hook = partial(self._hidden, index, site)
+                        add(part.register_forward_hook(hook, prepend=True))
         if self._acting["on_attention"]:
             self._name_attention()
 
     def remove(self) -> None:
         """Leave the model as it was."""
+        decoder: Any = self.anatomy.decoder
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         for attention in self.anatomy.attentions:
             if attention is not None:
                 attention.__dict__.pop(EDITOR, None)
-        if self._attention is not None:
-            self.anatomy.decoder.set_attn_implementation(self._attention)  # type: ignore[operator]
-            self._attention = None
+        # Where the user chose another implementation meanwhile, that choice stays.
+        if self._attention is not None and attention_implementation(decoder) in (SDPA, EAGER):
+            decoder.set_attn_implementation(self._attention)
+        self._attention = None
         # A graph that generate() compiled meanwhile has the hooks in it.
         for name in COMPILED:
             self.anatomy.model.__dict__.pop(name, None)
@@ -90,7 +114,7 @@ class Installation:
     def _name_attention(self) -> None:
         """Send the text decoder through the named attention function."""
         decoder: Any = self.anatomy.decoder
-        before = decoder.config._attn_implementation
+        before = attention_implementation(decoder)
         if before not in ("sdpa", "eager"):
             _log.warning("attention %r is served by sdpa while plugins edit its rows", before)
         self._attention = before
@@ -99,8 +123,17 @@ class Installation:
             if attention is not None:
                 setattr(attention, EDITOR, self)
 
-    # The way of one forward pass: before, in each layer (rows, heads, hidden), after.
+    def _follow_attention(self) -> None:
+        """Go on acting where the user chose another attention implementation while attached."""
+        if self._attention is None:
+            return
+        now = attention_implementation(self.anatomy.decoder)
+        if now not in (SDPA, EAGER):
+            self._name_attention()
 
+    # One forward pass: before, in each layer (rows, heads, hidden), after.
+
+    @_uncompiled
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -116,14 +149,10 @@ class Installation:
             self._open(kwargs)
         request = self.request
         if request is None or (cached and not request.follows(cache)):
-            raise VlmHeadsError(
-                "a forward pass on a cache that vlmheads did not see from its start",
-                "a generation that begins with its whole prompt and an empty cache",
-                "pass no filled cache, and run no other forward pass on this model "
-                "between the steps of a generation",
-            )
+            raise unknown_cache(self.anatomy.model, cached)
+        self._follow_attention()
         if cached and ids is not None and ids.shape[1] > 1:
-            self._refuse_pieces(request, ids, kwargs)
+            refuse_pieces(self.anatomy, request, ids, kwargs)
         if request.active and ids is not None:
             request.ids = ids
             request.advance(cached, ids.shape[1])
@@ -144,22 +173,14 @@ class Installation:
             and bool((ids[:, : prompt.shape[1]] == prompt).all())
         )
 
-    def _refuse_pieces(self, request: Request, ids: Tensor, kwargs: dict[str, Any]) -> None:
-        """Refuse a prompt whose tokens come in several forward passes."""
-        # Tokens that prompt lookup drafted come with as many logits; a piece of a prompt does not.
-        piece = kwargs.get("logits_to_keep") == 1
-        visual = bool(self.anatomy.is_visual(ids).any())
-        if (piece and (request.active or visual)) or kwargs.get(PIXELS) is not None:
-            raise VlmHeadsError(
-                "a prompt that arrives in pieces",
-                "the whole prompt in one forward pass",
-                "leave prefill_chunk_size unset",
-            )
-
     def _open(self, kwargs: dict[str, Any]) -> None:
         """Begin the Request of a new generation."""
-        self._refuse_second()
-        self._owner = (current_thread(), generations(self.anatomy.model, current_thread()))
+        refuse_second(self.anatomy.model, *self._owner)
+        refuse_replaced(self.anatomy)
+        depth = generations(self.anatomy.model, current_thread())
+        if depth:
+            refuse_settings(generate_settings(self.anatomy.model))
+        self._owner = (current_thread(), depth)
         self.request = self._batch = None
         drafted = self._drafted(kwargs)
         kwargs = without_last(kwargs, drafted)
@@ -182,20 +203,6 @@ class Installation:
         """Count the tokens that prompt lookup drafted behind the prompt, in its first pass."""
         logits = kwargs.get("logits_to_keep")
         return logits - 1 if self._owner[1] and isinstance(logits, int) and logits > 1 else 0
-
-    def _refuse_second(self) -> None:
-        """Refuse to begin while the generation of the open Request is still running."""
-        thread, depth = self._owner
-        if depth == 0:
-            return
-        running = generations(self.anatomy.model, thread)
-        # A generation that is over has left its thread's stack; a nested one stands above it.
-        if running > depth if thread == current_thread() else running > 0:
-            raise VlmHeadsError(
-                f"a second generation on a {type(self.anatomy.model).__name__} that is generating",
-                "one generation at a time on an attached model",
-                "wait for the first to end, or load the model a second time",
-            )
 
     def _pass(
         self,
@@ -289,6 +296,7 @@ class Installation:
             return None
         return torch.cat([edited, output[request.rows :]]) if request.copies > 1 else edited
 
+    @_uncompiled
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Let plugins edit the logits, and count the step."""
         request = self.request
@@ -336,8 +344,3 @@ def _edit_text(plugin: Plugin, request: Request, layer: int, rows: Rows, text: T
     given = replace(rows, compute=lambda part: rows.scores[:, :, part], editable=text)
     edited = plugin.on_attention(request, layer, given)
     return rows if edited is given else rows.only(text, edited)
-
-
-def _plain(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep a hook out of a compiled graph: it runs once a forward pass, in plain Python."""
-    return torch.compiler.disable(hook)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,116 @@
+"""What a generation on an attached model is refused for, each with its cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.model.anatomy import Anatomy, replaced_parts
+from vlmheads.model.vision import PIXELS
+from vlmheads.runtime.cache import given_cache
+from vlmheads.runtime.compat import current_thread, generate_arguments, generations
+from vlmheads.runtime.request import Request
+
+
+def refuse_second(model: Any, thread: int, depth: int) -> None:
+    """Refuse to begin while the generation of the open Request is still running.
+
+    Args:
+        model: the attached model.
+        thread: the thread that opened the Request.
+        depth: how many generate() calls on the model that thread was inside of; 0 for none.
+
+    Raises:
+        VlmHeadsError: that generation is still running.
+    """
+    if depth == 0:
+        return
+    running = generations(model, thread)
+    # A generation that is over has left its thread's stack; a nested one stands above it.
+    if running > depth if thread == current_thread() else running > 0:
+        raise VlmHeadsError(
+            f"a second generation on a {type(model).__name__} that is generating",
+            "one generation at a time on an attached model",
+            "wait for the first to end, or load the model a second time",
+        )
+
+
+def refuse_replaced(anatomy: Anatomy) -> None:
+    """Refuse a model whose parts are no longer those that the hooks are on.
+
+    Raises:
+        VlmHeadsError: a layer or a part of one was replaced, as PEFT does to add an adapter.
+    """
+    for name, module in replaced_parts(anatomy):
+        raise VlmHeadsError(
+            f"{name} was replaced by a {type(module).__name__} after attach",
+            "the modules that were there at attach, which the hooks are on",
+            "detach, and attach again once adapters are added or removed",
+        )
+
+
+def refuse_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of generate() that run forward passes of their own on the model.
+
+    Args:
+        settings: what `generate_settings` returned.
+
+    Raises:
+        VlmHeadsError: guidance_scale or an assistant model.
+    """
+    scale = settings.get("guidance_scale")
+    if scale is not None and scale != 1:
+        raise VlmHeadsError(
+            f"guidance_scale={scale!r}, which runs a second pass per token on the same model",
+            "generate() without it",
+            "attach the plugin cfg, which contrasts with the prompt without its image",
+        )
+    if (assistant := settings.get("assistant_model")) is not None:
+        raise VlmHeadsError(
+            f"assistant_model={type(assistant).__name__}, whose drafts come without the plugins",
+            "generate() without it",
+            "use prompt_lookup_num_tokens, which is served",
+        )
+
+
+def refuse_pieces(
+    anatomy: Anatomy, request: Request, ids: Tensor, inputs: Mapping[str, Any]
+) -> None:
+    """Refuse a prompt whose tokens come in several forward passes.
+
+    Args:
+        anatomy: the parts of the model.
+        request: the open Request.
+        ids: [B, S] token ids of this forward pass, which is not the first.
+        inputs: the keyword arguments of this forward pass.
+
+    Raises:
+        VlmHeadsError: this forward pass brings a piece of a prompt.
+    """
+    # Tokens that prompt lookup drafted come with as many logits; a piece of a prompt does not.
+    piece = inputs.get("logits_to_keep") == 1
+    visual = bool(anatomy.is_visual(ids).any())
+    if (piece and (request.active or visual)) or inputs.get(PIXELS) is not None:
+        raise VlmHeadsError(
+            "a prompt that arrives in pieces",
+            "the whole prompt in one forward pass",
+            "leave prefill_chunk_size unset",
+        )
+
+
+def unknown_cache(model: Any, cached: int) -> VlmHeadsError:
+    """Say why a forward pass on a cache of `cached` tokens that nobody saw filled is refused."""
+    if given_cache(generate_arguments(model)) is not None:
+        return VlmHeadsError(
+            f"generate() with a cache that already holds {cached} tokens",
+            "the whole prompt and an empty cache",
+            "leave cache and past_key_values unset, and pass all tokens of the prompt",
+        )
+    return VlmHeadsError(
+        "a forward pass on a cache that vlmheads did not see from its start",
+        "a generation that begins with its whole prompt and an empty cache",
+        "run no other forward pass on this model between the steps of a generation",
+    )
