@@ -180,8 +180,8 @@ def build(model_type: str, changes: Mapping[str, Any], attention: str = "sdpa") 
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = getattr(t, entries()[model_type])(config(model_type, changes)).eval()
-        for name, parameter in model.named_parameters():
-            spread(name, parameter)
+        for parameter in model.parameters():
+            spread(parameter)
     model.generation_config.update(pad_token_id=PAD, eos_token_id=None, bos_token_id=BOS)
     try:
         model.set_attn_implementation(attention)
@@ -194,9 +194,7 @@ def build(model_type: str, changes: Mapping[str, Any], attention: str = "sdpa") 
 
 
 @torch.no_grad()
-def spread(name: str, parameter: torch.Tensor) -> None:
-    """Give a weight enough spread that attention prefers something."""
-    if parameter.ndim > 1 and parameter.is_floating_point():
-        torch.nn.init.normal_(parameter, std=0.15)
-    elif not bool(parameter.isfinite().all()):
+def spread(parameter: torch.Tensor) -> None:
+    """Give a weight enough spread that attention prefers something, and what was left empty a value."""
+    if parameter.ndim > 1 or not bool(parameter.isfinite().all()):
         torch.nn.init.normal_(parameter, std=0.15)

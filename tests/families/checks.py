@@ -33,7 +33,7 @@ TOKENS = 4
 UNSAID = list(range(55, 64))
 
 
-class Problem(AssertionError):
+class BrokenError(AssertionError):
     """A promise that is not kept, in one line."""
 
 
@@ -118,7 +118,7 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 def need(kept: bool, otherwise: str) -> None:
     if not kept:
-        raise Problem(otherwise)
+        raise BrokenError(otherwise)
 
 
 def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
@@ -288,15 +288,21 @@ def _edit(kind: str) -> Callable[[Case], None]:
     return acts
 
 
+def beside(case: Case) -> None:
+    """An edit is the same with an extra stream beside it."""
+    for kind, make in EDITS.items():
+        one, both = case.run("row 0", make(case)), case.run("row 0", make(case), Beside())
+        gap = difference(one[1], both[1])
+        need(gap < 5e-4, f"{kind}: a stream beside it moves logits by {gap:.2g}")
+
+
 def pixels(case: Case) -> None:
     """A stream with other pixels is the model with other pixels, all of them."""
     probe = Negative()
     case.run("row 0", probe)
     given = case.given("row 0")
     negative = {
-        name: -value
-        if isinstance(value, Tensor) and value.is_floating_point()
-        else value
+        name: -value if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in given.items()
     }
     with torch.no_grad():
@@ -329,6 +335,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "text only": text_only,
     "unembed": unembed,
     **{f"edit {kind}": _edit(kind) for kind in EDITS},
+    "beside": beside,
     "pixels": pixels,
     "batch": batches,
     "detach": detached,

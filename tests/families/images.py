@@ -1,4 +1,4 @@
-"""What a processor would make of images, one function a layout: (config, one seed an image) -> kwargs."""
+"""What a processor would make of images, one function a layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 
 # (config, one seed an image) -> inputs of the model.
 Images = Callable[[Any, list[int]], dict[str, Any]]

@@ -1,6 +1,6 @@
 """Hold every entry of the mapping to the checks, and write what came of it.
 
-    python tests/families/report.py [MODEL_TYPE ...] [--out results.json]
+python tests/families/report.py [MODEL_TYPE ...] [--out results.json]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from build import entries
-from checks import CHECKS, Case, Problem
+from checks import CHECKS, BrokenError, Case
 from inputs import row_of
 from table import ROWS
 
@@ -44,7 +44,7 @@ def judge(model_type: str, attention: str = "sdpa") -> dict[str, str]:
             found[name] = "pass"
         except VlmHeadsError as error:
             found[name] = f"refused: {error.seen}"
-        except Problem as error:
+        except BrokenError as error:
             found[name] = f"FAIL: {error}"
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -52,6 +52,11 @@ def judge(model_type: str, attention: str = "sdpa") -> dict[str, str]:
         if name == "attach" and found[name] != "pass":
             break
     return found
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def main(arguments: list[str]) -> None:
@@ -68,9 +73,9 @@ def main(arguments: list[str]) -> None:
         results[model_type] = found = judge(model_type)
         bad = {name: text for name, text in found.items() if text != "pass"}
         seconds = time.perf_counter() - start
-        print(f"{model_type} ({seconds:.1f} s): {'all pass' if not bad else ''}", flush=True)
+        say(f"{model_type} ({seconds:.1f} s): {'all pass' if not bad else ''}")
         for name, text in bad.items():
-            print(f"    {name}: {text}", flush=True)
+            say(f"    {name}: {text}")
     if out is not None:
         out.write_text(json.dumps(results, indent=1))
 

@@ -5,7 +5,7 @@ An entry with a "+" is a variant of the one before it: another decoder, or anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,16 @@ GEMMA4_VISION = {
     "pooling_kernel_size": 2,
 }
 QUERIES = {"num_query_tokens": 4, "text_config": OPT}
+MISTRAL4 = {
+    "model_type": "mistral4",
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 1.0,
+        "llama_4_scaling_beta": 0.1,
+        "original_max_position_embeddings": 8,
+    },
+}
 POSITIONS = {"pos_emb_height": 4, "pos_emb_width": 4}
 
 
@@ -119,8 +129,7 @@ ROWS: dict[str, Row] = {
     "blip-2": Row(QUERIES),
     "chameleon": Row(
         {
-            "vocabulary_map": {"<image>": 60}
-            | {f"IMGIMG{chr(65 + n)}Z": 64 + n for n in range(8)},
+            "vocabulary_map": {"<image>": 60} | {f"IMGIMG{chr(65 + n)}Z": 64 + n for n in range(8)},
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_hidden_layers": 4,
@@ -138,7 +147,10 @@ ROWS: dict[str, Row] = {
     "cosmos3_omni": _grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
     "deepseek_ocr2": Row(
         {
-            "vision_config": {"sam_config": SAM | {"downsample_channels": [32, 16]}, "encoder_config": {}},
+            "vision_config": {
+                "sam_config": SAM | {"downsample_channels": [32, 16]},
+                "encoder_config": {},
+            },
             "text_config": {"mlp_layer_types": ["dense", *["sparse"] * 3]},
         },
         i.local,
@@ -155,7 +167,13 @@ ROWS: dict[str, Row] = {
             "vocabulary_map": {"<image>": 60, "<|extra_200|>": 59}
             | {f"<|visual token {n:06d}|>": 64 + n for n in range(8)},
             "vq_config": CODEBOOK
-            | {"codebook_size": 8, "hidden_size": 64, "embed_dim": 4, "num_attention_heads": 1, "attn_resolutions": []},
+            | {
+                "codebook_size": 8,
+                "hidden_size": 64,
+                "embed_dim": 4,
+                "num_attention_heads": 1,
+                "attn_resolutions": [],
+            },
         },
         i.small,
     ),
@@ -168,11 +186,18 @@ ROWS: dict[str, Row] = {
     "florence2": _none(_ENCODER_DECODER),
     "fuyu": Row({"patch_size": 8, "image_size": 16}, i.flat, count=4),
     "gemma3": Row({"mm_tokens_per_image": 4}, frame=FRAMED, types="token_type_ids"),
-    "gemma3n": Row({"vision_config": StandInConfig(), "vision_soft_tokens_per_image": 4, "text_config": GEMMA3N, "audio_config": GEMMA3N_AUDIO}, i.square(16), frame=FRAMED),
-    "gemma4": Row(
+    "gemma3n": Row(
         {
-            "vision_config": GEMMA4_VISION
+            "vision_config": StandInConfig(),
+            "vision_soft_tokens_per_image": 4,
+            "text_config": GEMMA3N,
+            "audio_config": GEMMA3N_AUDIO,
         },
+        i.square(16),
+        frame=FRAMED,
+    ),
+    "gemma4": Row(
+        {"vision_config": GEMMA4_VISION},
         i.positions,
         frame=FRAMED,
         types="mm_token_type_ids",
@@ -187,7 +212,9 @@ ROWS: dict[str, Row] = {
     "glm46v": _grid(),
     "glm4v": _grid(),
     "glm4v_moe": _grid(text_config=HALF),
-    "glm5_next": _grid(text_config={"qk_rope_head_dim": 0, "qk_nope_head_dim": 12}),
+    "glm5_next": _grid(
+        text_config={"qk_rope_head_dim": 0, "qk_nope_head_dim": 12, "index_kpool": 2}
+    ),
     "glm_ocr": _grid(),
     "glmga": _grid(),
     "got_ocr2": Row({"vision_config": SAM}),
@@ -202,7 +229,13 @@ ROWS: dict[str, Row] = {
         i.tiles,
     ),
     "granite_docling": Row(
-        {"vision_config": {"image_size": 32, "scale_factor": 2, "deepstack_visual_indexes": [0, 1]}},
+        {
+            "vision_config": {
+                "image_size": 32,
+                "scale_factor": 2,
+                "deepstack_visual_indexes": [0, 1],
+            }
+        },
         i.tile_list,
     ),
     "hunyuan_vl": _grid(vision_config={"img_max_token_num": 16, "max_vit_seq_len": 64}),
@@ -224,7 +257,11 @@ ROWS: dict[str, Row] = {
         },
         count=4,
     ),
-    "kimi_k25": Row({"projection_hidden_size": 16, "vision_config": POSITIONS | {"pos_emb_time": 1}}, i.patches, frame=FRAMED),
+    "kimi_k25": Row(
+        {"projection_hidden_size": 16, "vision_config": POSITIONS | {"pos_emb_time": 1}},
+        i.patches,
+        frame=FRAMED,
+    ),
     "kosmos-2": _none(_NO_TOKENS),
     "kosmos-2.5": _none(_NO_TOKENS),
     "lfm2_vl": Row({"text_config": {"full_attn_idxs": [1, 3]}}, i.shapes),
@@ -261,7 +298,19 @@ ROWS: dict[str, Row] = {
         types="mm_token_type_ids",
     ),
     "minimax_m3_vl": _grid(
-        text_config={"index_block_size": 4, "index_topk_blocks": 2, "layer_types": ["full_attention", "minimax_m3_sparse", "full_attention", "minimax_m3_sparse"], "dense_intermediate_size": 48, "shared_intermediate_size": 16, "rotary_dim": 8}
+        text_config={
+            "index_block_size": 4,
+            "index_topk_blocks": 2,
+            "layer_types": [
+                "full_attention",
+                "minimax_m3_sparse",
+                "full_attention",
+                "minimax_m3_sparse",
+            ],
+            "dense_intermediate_size": 48,
+            "shared_intermediate_size": 16,
+            "rotary_dim": 8,
+        }
     ),
     "mistral3": Row({"vision_config": {"image_size": 32}}, i.sized),
     "mistral4": _none("a text model"),
@@ -276,7 +325,9 @@ ROWS: dict[str, Row] = {
         frame=FRAMED,
         types="mm_token_type_ids",
     ),
-    "muse_glimmer": Row({"vision_config": POSITIONS, "out_hidden_size": 64}, i.two_frames, frame=FRAMED),
+    "muse_glimmer": Row(
+        {"vision_config": POSITIONS, "out_hidden_size": 64}, i.two_frames, frame=FRAMED
+    ),
     "muse_spark": Row(
         {
             "out_hidden_size": 64,
@@ -313,20 +364,26 @@ ROWS: dict[str, Row] = {
         types="token_type_ids",
         answer_type=1,
     ),
-    "perception_lm": Row({"vision_config": StandInConfig(channels_first=False, cls_token=True)}, i.stacked),
+    "perception_lm": Row(
+        {"vision_config": StandInConfig(channels_first=False, cls_token=True)}, i.stacked
+    ),
     "pi0": _none("makes actions, not text"),
     "pix2struct": _none(_ENCODER_DECODER),
     "pp_chart2table": Row({"vision_config": SAM}),
     "pp_formulanet": _none(_ENCODER_DECODER),
     "qwen2_5_omni_thinker": _grid(
-        vision_start_token_id=58, audio_config=OMNI_AUDIO, vision_config={"fullatt_block_indexes": [1]}
+        vision_start_token_id=58,
+        audio_config=OMNI_AUDIO,
+        vision_config={"fullatt_block_indexes": [1]},
     ),
     "qwen2_5_vl": _grid(vision_config={"fullatt_block_indexes": [1], "window_size": 32}),
     "qwen2_vl": _grid(vision_config={"hidden_size": 32}),
     "qwen3_5": _grid(text_config=HALF),
     "qwen3_5_moe": _grid(text_config=HALF),
     "qwen3_omni_moe_thinker": _grid(
-        vision_start_token_id=58, audio_config=OMNI_AUDIO, vision_config={"deepstack_visual_indexes": [0, 1]}
+        vision_start_token_id=58,
+        audio_config=OMNI_AUDIO,
+        vision_config={"deepstack_visual_indexes": [0, 1]},
     ),
     "qwen3_vl": _grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
     "qwen3_vl_moe": _grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
@@ -363,13 +420,25 @@ ROWS: dict[str, Row] = {
         {
             "num_query_tokens": 4,
             "use_decoder_only_language_model": False,
-            "text_config": {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_decoder_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+            "text_config": {
+                "model_type": "t5",
+                "d_model": 32,
+                "d_kv": 8,
+                "d_ff": 48,
+                "num_decoder_layers": 2,
+                "num_heads": 4,
+                "decoder_start_token_id": 0,
+            },
         }
     ),
     "gemma4+shared": Row(
         {
             "vision_config": GEMMA4_VISION,
-            "text_config": {"num_kv_shared_layers": 2, "final_logit_softcapping": 3.0, "layer_types": ["sliding_attention", "full_attention"] * 2},
+            "text_config": {
+                "num_kv_shared_layers": 2,
+                "final_logit_softcapping": 3.0,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
         },
         i.positions,
         frame=FRAMED,
@@ -378,7 +447,15 @@ ROWS: dict[str, Row] = {
     "gemma4+moe": Row(
         {
             "vision_config": GEMMA4_VISION,
-            "text_config": {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 2},
+            "text_config": {
+                "enable_moe_block": True,
+                "num_experts": 4,
+                "top_k_experts": 2,
+                "moe_intermediate_size": 16,
+                "hidden_size_per_layer_input": 0,
+                "attention_k_eq_v": True,
+                "num_global_key_value_heads": 2,
+            },
         },
         i.positions,
         frame=FRAMED,
@@ -410,13 +487,18 @@ ROWS: dict[str, Row] = {
         {"vision_config": {"image_size": 32}, "text_config": {"model_type": "ministral3"}}, i.sized
     ),
     "mistral3+mistral4": Row(
-        {"vision_config": {"image_size": 32}, "text_config": {"model_type": "mistral4"}}, i.sized
+        {"vision_config": {"image_size": 32}, "text_config": MISTRAL4}, i.sized
     ),
     "paligemma+gemma2": Row(
         {
             "projection_dim": 32,
             "hidden_size": 32,
-            "text_config": {"model_type": "gemma2", "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
+            "text_config": {
+                "model_type": "gemma2",
+                "attn_logit_softcapping": 2.0,
+                "final_logit_softcapping": 3.0,
+                "query_pre_attn_scalar": 8,
+            },
         },
         types="token_type_ids",
         answer_type=1,
