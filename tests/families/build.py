@@ -195,6 +195,6 @@ def build(model_type: str, changes: Mapping[str, Any], attention: str = "sdpa") 
 
 @torch.no_grad()
 def spread(parameter: torch.Tensor) -> None:
-    """Give a weight enough spread that attention prefers something, and what was left empty a value."""
+    """Spread weights so that attention prefers something; fill what a class leaves empty."""
     if parameter.ndim > 1 or not bool(parameter.isfinite().all()):
         torch.nn.init.normal_(parameter, std=0.15)
