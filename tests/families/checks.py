@@ -1,0 +1,342 @@
+"""What every family is held to, one function a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from build import IMAGE, build
+from inputs import alone, inputs, row_of
+from probes import (
+    Beside,
+    ByHand,
+    Idle,
+    Negative,
+    Scaled,
+    Sharper,
+    Shifted,
+    Unembedded,
+    at_interface,
+)
+from torch import Tensor, nn
+
+from vlmheads import attach
+from vlmheads.anatomy import Anatomy, examine
+from vlmheads.plugin import Plugin
+
+LENGTHS = (5, 3)
+TOKENS = 4
+# A random model says markers and image tokens too, which no trained one does.
+UNSAID = list(range(55, 64))
+
+
+class BrokenError(AssertionError):
+    """A promise that is not kept, in one line."""
+
+
+@dataclass(eq=False)
+class Case:
+    """One entry: its model, its inputs, and what the untouched model makes of them."""
+
+    model_type: str
+    attention: str = "sdpa"
+    plain: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    own_hooks: int = 0
+
+    @cached_property
+    def model(self) -> Any:
+        return build(self.model_type, row_of(self.model_type).changes, self.attention)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        return examine(self.model)
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether the untouched model gives a left-padded row what it gets alone."""
+        ids, logits = self.before("batch")
+        for index in range(len(LENGTHS)):
+            own_ids, own = self.before(f"row {index}")
+            if ids[index].tolist() != own_ids[0].tolist() or far(logits[:, index], own[:, 0]):
+                return False
+        return True
+
+    def given(self, name: str) -> dict[str, Any]:
+        """The inputs "batch", or "row 0" and so on, alone."""
+        if name == "batch":
+            return inputs(self.model, self.model_type, LENGTHS)
+        return alone(self.model, self.model_type, LENGTHS, int(name.split()[1]))
+
+    def run(self, name: str, *plugins: Plugin) -> tuple[Tensor, Tensor]:
+        """New tokens [B, N] and the logits [N, B, V] that they came from."""
+        given = self.given(name)
+        if not plugins:
+            return self._generate(given)
+        with attach(self.model, list(plugins)):
+            return self._generate(given)
+
+    def before(self, name: str) -> tuple[Tensor, Tensor]:
+        """What the untouched model gave before anything was attached."""
+        if name not in self.plain:
+            self.plain[name] = self.run(name)
+            self.own_hooks = self.hooks()  # transformers puts some of its own at the first pass
+        return self.plain[name]
+
+    def hooks(self) -> int:
+        """How many forward hooks there are on the model."""
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self.model.modules())
+
+    def _generate(self, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        output = self.model.generate(
+            **given,
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            suppress_tokens=UNSAID,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return output.sequences[:, -TOKENS:], torch.stack(output.logits)
+
+
+def far(one: Tensor, other: Tensor, atol: float = 2e-4) -> bool:
+    """Whether logits differ, those that the model rules out aside."""
+    return difference(one, other) > atol
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference of logits, those that the model rules out aside."""
+    low = torch.finfo(one.dtype).min / 2
+    both = (one > low) & (other > low)
+    if bool(((one > low) != (other > low)).any()):
+        return torch.inf
+    gap = (one - other)[both].abs()
+    return torch.inf if bool(gap.isnan().any()) else float(gap.max())
+
+
+def need(kept: bool, otherwise: str) -> None:
+    if not kept:
+        raise BrokenError(otherwise)
+
+
+def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def attaches(case: Case) -> None:
+    """An idle plugin attaches and generation runs; anything but VlmHeadsError is a failure."""
+    case.run("row 0", Idle())
+
+
+def neutral(case: Case) -> None:
+    """Hooks that return what they were given change no bit, with an extra stream but little."""
+    for name in ("row 0", "batch"):
+        after = case.run(name, Idle())
+        gap = difference(after[1], case.before(name)[1])
+        need(same(after, case.before(name)), f"idle hooks move logits of {name} by {gap:.2g}")
+    after = case.run("row 0", Beside())
+    gap = difference(after[1], case.before("row 0")[1])
+    need(gap < 2e-4, f"a text-only stream beside it moves logits by {gap:.2g}")
+
+
+def detached(case: Case) -> None:
+    """Afterwards the model is what it was."""
+    need(same(case.run("row 0"), case.before("row 0")), "logits differ after detach")
+    left = case.hooks() - case.own_hooks
+    need(left == 0, f"{left} hooks left after detach")
+
+
+def _decoding(case: Case) -> dict[nn.Module, tuple[int, int]]:
+    """Attention modules -> heads and head size of the outputs at the attention interface.
+
+    Those that are called in a decoding step, in which no vision encoder runs.
+    """
+    found: dict[nn.Module, tuple[int, int]] = {}
+    before: list[nn.Module] = []
+
+    def look(module: nn.Module, output: Tensor) -> Tensor:
+        if output.shape[1] == 1 and case.model.__dict__.get("_step", 0) > 0:
+            found[module] = (output.shape[2], output.shape[3])
+        before.append(module)
+        return output
+
+    with at_interface(look):
+        steps = case.model.register_forward_hook(
+            lambda *_: case.model.__dict__.update(_step=case.model.__dict__.get("_step", 0) + 1)
+        )
+        try:
+            case.run("row 0")
+        finally:
+            steps.remove()
+            case.model.__dict__.pop("_step", None)
+    return found
+
+
+def heads(case: Case) -> None:
+    """Head counts and sizes are those of the tensors at the attention interface."""
+    truth = list(_decoding(case).values())
+    need(bool(truth), "its decoder calls no attention function")
+    geometry = case.anatomy.geometry
+    probe = Scaled(gains=torch.ones(geometry.layers, geometry.heads))
+    case.run("row 0", probe)
+    seen = [probe.shapes[layer] for layer in sorted(probe.shapes)]
+    need(seen == truth, f"heads {seen[:4]}, at the interface {truth[:4]}")
+    need(geometry.heads == max(h for h, _ in truth), f"geometry says {geometry.heads} heads")
+
+
+def some_gains(case: Case) -> Tensor:
+    """A factor from 0 to 2 for each head [L, H]; one for all would vanish in a norm behind."""
+    shape = case.anatomy.geometry
+    generator = torch.Generator().manual_seed(1)
+    return 2 * torch.rand(shape.layers, shape.heads, generator=generator)
+
+
+def scaling(case: Case) -> None:
+    """Scaling heads by hooks is scaling them at the attention interface."""
+    order = {module: index for index, module in enumerate(_decoding(case))}
+    gains = some_gains(case)
+    probe = Scaled(gains=gains)
+    ours = case.run("row 0", probe)
+    layers = sorted(probe.shapes)
+
+    def look(module: nn.Module, output: Tensor) -> Tensor:
+        if module not in order:
+            return output
+        return output * gains[layers[order[module]], : output.shape[2], None]
+
+    with at_interface(look):
+        theirs = case.run("row 0")
+    gap = difference(ours[1][:1], theirs[1][:1])
+    need(far(ours[1], case.before("row 0")[1], 1e-3), "scaling heads changes nothing")
+    need(gap < 2e-4, f"scaled by hooks and at the interface, logits differ by {gap:.2g}")
+
+
+def rows(case: Case) -> None:
+    """Attention rows by hand are those of the model's own function."""
+    probe = ByHand()
+    after = case.run("row 0", probe)
+    gap = difference(after[1], case.before("row 0")[1])
+    need(bool(probe.layers), "no attention rows are handed out")
+    need(len(probe.layers) == len(_decoding(case)), f"rows of layers {sorted(probe.layers)} alone")
+    need(gap < 2e-4, f"rows by hand move logits by {gap:.2g}")
+
+
+def _without_image(case: Case, given: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of one row with its image tokens deleted."""
+    ids = given["input_ids"]
+    keep = ids[0] != IMAGE
+    types = row_of(case.model_type).types
+    text = {"input_ids": ids[:, keep]}
+    if types in given:
+        text[types] = torch.zeros_like(text["input_ids"])
+    extra = {k: v for k, v in given.items() if k.startswith("qformer")}
+    return text | extra
+
+
+@torch.no_grad()
+def text_only(case: Case) -> None:
+    """The text-only stream and text_only_forward are a plain text-only forward."""
+    for index in range(len(LENGTHS)):
+        probe = Beside()
+        said, _ = case.run(f"row {index}", probe)
+        text = _without_image(case, case.given(f"row {index}"))
+        answer = torch.full_like(said, row_of(case.model_type).answer_type)
+        first = case.model(**text, use_cache=False).logits[:, -1]
+        gap = difference(probe.prompt[0], first)
+        need(gap < 2e-4, f"text_only_forward differs from a plain one by {gap:.2g}")
+        for step in range(TOKENS):
+            longer = {
+                name: torch.cat(
+                    [value, said[:, :step] if name == "input_ids" else answer[:, :step]], dim=1
+                )
+                if value.shape == text["input_ids"].shape
+                else value
+                for name, value in text.items()
+            }
+            plain = case.model(**longer, use_cache=False).logits[:, -1]
+            gap = difference(probe.seen[step], plain)
+            need(gap < 5e-4, f"the text-only stream is off by {gap:.2g} in step {step}")
+
+
+def unembed(case: Case) -> None:
+    """Unembedding the last layer's output gives the model's own logits."""
+    probe = Unembedded()
+    _, logits = case.run("row 0", probe)
+    need(len(probe.seen) == TOKENS, "the last layer's output was not seen")
+    gap = difference(torch.stack(probe.seen).reshape(logits.shape), logits)
+    need(gap < 2e-4, f"unembed differs from the model's logits by {gap:.2g}")
+
+
+EDITS: dict[str, Callable[[Case], Plugin]] = {
+    "heads": lambda case: Scaled(gains=some_gains(case)),
+    "rows": lambda case: ByHand(bias=-2.0),
+    "residual": lambda case: Shifted(site="residual"),
+    "mlp": lambda case: Shifted(site="mlp"),
+    "logits": lambda case: Sharper(),
+}
+
+
+def _edit(kind: str) -> Callable[[Case], None]:
+    def acts(case: Case) -> None:
+        after = case.run("row 0", EDITS[kind](case))
+        need(far(after[1], case.before("row 0")[1], 1e-3), f"an edit of {kind} changes nothing")
+        need(not bool(after[1].isnan().any()), "not a number")
+
+    acts.__doc__ = f"An edit of {kind} changes the logits."
+    return acts
+
+
+def beside(case: Case) -> None:
+    """An edit is the same with an extra stream beside it."""
+    for kind, make in EDITS.items():
+        one, both = case.run("row 0", make(case)), case.run("row 0", make(case), Beside())
+        gap = difference(one[1], both[1])
+        need(gap < 5e-4, f"{kind}: a stream beside it moves logits by {gap:.2g}")
+
+
+def pixels(case: Case) -> None:
+    """A stream with other pixels is the model with other pixels, all of them."""
+    probe = Negative()
+    case.run("row 0", probe)
+    given = case.given("row 0")
+    negative = {
+        name: -value if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in given.items()
+    }
+    with torch.no_grad():
+        truth = case.model(**negative, use_cache=False).logits[:, -1]
+    main = case.before("row 0")[1][0]
+    need(far(probe.seen[0], main, 1e-3), "a stream of other pixels is the main stream")
+    gap = difference(probe.seen[0], truth)
+    need(gap < 5e-4, f"the stream of negatives is off by {gap:.2g}")
+
+
+def batches(case: Case) -> None:
+    """A left-padded batch gives each row what it gets alone, under every edit."""
+    if not case.padded:
+        return
+    for kind, make in [*EDITS.items(), ("stream", lambda case: Beside())]:
+        ids, logits = case.run("batch", make(case))
+        for index in range(len(LENGTHS)):
+            own_ids, own = case.run(f"row {index}", make(case))
+            gap = difference(logits[:, index], own[:, 0])
+            need(gap < 5e-4, f"{kind}: row {index} of a batch is off by {gap:.2g}")
+            need(ids[index].tolist() == own_ids[0].tolist(), f"{kind}: other tokens in a batch")
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "attach": attaches,
+    "neutral": neutral,
+    "heads": heads,
+    "scaling": scaling,
+    "rows": rows,
+    "text only": text_only,
+    "unembed": unembed,
+    **{f"edit {kind}": _edit(kind) for kind in EDITS},
+    "beside": beside,
+    "pixels": pixels,
+    "batch": batches,
+    "detach": detached,
+}

@@ -1,0 +1,173 @@
+"""Plugins that watch or edit one kind of hook, and the same edits made at transformers itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from vlmheads.attention import Rows
+from vlmheads.plugin import Plugin
+from vlmheads.request import Request
+from vlmheads.streams import TEXT_ONLY, Stream
+
+
+@dataclass(frozen=True, eq=False)
+class Idle(Plugin):
+    """Every hook, and nothing done."""
+
+    name: ClassVar[str] = "idle"
+
+    def on_prompt(self, request: Request) -> None: ...
+
+    def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
+        return heads
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        return rows
+
+    def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
+        return hidden
+
+    def on_logits(self, request: Request, logits: Tensor) -> Tensor:
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Beside(Plugin):
+    """A text-only stream beside the main one, whose logits are kept a step."""
+
+    name: ClassVar[str] = "beside"
+    seen: list[Tensor] = field(default_factory=list)
+    prompt: list[Tensor] = field(default_factory=list)
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        return (TEXT_ONLY,)
+
+    def on_prompt(self, request: Request) -> None:
+        self.prompt.append(request.text_only_forward().logits)
+
+    def on_logits(self, request: Request, logits: Tensor) -> Tensor:
+        self.seen.append(request.streams[TEXT_ONLY.name].clone())
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Negative(Plugin):
+    """A stream with negatives of the pictures, whose logits are kept a step."""
+
+    name: ClassVar[str] = "negative"
+    seen: list[Tensor] = field(default_factory=list)
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        return (Stream("negative", lambda prompt: prompt, pixels=torch.neg),)
+
+    def on_logits(self, request: Request, logits: Tensor) -> Tensor:
+        self.seen.append(request.streams["negative"].clone())
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Plugin):
+    """Head outputs times `gains` [L, H]."""
+
+    name: ClassVar[str] = "scaled"
+    gains: Tensor = field(default_factory=lambda: torch.ones(1))
+    shapes: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
+        self.shapes[layer] = (heads.shape[2], heads.shape[3])
+        return heads * self.gains[layer, : heads.shape[2], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ByHand(Plugin):
+    """Attention rows computed by hand and not changed, or with a bias on image keys."""
+
+    name: ClassVar[str] = "by-hand"
+    bias: float = 0.0
+    layers: set[int] = field(default_factory=set)
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        self.layers.add(layer)
+        bias = self.bias * rows.image_keys[:, None, None, :].to(rows.values.dtype)
+        return rows.with_bias(bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted(Plugin):
+    """Hidden states at one site plus a direction."""
+
+    name: ClassVar[str] = "shifted"
+    site: str = "residual"
+    layers: set[int] = field(default_factory=set)
+
+    def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
+        if site != self.site:
+            return hidden
+        self.layers.add(layer)
+        return hidden + 0.3 * torch.linspace(-1, 1, hidden.shape[-1], dtype=hidden.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Sharper(Plugin):
+    """Logits times two."""
+
+    name: ClassVar[str] = "sharper"
+
+    def on_logits(self, request: Request, logits: Tensor) -> Tensor:
+        return logits * 2
+
+
+@dataclass(frozen=True, eq=False)
+class Unembedded(Plugin):
+    """Logits that the output of the last layer is unembedded to, a step."""
+
+    name: ClassVar[str] = "unembedded"
+    seen: list[Tensor] = field(default_factory=list)
+
+    def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
+        if site == "residual" and layer == request.geometry.layers - 1:
+            self.seen.append(request.anatomy.unembed(hidden[:, -1], norm=True))
+        return hidden
+
+
+# What a probe of transformers' own attention functions is given: (module, output [B, S, H, D]).
+Look = Callable[[nn.Module, Tensor], Tensor]
+
+
+@contextmanager
+def at_interface(look: Look) -> Iterator[None]:
+    """Send what every attention function returns through `look`."""
+    table = AttentionInterface._global_mapping
+    kept = dict(table)
+
+    def wrap(name: str, base: Any) -> Any:
+        def attend(
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attention_mask: Tensor | None,
+            **options: Any,
+        ) -> Any:
+            own = base or sys.modules[type(module).__module__].eager_attention_forward
+            output, weights = own(module, query, key, value, attention_mask, **options)
+            return look(module, output), weights
+
+        return attend
+
+    table["sdpa"], table["eager"] = wrap("sdpa", kept["sdpa"]), wrap("eager", kept.get("eager"))
+    try:
+        yield
+    finally:
+        table.clear()
+        table.update(kept)
