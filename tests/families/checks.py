@@ -24,7 +24,7 @@ from probes import (
 from torch import Tensor, nn
 
 from vlmheads import attach
-from vlmheads.anatomy import Anatomy, examine
+from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.plugin import Plugin
 
 LENGTHS = (5, 3)

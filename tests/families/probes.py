@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from vlmheads.attention import Rows
 from vlmheads.plugin import Plugin
-from vlmheads.request import Request
-from vlmheads.streams import TEXT_ONLY, Stream
+from vlmheads.runtime.attention import Rows
+from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import TEXT_ONLY, Stream
 
 
 @dataclass(frozen=True, eq=False)
