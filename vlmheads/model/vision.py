@@ -19,15 +19,16 @@ PIXELS = "pixel_values"
 
 @dataclass(frozen=True, eq=False)
 class Media:
-    """The images of all streams, encoded.
+    """The images of all streams, as a forward pass takes them.
 
     Args:
-        inputs: the arguments of the vision encoder that they came from.
-        features: an output of it, with the main stream's features first.
+        inputs: the main stream's arguments of the vision encoder, which the forward pass is not
+            given again.
+        arguments: what it is given instead, with the main stream's images first.
     """
 
     inputs: dict[str, Any]
-    features: Any
+    arguments: dict[str, Any]
 
 
 def image_inputs(anatomy: Anatomy, inputs: dict[str, Any]) -> dict[str, Any]:

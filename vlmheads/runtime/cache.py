@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.runtime.compat import is_recording
 
 NAMES = ("cache", "past_key_values")
 
@@ -76,7 +77,7 @@ class StreamCache(DynamicCache):
     ) -> None:
         super().__init__(config=config)
         self.copies, self.rows = copies, rows
-        if given is not None and any(map(given.is_recording_past, range(len(given.layers)))):
+        if given is not None and is_recording(given):
             self.activate_past_recording()  # type: ignore[no-untyped-call]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

@@ -1,16 +1,44 @@
-"""Whether a model is inside of generate(), and with what: told from the stacks of the threads."""
+"""What is taken from inside of transformers and torch; tests/runtime/test_compat.py watches it.
+
+Whether a model is inside of generate(), and with what, is told from the stacks of the threads.
+"""
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import Cache
+
 # Where generate() keeps the graph that it compiles for a static cache, and what with.
 COMPILED_CALL = "_compiled_call"
 COMPILED = (COMPILED_CALL, "_last_compile_config")
+# From transformers 5.18 on, generate() encodes the images once and hands forward the result.
+ENCODED = "mm_encoder_outputs"
+
+
+def takes_encoded_images(model: Any) -> bool:
+    """Tell whether a model's forward takes encoded images; in transformers 5.17 it does not."""
+    return ENCODED in inspect.signature(model.forward).parameters
+
+
+def chain(images: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join arguments of a vision encoder, one set of images after the other."""
+    return {
+        name: torch.cat([part[name] for part in images]) if isinstance(value, Tensor) else value
+        for name, value in images[0].items()
+    }
+
+
+def is_recording(cache: Cache) -> bool:
+    """Tell whether a cache keeps what a window drops; it has no method for that before 5.21."""
+    return any(getattr(layer, "record_past", False) for layer in cache.layers)
 
 
 def generations(model: Any, thread: int) -> int:

@@ -17,6 +17,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.vision import PIXELS, Media, encode, image_inputs, join
 from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
+from vlmheads.runtime.compat import ENCODED, chain, takes_encoded_images
 from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
 
 
@@ -130,7 +131,7 @@ class Batch:
             wide["input_ids"] = torch.cat([prompts, new], dim=1)
             if self.media is not None:
                 wide = {key: value for key, value in wide.items() if key not in self.media.inputs}
-                wide["mm_encoder_outputs"] = {"image": self.media.features}
+                wide |= self.media.arguments
             if inputs.get("use_cache") is not False:
                 config: Any = self.anatomy.model.config
                 cache = StreamCache(config, copies, self.rows, given_cache(inputs))
@@ -202,10 +203,12 @@ def _encode(
     if not seeing:
         return None
     given = image_inputs(anatomy, media)
-    main = encode(anatomy, given)
     changed = [stream.change(given) for stream in seeing]
+    if not takes_encoded_images(anatomy.model):
+        return Media(given, chain([given, *(part or given for part in changed)]))
+    main = encode(anatomy, given)
     images = [main if part is None else encode(anatomy, part) for part in changed]
-    return Media(given, join(anatomy, inputs, [main, *images]))
+    return Media(given, {ENCODED: {"image": join(anatomy, inputs, [main, *images])}})
 
 
 def _rotates_in_space(anatomy: Anatomy) -> bool:
