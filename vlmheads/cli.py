@@ -33,7 +33,7 @@ class _Refusal(click.ClickException):
 
 
 class _Commands(click.Group):
-    """Commands that are imported when they are asked for."""
+    """Commands that are imported only when they run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*_OWN, *(entry.name for entry in entry_points(group=GROUP))})
@@ -65,7 +65,7 @@ def _load(name: str, load: object) -> click.Command:
         @click.command(name, help=f"({reason})", context_settings={"ignore_unknown_options": True})
         @click.argument("arguments", nargs=-1)
         def broken(arguments: tuple[str, ...]) -> None:
-            raise VlmHeadsError(reason, todo="mend or uninstall the package that provides it")
+            raise VlmHeadsError(reason, todo="fix or uninstall the package that provides it")
 
         return broken
     if not isinstance(command, click.Command):

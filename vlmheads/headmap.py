@@ -1,4 +1,4 @@
-"""One value a layer and head, with where it came from; saved, loaded and averaged."""
+"""One value per layer and head, with its provenance; saved, loaded and averaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 
 SCHEMA = 1
-# The measure of a map of factors on head outputs, such as calibration learns.
+# The measure of a head map of gains: factors on head outputs, such as calibration learns.
 GAIN = "gain"
 # What the numbers of a measure count, for the axes of figures.
 UNITS = {
@@ -44,7 +44,7 @@ class HeadMap:
     """A measurement of every head of a model.
 
     Args:
-        values: [N, L, H] one map an image, float32.
+        values: [N, L, H] one map per image, float32.
         geometry: the model that it was measured on; it is refused on any other.
         measure: what was measured, such as "vhd".
         provenance: model id, prompt, options and whatever else tells where it came from; plain

@@ -91,13 +91,13 @@ def load(entry: EntryPoint) -> type[Plugin]:
         raise VlmHeadsError(
             f"plugin {entry.name!r} ({entry.value}) cannot be imported: "
             f"{type(error).__name__}: {error}",
-            todo="mend or uninstall the package that provides it",
+            todo="fix or uninstall the package that provides it",
         ) from error
     if not (isinstance(found, type) and issubclass(found, Plugin)):
         raise VlmHeadsError(
             f"plugin {entry.name!r} ({entry.value}) is {found!r}",
             "a subclass of vlmheads.Plugin",
-            "mend or uninstall the package that provides it",
+            "fix or uninstall the package that provides it",
         )
     return found
 
@@ -281,5 +281,5 @@ def _check_keys(value: Any, known: set[str], optional: set[str], where: str) -> 
         seen = [f"unknown key {key!r}" for key in unknown]
         seen += [f"no key {key!r}" for key in missing]
         raise VlmHeadsError(
-            f"{where}: {', '.join(seen)}", f"the keys {', '.join(sorted(known))}", "mend the file"
+            f"{where}: {', '.join(seen)}", f"the keys {', '.join(sorted(known))}", "fix the file"
         )

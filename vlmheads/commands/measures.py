@@ -34,9 +34,9 @@ class Measurement:
 
     Args:
         maps: head maps by name, the main one first.
-        figures: name -> one number an image.
+        figures: name -> one number per image.
         notes: name -> what else there is to say, the same for every image.
-        records: one an image, of captions with their words.
+        records: one per image, of captions with their words.
     """
 
     maps: dict[str, HeadMap]
@@ -219,7 +219,7 @@ def _maps(found: Attribution) -> dict[str, HeadMap]:
 def _read_words(path: Path) -> dict[str, dict[str, Any]]:
     """Read the lines of a file of words, by the name of their image."""
     if not path.is_file():
-        raise VlmHeadsError(f"no file {path}", "a file of words, a JSON object a line")
+        raise VlmHeadsError(f"no file {path}", "a file of words, one JSON object per line")
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():

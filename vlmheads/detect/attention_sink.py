@@ -115,7 +115,7 @@ class _Probe(Plugin):
         scratch = request.scratch(self)
         counted = length.clamp(max=self.tokens)  # T of each row
         scratch["start"], scratch["counted"] = start, counted
-        # Columns of the first T tokens; beyond a shorter prompt's end the last one stands in.
+        # Columns of the first T tokens; beyond a shorter prompt's end the last one is repeated.
         offsets = torch.arange(int(counted.max()), device=mask.device)
         scratch["columns"] = (start[:, None] + offsets).clamp(max=mask.shape[1] - 1)
         scratch["real"] = mask & request.has_image[:, None]

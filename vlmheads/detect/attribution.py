@@ -130,7 +130,7 @@ def attribution(
     Args:
         model: a transformers model for image-text-to-text generation, without plugins attached.
         inputs: what a processor made of images and text, for a batch of N prompts.
-        targets: [N, T] token ids of the answers, padded behind with any token.
+        targets: [N, T] token ids of the answers, padded on the right with any token.
         grounded: [N, T] True on the tokens of objects that are in the image.
         hallucinated: [N, T] True on the tokens of objects that are not.
         factor: what the head's output is multiplied by.

@@ -92,7 +92,7 @@ class Trace:
     Args:
         sequences: [N, prompt + T] token ids, as generate() returned them.
         values: [N, T] T-VHD of each generated token, float32; 0 from the end of a row on.
-        heads: [N, T, layers, heads] VHD behind it.
+        heads: [N, T, layers, heads] the VHD that it sums.
     """
 
     sequences: Tensor
@@ -107,7 +107,7 @@ def divergence_trace(model: Any, inputs: Mapping[str, Any], *, k: int, **generat
     T-VHD(y_t) = Σ over layers of the k largest VHD of the layer, at the position that predicts
     y_t. Source: He et al., ACL 2025, arXiv 2412.13949, Eq. 5; the paper leaves k open, so it has
     to be given. The stream without images has its own cache and runs in one batch with the main
-    one: a token costs one forward pass over one new token of each.
+    one: each token costs one forward pass over one new token of both.
 
     Args:
         model: a transformers model for image-text-to-text generation.
@@ -117,7 +117,7 @@ def divergence_trace(model: Any, inputs: Mapping[str, Any], *, k: int, **generat
 
     Raises:
         VlmHeadsError: k that the model's layers do not have, beams (whose rows change places),
-            several tokens a step, or no image in any prompt.
+            several tokens per step, or no image in any prompt.
     """
     refuse_beams(generate)
     probe = _TraceProbe()

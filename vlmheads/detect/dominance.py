@@ -97,7 +97,7 @@ def text_dominance(
         generate: further arguments of model.generate, such as max_new_tokens.
 
     Raises:
-        VlmHeadsError: a prompt without an image or without text, beams, or several tokens a step.
+        VlmHeadsError: a prompt without an image or without text, beams, or several tokens per step.
     """
     refuse_beams(generate)
     probe = _Probe()

@@ -77,22 +77,22 @@ def after_end(tokens: Tensor, end: int | list[int] | None) -> Tensor:
 
 
 def refuse_beams(generate: Mapping[str, Any]) -> None:
-    """Refuse generations that do not go forward a token of a row at a time.
+    """Refuse generations that do not produce one token per row and step.
 
     Raises:
-        VlmHeadsError: beams, whose rows change places, or several tokens a step.
+        VlmHeadsError: beams, whose rows change places, or several tokens per step.
     """
     for name in ("num_beams", "prompt_lookup_num_tokens", "assistant_model"):
         if generate.get(name, 1) not in (1, None):
             raise VlmHeadsError(
                 f"{name}={generate[name]!r}",
-                "greedy search or sampling, a token at a time",
+                "greedy search or sampling, one token per step",
                 "leave it unset",
             )
 
 
 def teacher_forced(anatomy: Anatomy, inputs: Mapping[str, Any], targets: Tensor) -> dict[str, Any]:
-    """Return inputs with the target tokens [N, T] written behind the prompts.
+    """Return inputs with the target tokens [N, T] appended to the prompts.
 
     The position that predicts target t is t - T - 1, counted from the end.
 
@@ -109,7 +109,7 @@ def teacher_forced(anatomy: Anatomy, inputs: Mapping[str, Any], targets: Tensor)
     mask = given.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     for name, value in inputs.items():
-        # Token types: behind a prompt that attends in both directions, an answer does not.
+        # Token types: a prompt may attend in both directions, the answer after it does not.
         if isinstance(value, Tensor) and value.shape == ids.shape and name not in _SAME:
             added = value.new_full(targets.shape, anatomy.family.answer_type)
             given[name] = torch.cat([value, added], dim=1)

@@ -68,7 +68,7 @@ def retrieval(
         model: a transformers model for image-text-to-text generation; plugins that are attached
             to it act.
         inputs: what a processor made of images and text, for a batch of N prompts.
-        targets: [N, T] token ids of the answers, padded behind with any token.
+        targets: [N, T] token ids of the answers, padded on the right with any token.
         needles: [N, T, P] True where an image token of the prompt, the P-th in its order, shows
             what a target token names; all False for tokens that name nothing. P is the number of
             image tokens of the prompt that has most.

@@ -110,7 +110,7 @@ class VisualSinks:
             at the first token.
         on_record: the sink dimensions on record for this decoder, the authors' or our own (see
             `SINK_DIMENSIONS`, which names the source); None where there are none.
-        image: "image-attention", mean attention of the text rows behind the image on all of it.
+        image: "image-attention", mean attention of the text rows after the image on all of it.
         spent: "sink-share", share of that attention that is spent on its sinks.
         centric: "image-centric", share of the rows in which a head is image-centric.
     """
@@ -161,7 +161,7 @@ def visual_sinks(
     """Find sink tokens in every layer, and what each head's attention on the image goes to.
 
     φ(x) = max over the sink dimensions of |x[d]| / RMS(x) of the state x that enters a layer; a
-    token is a sink where φ ≥ τ. In text rows behind the image, r = (attention on image tokens
+    token is a sink where φ ≥ τ. In text rows after the image, r = (attention on image tokens
     that are no sinks) / (attention on image tokens); a head is image-centric in a row where
     r ≥ ρ, with at least `minimum` of its attention on the image. `spent` is 1 - r with numerator
     and denominator summed over the rows.
@@ -185,12 +185,12 @@ def visual_sinks(
 
     Raises:
         VlmHeadsError: dimensions that the states do not have, no image in any prompt, or no text
-            behind one.
+            after one.
     """
     probe = _Probe(tau, None if dimensions is None else tuple(dimensions), rho, minimum)
     anatomy = prefill(model, inputs, probe)
     if not probe.attention:
-        raise VlmHeadsError("prompts that end in their image", "text behind the image")
+        raise VlmHeadsError("prompts that end in their image", "text after the image")
     mask: Tensor = probe.kept["mask"]
     phi = torch.zeros(len(mask), anatomy.geometry.layers, mask.shape[1])
     massive = torch.zeros(anatomy.geometry.layers, probe.phi[0][2].shape[1])

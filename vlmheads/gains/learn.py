@@ -31,7 +31,7 @@ class Example:
 
     Args:
         inputs: what a processor made of images and text, for N prompts.
-        targets: [N, T] token ids of the answers, padded behind with any token.
+        targets: [N, T] token ids of the answers, padded on the right with any token.
         rows: [M] the prompt of each choice.
         places: [M] the target token that the choice is made in place of, 0 to T - 1.
         better: [M, V] True for tokens that are better.
@@ -149,7 +149,7 @@ def calibrate(
         patience: rounds in a row without a smaller held-out cost before it stops.
         seed: of the order of the examples.
         provenance: plain values to keep with the gains.
-        progress: is told about every round; False from it ends the learning.
+        progress: called after every round; returning False ends the learning.
 
     Raises:
         VlmHeadsError: no examples or none held out, prompts without an image, a model with plugins

@@ -22,7 +22,7 @@ from vlmheads.runtime.passes import positions_kept
 from vlmheads.runtime.prompt import read_prompt
 from vlmheads.runtime.request import Request
 
-_ROWS = 32  # Attention rows at hand at a time.
+_ROWS = 32  # Attention rows in memory at a time.
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def grounding(
 ) -> Grounding:
     """Measure how far the image supports each token of a given answer.
 
-    The answer is written behind the prompt and the plain model reads both twice, with the image
+    The answer is appended to the prompt and the plain model reads both twice, with the image
     and with its embeddings deleted. What is measured at a token belongs to the position before it,
     which predicts it. Answers that were generated under plugins are measured on the plain model
     all the same.

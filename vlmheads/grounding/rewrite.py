@@ -60,8 +60,8 @@ def drop_clauses(text: str, words: Sequence[Word], threshold: float) -> Rewrite:
     """Take the clauses out of an English caption whose object scores below a threshold.
 
     An item of a list goes alone ("a cup, a fork and a knife"), and so does a phrase such as "with
-    a fork" behind a clause that can stand without it. Wherever it is not certain that the rest is
-    a sentence, the whole sentence goes, and behind it those that begin with "They", "He" or
+    a fork" after a clause that is complete without it. Wherever it is not certain that the rest is
+    a sentence, the whole sentence goes, and with it those after it that begin with "They", "He" or
     another pronoun that would point to nothing ("It" stays: "It is a sunny day").
 
     Args:
@@ -128,7 +128,7 @@ class _Item:
 
 
 def _trimmed(sentence: str, objects: Sequence[_Object]) -> tuple[str, list[str]] | None:
-    """Return a sentence without its weak items and what went; None where it cannot be told."""
+    """Return a sentence without its weak items and what went; None where that is not certain."""
     body = sentence.rstrip(_ENDS)
     mark = sentence[len(body) :]
     begin = _list_begins(body)
@@ -153,7 +153,7 @@ def _trimmed(sentence: str, objects: Sequence[_Object]) -> tuple[str, list[str]]
 
 
 def _list_begins(body: str) -> int | None:
-    """Return where the first item begins: behind the last word before a comma that governs one."""
+    """Return where the first item begins: after the last word before a comma that governs one."""
     first = _SEPARATOR.search(body)
     head = body[: first.start()] if first else body
     begins = [match.start() for match in re.finditer(rf"\b(?:{_DETERMINER})\s", head, re.I)]

@@ -70,7 +70,7 @@ class Scorer:
 
     @classmethod
     def of(cls, model: Any) -> Self:
-        """Return the scorer that lies beside a model's weights, `Scorer.plain` where none does.
+        """Return the scorer stored next to a model's weights, or `Scorer.plain` if there is none.
 
         Raises:
             VlmHeadsError: the file there is broken.

@@ -69,7 +69,7 @@ class Word:
 def find_objects(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return start, end and name of the objects that a text names, in order.
 
-    Every installed finder of the entry-point group "vlmheads.objects" is asked, by name; it takes
+    Every installed finder of the entry-point group "vlmheads.objects" is called, by name; it takes
     a text and returns such places. Of two that overlap the earlier finder's counts.
     """
     found: list[tuple[int, int, str]] = []
@@ -106,7 +106,7 @@ def token_spans(
 ) -> list[Span]:
     """Return the characters [start, end) of a text that each of its tokens stands for.
 
-    They are told from the decoded beginnings of the caption, so it does not matter how the
+    They are found from the decoded prefixes of the caption, so it does not matter how the
     tokenizer marks spaces or bytes. Tokens that only together make a character all stand for it;
     special tokens stand for nothing.
 

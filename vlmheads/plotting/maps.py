@@ -118,7 +118,7 @@ def head_map_figure(
     chosen: Collection[tuple[int, int]] = (),
     theme: str = "light",
 ) -> Figure:
-    """Draw one value a head.
+    """Draw one value per head.
 
     Args:
         values: [L, H].

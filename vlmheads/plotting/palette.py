@@ -20,9 +20,9 @@ class Theme:
         name: "light" or "dark".
         background: what everything is drawn on.
         text: titles and labels.
-        muted: ticks, axes and what stands in the background, such as a frontier.
+        muted: ticks, axes and background elements, such as a frontier.
         grid: lines behind the data.
-        categories: the baseline's colour first, then one a method.
+        categories: the baseline's colour first, then one per method.
         diverging: from the most negative value over zero to the most positive, evenly spaced in
             OKLab; zero is near the background.
         supported: marks of what the picture supports.
