@@ -8,24 +8,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from PIL import Image
 
+from vlmheads.decoding import Decoding, refuse_mixed
 from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.measure import Grounding, grounding
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Word, ground_words, token_spans
-from vlmheads.images import as_rgb, read_image
+from vlmheads.images import ImageLike, load_image
 from vlmheads.model.anatomy import examine
+from vlmheads.model.inputs import model_inputs
 from vlmheads.model.loading import EMBEDDED, load_model
 from vlmheads.plugin import Plugin
 from vlmheads.registry import resolve
 from vlmheads.runtime.attachment import attach, refuse_attached
 
 PROMPT = "Describe the image."
-MAX_NEW_TOKENS = 128
 
 Plugins = str | Plugin | Iterable[str | Plugin]
 
@@ -37,7 +39,8 @@ class Caption:
     Args:
         text: the caption.
         tokens: generated tokens, the end token not counted.
-        at_limit: whether the limit on new tokens cut it off.
+        at_limit: whether the limit on new tokens ended it, rather than an end token, a stop string,
+            a time limit or another criterion.
         ids: the generated tokens, without the end token and what comes after it.
         words: what the image gives each word, where asked for.
     """
@@ -80,10 +83,10 @@ class Captioner:
 
     def __call__(
         self,
-        images: Iterable[str | Path | Image.Image],
+        images: ImageLike | Iterable[ImageLike],
         prompt: str = PROMPT,
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         batch_size: int = 8,
         plugins: Plugins | None = None,
         words: bool | Scorer = False,
@@ -92,18 +95,22 @@ class Captioner:
         """Describe images, in order.
 
         Args:
-            images: files or Pillow images.
+            images: one image or several; each a file name, a Pillow image or a NumPy array.
             prompt: what the model is asked about each.
-            max_new_tokens: where a caption is cut off.
-            batch_size: images in one generation.
+            max_new_tokens: where a caption is cut off; by default 128, or what a
+                `generation_config` among the arguments says.
+            batch_size: images per generation.
             plugins: in place of the captioner's own; () for none.
             words: whether to measure how far the image supports each word, on the plain model and
                 in two more passes; a Scorer in place of `Scorer.of(model)`.
-            generate: further arguments of `model.generate`; greedy search unless they say else.
+            generate: further arguments of `model.generate`; see `generate`.
+
+        Returns:
+            A caption per image; with `num_return_sequences=N`, N in a row per image.
 
         Raises:
-            VlmHeadsError: an image that cannot be read, what `attach` refuses, or, with words, a
-                scorer of another model or several captions an image.
+            VlmHeadsError: an image that cannot be read, what `prepare`, `generate` and `attach`
+                refuse, or, with words, a scorer of another model or several captions per image.
         """
         options = generate | {"max_new_tokens": max_new_tokens}
         return list(
@@ -114,7 +121,7 @@ class Captioner:
 
     def stream(
         self,
-        images: Iterable[str | Path | Image.Image],
+        images: ImageLike | Iterable[ImageLike],
         prompt: str = PROMPT,
         *,
         batch_size: int = 8,
@@ -127,36 +134,48 @@ class Captioner:
             raise VlmHeadsError(f"batch_size={batch_size}", "at least 1")
         acting = self.plugins if plugins is None else resolve(plugins)
         scorer = self._scorer(words, generate) if words else None
-        source = iter(images)
+        source = iter(_several(images))
         while batch := tuple(islice(source, batch_size)):
-            yield from self._describe(batch, prompt, acting, scorer, generate)
+            inputs = self.prepare(batch, prompt)
+            captions = self.generate(inputs, plugins=acting, **generate)
+            yield from captions if scorer is None else self._grounded(captions, inputs, scorer)[0]
 
     @torch.no_grad()
-    def _describe(
-        self,
-        batch: Iterable[str | Path | Image.Image],
-        prompt: str,
-        plugins: tuple[Plugin, ...],
-        scorer: Scorer | None,
-        generate: dict[str, Any],
+    def generate(
+        self, inputs: Any, *, plugins: Plugins | None = None, **generate: Any
     ) -> list[Caption]:
-        """Describe the images of one batch."""
-        limit = generate.get("max_new_tokens", MAX_NEW_TOKENS)
-        options = {"max_new_tokens": limit, "do_sample": False} | generate
-        inputs = self.prepare(batch, prompt)
-        with attach(self.model, plugins) if plugins else nullcontext():
-            output = self.model.generate(**inputs, **options)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        captions = []
-        for text, row, length in zip(texts, new, self._lengths(new), strict=True):
-            count, at_limit = min(length, new.shape[1]), length > new.shape[1] == limit
-            captions.append(Caption(text.strip(), count, at_limit, tuple(row[:count].tolist())))
-        return captions if scorer is None else self._grounded(captions, inputs, scorer)[0]
+        """Run `model.generate` under the plugins and decode what it adds to each prompt.
+
+        Args:
+            inputs: what `prepare` returned, a row per prompt.
+            plugins: in place of the captioner's own; () for none.
+            generate: further arguments of `model.generate`. Without a `generation_config` among
+                them it is greedy search of at most 128 tokens where they do not say otherwise.
+
+        Returns:
+            A caption per row; with `num_return_sequences=N`, N in a row per prompt.
+
+        Raises:
+            VlmHeadsError: what `attach` refuses, `max_length`, a cache that is already filled,
+                and, under plugins, `guidance_scale` or an assistant model that is attached to.
+        """
+        acting = self.plugins if plugins is None else resolve(plugins)
+        refuse_mixed(generate, acting)
+        decoding = Decoding.of(self.model, self.processor.tokenizer, generate)
+        with attach(self.model, acting) if acting else nullcontext():
+            output = self.model.generate(**inputs, **decoding.arguments)
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        new = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        rows = [decoding.read(row) for row in new]
+        texts = self.processor.batch_decode([ids for ids, _ in rows], skip_special_tokens=True)
+        return [
+            Caption(text.strip(), len(ids), at_limit, ids)
+            for text, (ids, at_limit) in zip(texts, rows, strict=True)
+        ]
 
     def ground(
         self,
-        images: Sequence[str | Path | Image.Image],
+        images: ImageLike | Iterable[ImageLike],
         captions: Sequence[Caption],
         prompt: str = PROMPT,
         *,
@@ -218,30 +237,29 @@ class Captioner:
         ]
         return grounded, found
 
-    def prepare(self, batch: Iterable[str | Path | Image.Image], prompt: str) -> Any:
-        """Make model inputs of images and a prompt, left padded, on the model's device."""
-        images = [
-            as_rgb(item) if isinstance(item, Image.Image) else read_image(item) for item in batch
-        ]
-        text = {"type": "text", "text": prompt}
-        chats = [
-            [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
-            for image in images
-        ]
-        inputs = self.processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        )
-        return inputs.to(self.model.device, dtype=self.model.dtype)
+    def prepare(
+        self, images: ImageLike | Iterable[ImageLike | None], prompt: str | Sequence[str] = PROMPT
+    ) -> Any:
+        """Make model inputs of images and prompts: left padded, and where the model takes them.
 
-    def _lengths(self, new: torch.Tensor) -> list[int]:
-        """Tokens of each row before its end token; one more than there are where none came."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            return [new.shape[1] + 1] * len(new)
-        is_end = torch.isin(new, torch.tensor(ends, device=new.device))
-        return [int(row.int().argmax()) if bool(row.any()) else new.shape[1] + 1 for row in is_end]
+        Args:
+            images: one image or several; None stands for a prompt without an image.
+            prompt: one for all images, or one per image.
+
+        Raises:
+            VlmHeadsError: an image that cannot be read, a prompt that holds the model's own image
+                token, another number of prompts than of images, or a processor that cannot pad.
+        """
+        pictures = [None if item is None else load_image(item) for item in _several(images)]
+        return model_inputs(self.model, self.processor, pictures, prompt)
+
+
+def _several(images: ImageLike | Iterable[ImageLike | None]) -> Iterable[ImageLike | None]:
+    """Take one image for a list of one; an array of four dimensions holds several."""
+    one = isinstance(images, str | Path | Image.Image)
+    one |= isinstance(images, np.ndarray) and images.ndim < 4
+    if one:
+        return [cast("ImageLike", images)]
+    if not isinstance(images, Iterable):
+        return [images]  # refused by name where it is loaded
+    return cast("Iterable[ImageLike | None]", images)

@@ -1,74 +1,150 @@
-"""Read image files as people have them, and refuse what is none by name."""
+"""Read images as people have them, and refuse what is not one by name."""
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vlmheads.errors import VlmHeadsError
 
-# File names that count as images inside of a folder.
-SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .ico .avif".split())
+# What people send as pictures. No other reader of Pillow is asked: some run outside programs (EPS
+# goes to Ghostscript), whatever the name of the file says. HEIF is there once its plugin is.
+FORMATS = tuple("PNG JPEG MPO WEBP BMP DIB GIF TIFF PPM JPEG2000 ICO AVIF HEIF".split())
 SMALLEST_SIDE = 4
 LARGEST_RATIO = 50
+# Bits per value of what cameras, scanners and microscopes write into 16-bit files.
+DEPTHS = (8, 10, 12, 14, 16)
+
+ImageLike = str | Path | Image.Image | np.ndarray[Any, Any]
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the file name endings that count as images inside a folder, such as ".jpg"."""
+    known = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, kind in known if kind in FORMATS)
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path | VlmHeadsError]:
-    """Yield the image files that `paths` name, the files of a folder in order of their names.
+    """Yield the image files that `paths` name, and the images of each folder in order of name.
 
-    A folder without images is yielded as the error that it is, so that the rest goes on.
+    Folders inside a folder are not entered; `left_out` counts what is passed over. A folder
+    without images is yielded as the error that it is, so that the rest can go on.
     """
     for path in map(Path, paths):
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        try:
+            found = [file for file in _visible(path) if _counts(file)]
+        except OSError as error:
+            yield VlmHeadsError(f"folder {path} cannot be read ({error.strerror})")
+            continue
         if found:
             yield from found
         else:
             yield VlmHeadsError(f"{path} holds no image", f"files such as {path / 'picture.jpg'}")
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Read an image as upright 8-bit RGB.
+def left_out(paths: Iterable[str | Path]) -> str:
+    """Say in one line what `find_images` passes over in the folders of `paths`; "" for nothing.
 
-    Transparency is laid on white, 16-bit values are scaled down, the first frame of an animation
-    is taken, and the rotation that a camera wrote into the file is applied.
+    Hidden files are not counted.
+    """
+    files: Counter[str] = Counter()
+    folders = 0
+    for path in map(Path, paths):
+        try:
+            others = [file for file in _visible(path) if not _counts(file)] if path.is_dir() else []
+        except OSError:
+            continue  # find_images says so
+        folders += sum(file.is_dir() for file in others)
+        files.update(file.suffix.lower() or "no suffix" for file in others if not file.is_dir())
+    parts = []
+    if files:
+        kinds = [kind for kind, _ in files.most_common(4)]
+        kinds += ["..."] * (len(files) > len(kinds))
+        count = _count(files.total(), "file")
+        parts.append(f"{count} without an image suffix ({', '.join(kinds)})")
+    if folders:
+        parts.append(_count(folders, "folder") + " inside those named")
+    return "left out: " + " and ".join(parts) if parts else ""
+
+
+def load_image(item: ImageLike) -> Image.Image:
+    """Return a file, a Pillow image or a NumPy array as upright 8-bit RGB.
 
     Raises:
-        VlmHeadsError: no such file, not an image, a truncated one, more pixels than Pillow deems
-            safe, a side below 4 pixels or one more than 50 times the other.
+        VlmHeadsError: what `read_image` and `as_rgb` refuse, or something of another type.
+    """
+    if isinstance(item, str | Path):
+        return read_image(item)
+    if isinstance(item, Image.Image | np.ndarray):
+        return as_rgb(item)
+    raise VlmHeadsError(
+        f"a {type(item).__name__} in place of an image",
+        "a file name, a Pillow image or a NumPy array [H, W, 3]",
+    )
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read an image file as upright 8-bit RGB; see `as_rgb`.
+
+    Raises:
+        VlmHeadsError: no such file, not an image in one of FORMATS, a broken one, more pixels
+            than Pillow deems safe, or what `as_rgb` refuses.
     """
     path = Path(path)
+    if path.is_dir():
+        raise VlmHeadsError(f"{path} is a folder", "an image file", "name the files in it")
     if not path.is_file():
         raise VlmHeadsError(f"no file {path}", "an image file")
+    Image.init()
+    formats = [kind for kind in FORMATS if kind in Image.OPEN]
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata, which is not needed
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=formats) as image:
                 return as_rgb(image, str(path))
+    except VlmHeadsError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise VlmHeadsError(
             f"{path} has too many pixels", f"at most {Image.MAX_IMAGE_PIXELS:,}", "make it smaller"
         ) from error
     except UnidentifiedImageError as error:
-        raise VlmHeadsError(f"{path} is not an image", "a format that Pillow reads") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, VlmHeadsError):
-            raise
-        raise VlmHeadsError(f"{path} cannot be read ({error})", "a whole image file") from error
+        known = "PNG, JPEG, WebP, GIF, TIFF, BMP or another picture that cameras and browsers write"
+        raise VlmHeadsError(f"{path} is not an image", known) from error
+    except Exception as error:  # readers of damaged files raise whatever they trip over
+        raise _broken(str(path), error) from error
 
 
-def as_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
-    """Return an image as upright 8-bit RGB, whatever its mode.
+def as_rgb(image: Image.Image | np.ndarray[Any, Any], name: str = "the image") -> Image.Image:
+    """Return a picture as upright 8-bit RGB, whatever its mode or dtype.
+
+    The first frame of an animation is taken, the rotation that a camera wrote into the file is
+    applied, and transparency is laid on white. Values other than 8-bit ones are scaled: floats from
+    0 to 1 by 255, others by the smallest of 8, 10, 12, 14 and 16 bits that holds them, larger ones
+    by their maximum, and negative ones from their minimum to their maximum. NaN becomes black.
+
+    Args:
+        image: a Pillow image, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA).
+        name: what error messages call it.
 
     Raises:
-        VlmHeadsError: a side below 4 pixels, or one more than 50 times the other.
+        VlmHeadsError: a side below 4 pixels, one more than 50 times the other, an array of another
+            shape or without numbers, or an image that Pillow fails to decode or convert.
     """
+    if isinstance(image, np.ndarray):
+        image = _from_array(image, name)
     width, height = image.size
     if min(width, height) < SMALLEST_SIDE:
         raise VlmHeadsError(
@@ -78,18 +154,87 @@ def as_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         raise VlmHeadsError(
             f"{name} is {width}x{height}", f"sides in a ratio of at most {LARGEST_RATIO}", "crop it"
         )
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        upright = _eight_bits(upright)
-    if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        layer = upright.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        upright = Image.alpha_composite(white, layer)
-    return upright.convert("RGB")
+    try:
+        image.load()
+        upright = _upright(image)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            upright = Image.fromarray(_eight_bits(np.asarray(upright), name))
+        if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+            layer = upright.convert("RGBA")
+            white = Image.new("RGBA", layer.size, "white")
+            upright = Image.alpha_composite(white, layer)
+        return upright.convert("RGB")
+    except VlmHeadsError:
+        raise
+    except Exception as error:  # as in read_image: a Pillow image may still be an open file
+        raise _broken(name, error) from error
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a grey image of 16 or 32 bits to 8; Pillow itself would clip it."""
-    values = np.asarray(image, dtype=np.float64)
-    top = 255.0 if values.max() <= 255 else max(65535.0, values.max())
-    return Image.fromarray((values.clip(min=0) * (255.0 / top)).round().astype(np.uint8))
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the rotation in the metadata; as viewers do, none where the metadata is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # struct.error, KeyError, ... from metadata alone: the pixels were read
+        return image
+
+
+def _from_array(values: np.ndarray[Any, Any], name: str) -> Image.Image:
+    """Make a Pillow image of an array."""
+    shape = "x".join(map(str, values.shape))
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim != 2 and (values.ndim != 3 or values.shape[2] not in (3, 4)):
+        first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
+        raise VlmHeadsError(
+            f"{name} is an array of shape {shape}",
+            "height x width, with 3 (RGB) or 4 (RGBA) values in the last dimension if in colour",
+            "move the channels to the end: array.transpose(1, 2, 0)" if first else "",
+        )
+    if values.dtype.kind not in "buif" or not values.size:
+        raise VlmHeadsError(f"{name} is an array of {values.size} {values.dtype}", "numbers")
+    return Image.fromarray(_eight_bits(values, name))
+
+
+def _eight_bits(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Scale values to 8 bits, as `as_rgb` says."""
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    fractions = values.dtype.kind == "f"
+    numbers = values.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        raise VlmHeadsError(f"{name} holds no finite value", "numbers")
+    low, high = float(finite.min()), float(finite.max())
+    if low < 0:
+        bottom, top = low, high
+    elif fractions and high <= 1:
+        bottom, top = 0.0, 1.0
+    else:
+        depths = (float(2**bits - 1) for bits in DEPTHS)
+        bottom, top = 0.0, next((depth for depth in depths if high <= depth), high)
+    numbers = np.nan_to_num(numbers, nan=bottom, posinf=top, neginf=bottom)
+    scaled = (numbers - bottom) / ((top - bottom) or 1.0) * 255
+    bytes_: np.ndarray[Any, Any] = scaled.round().clip(0, 255).astype(np.uint8)
+    return bytes_
+
+
+def _broken(name: str, error: Exception) -> VlmHeadsError:
+    """Say in one line that an image cannot be read."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return VlmHeadsError(f"{name} cannot be read ({reason})", "a whole image file")
+
+
+def _visible(folder: Path) -> list[Path]:
+    """List a folder's entries in order of name, hidden ones left out."""
+    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+
+
+def _counts(file: Path) -> bool:
+    """Whether a folder's entry is taken for an image."""
+    return file.suffix.lower() in image_suffixes() and not file.is_dir()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

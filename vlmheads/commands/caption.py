@@ -77,15 +77,17 @@ def caption(
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
     from vlmheads.commands.flags import WordOptions
-    from vlmheads.images import find_images
+    from vlmheads.images import find_images, left_out
 
     show.quiet_loading(model)
     acting = () if plugins == ("none",) else plugins or ("vhr",)
     captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
     asked = WordOptions.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
     found = list(find_images(images))
+    if notice := left_out(images):
+        click.echo(f"note: {notice}", err=True)
     job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare, asked)
-    failed = noticed = False
+    failed = drawn_only = False
     with show.progress(len(found)) as advance:
         for batch in _batches(found, batch_size):
             readable: list[tuple[Path, Image]] = []
@@ -95,9 +97,9 @@ def caption(
                 except VlmHeadsError as error:
                     click.echo(f"error: {error}", err=True)
                     failed = True
-            if not noticed and (notice := _notice(captioner, model, readable)):
+            if not drawn_only and (notice := _notice(captioner, model, readable)):
                 click.echo(notice, err=True)
-                noticed = True
+                drawn_only = True
             for record in job.run(readable):
                 if as_json:
                     click.echo(json.dumps(record, ensure_ascii=False))

@@ -78,13 +78,15 @@ def detect(
     from vlmheads.commands import show
     from vlmheads.commands.measures import MEASURES, Measurement, Options, finished
     from vlmheads.errors import VlmHeadsError
-    from vlmheads.images import find_images
+    from vlmheads.images import find_images, left_out
 
     found = []
     for path in find_images(images):
         if isinstance(path, VlmHeadsError):
             raise path
         found.append(path)
+    if notice := left_out(images):
+        click.echo(f"note: {notice}", err=True)
     if overlay is not None and (measure != "sinks" or len(found) != 1):
         raise VlmHeadsError(
             f"--overlay with --measure {measure} and {len(found)} images",
