@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from vlmheads.errors import VlmHeadsError
 
@@ -21,6 +21,18 @@ SMALLEST_SIDE = 4
 LARGEST_RATIO = 50
 # Bits per value of what cameras, scanners and microscopes write into 16-bit files.
 DEPTHS = (8, 10, 12, 14, 16)
+
+# How the pixels have to be turned for each value of the orientation tag of EXIF.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 ImageLike = str | Path | Image.Image | np.ndarray[Any, Any]
 
@@ -163,7 +175,9 @@ def as_rgb(image: Image.Image | np.ndarray[Any, Any], name: str = "the image") -
             layer = upright.convert("RGBA")
             white = Image.new("RGBA", layer.size, "white")
             upright = Image.alpha_composite(white, layer)
-        return upright.convert("RGB")
+        picture = upright.convert("RGB")
+        picture.info.clear()  # the rotation is done: whoever reads this image must not repeat it
+        return picture
     except VlmHeadsError:
         raise
     except Exception as error:  # as in read_image: a Pillow image may still be an open file
@@ -173,9 +187,10 @@ def as_rgb(image: Image.Image | np.ndarray[Any, Any], name: str = "the image") -
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the rotation in the metadata; as viewers do, none where the metadata is damaged."""
     try:
-        return ImageOps.exif_transpose(image)
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception:  # struct.error, KeyError, ... from metadata alone: the pixels were read
-        return image
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_array(values: np.ndarray[Any, Any], name: str) -> Image.Image:

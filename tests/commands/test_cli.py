@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,19 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_done(scenes: Path, tmp_
     assert "no file" in errors[0]
     assert "is not an image" in errors[1]
     assert "holds no image" in errors[2]
+
+
+def test_what_a_folder_walk_leaves_out_is_one_line(scenes: Path, tmp_path: Path) -> None:
+    shutil.copy(next(scenes.iterdir()), tmp_path / "scene.png")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "more").mkdir()
+    expected = (
+        "note: left out: 1 file without an image suffix (.txt) and 1 folder inside those named"
+    )
+    for command in (("caption",), ("detect", "--measure", "sinks")):
+        done = run(*command, tmp_path)
+        assert done.exit_code == 0
+        assert done.stderr.splitlines() == [expected]
 
 
 def test_a_photograph_gets_one_line_of_notice(tmp_path: Path) -> None:

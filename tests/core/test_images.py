@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlmheads import VlmHeadsError
-from vlmheads.images import find_images, read_image
+from vlmheads.images import (
+    FORMATS,
+    as_rgb,
+    find_images,
+    image_suffixes,
+    left_out,
+    load_image,
+    read_image,
+)
 
 
 @pytest.fixture
@@ -78,6 +89,139 @@ def test_the_rotation_of_a_camera_is_applied(colours: Image.Image, tmp_path: Pat
     assert near(found.getpixel((5, 16)), BLUE)
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_rotation_is_that_of_pillow(orientation: int, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (9, 14, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        assert as_rgb(image) == ImageOps.exif_transpose(image)
+
+
+def damaged_exif(seed: int) -> bytes:
+    """The metadata of a photograph with three bytes overwritten."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
+    exif.get_ifd(0x8769)[0x9003] = "2020"
+    exif.get_ifd(0x8825)[2] = (1.0, 2.0, 3.0)
+    data = bytearray(exif.tobytes())
+    draws = np.random.default_rng(seed)
+    for place in draws.integers(6, len(data), 3):
+        data[place] = draws.choice([0, 1, 2, 3, 4, 5, 7, 9, 10, 12, 255])
+    return bytes(data)
+
+
+def test_damaged_metadata_does_not_lose_the_picture(colours: Image.Image, tmp_path: Path) -> None:
+    sizes = []
+    for seed in range(300):
+        colours.save(tmp_path / "photo.jpg", exif=damaged_exif(seed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sizes.append(read_image(tmp_path / "photo.jpg").size)
+    assert set(sizes) == {(20, 10), (10, 20)}
+    assert sizes.count((10, 20)) > 150, "most still hold their rotation"
+
+
+def test_orientation_is_applied_next_to_a_tag_of_a_wrong_type(
+    colours: Image.Image, tmp_path: Path
+) -> None:
+    tags = [(0x0112, 3, 1, 6), (0x8769, 3, 1, 999), (0x010F, 12, 1, 7)]  # no such directory
+    data = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags))
+    data += b"".join(struct.pack("<HHLL", *tag) for tag in tags) + bytes(4)
+    colours.save(tmp_path / "photo.jpg", exif=data)
+    assert read_image(tmp_path / "photo.jpg").size == (10, 20)
+
+
+def shades(path: Path) -> list[int]:
+    return np.asarray(read_image(path))[0, :, 0].tolist()
+
+
+RAMP = np.array([0.0, 0.25, 0.5, 1.0])
+SHADES = [0, 64, 128, 255]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_values_of_fewer_bits_in_a_deep_file_are_scaled(bits: int, tmp_path: Path) -> None:
+    ramp = (RAMP * (2**bits - 1)).round().astype(np.uint16)[None].repeat(8, 0)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert np.allclose(shades(tmp_path / "deep.png"), SHADES, atol=1)
+
+
+@pytest.mark.parametrize(
+    "ramp",
+    [RAMP, RAMP * 255, RAMP * 4095, RAMP * 1e6, RAMP * 2000 - 1000],
+    ids=["0 to 1", "8 bits", "12 bits", "0 to a million", "-1000 to 1000"],
+)
+def test_floats_are_scaled_by_their_range(ramp: np.ndarray, tmp_path: Path) -> None:
+    picture = ramp.astype(np.float32)[None].repeat(8, 0)
+    Image.fromarray(picture).save(tmp_path / "float.tif")
+    assert np.allclose(shades(tmp_path / "float.tif"), SHADES, atol=1)
+    assert np.allclose(np.asarray(as_rgb(picture))[0, :, 0], SHADES, atol=1)
+
+
+def test_a_nan_is_one_black_pixel(tmp_path: Path) -> None:
+    picture = np.full((8, 8), 0.5, dtype=np.float32)
+    picture[0, 0], picture[0, 1], picture[0, 2] = np.nan, np.inf, -np.inf
+    Image.fromarray(picture).save(tmp_path / "hole.tif")
+    assert shades(tmp_path / "hole.tif") == [0, 255, 0, 128, 128, 128, 128, 128]
+    with pytest.raises(VlmHeadsError, match="holds no finite value"):
+        as_rgb(np.full((8, 8), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("values", "corner"),
+    [
+        (np.full((8, 9, 3), 200, np.uint8), (200, 200, 200)),
+        (np.full((8, 9), 200, np.int64), (200, 200, 200)),
+        (np.full((8, 9, 1), 0.5), (128, 128, 128)),
+        (np.full((8, 9, 3), 4095, np.uint16), (255, 255, 255)),
+        (np.ones((8, 9), bool), (255, 255, 255)),
+        (np.zeros((8, 9, 4), np.uint8), (255, 255, 255)),  # transparent
+    ],
+)
+def test_an_array_is_an_image(values: np.ndarray, corner: tuple[int, ...]) -> None:
+    image = load_image(values)
+    assert (image.mode, image.size) == ("RGB", (9, 8))
+    assert image.getpixel((0, 0)) == corner
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (np.zeros((3, 8, 9)), r"shape 3x8x9.*transpose\(1, 2, 0\)"),
+        (np.zeros((8, 9, 2)), "shape 8x9x2"),
+        (np.zeros((8, 9), complex), "complex128"),
+        (np.zeros((8, 9), object), "object"),
+        (b"bytes", "a bytes in place of an image"),
+        (None, "a NoneType in place of an image"),
+        (np.zeros((2, 9)), "is 9x2"),
+        (Image.new("LAB", (8, 8)), "cannot be read"),
+    ],
+)
+def test_what_is_not_an_image_is_refused_by_type(item: object, message: str) -> None:
+    with pytest.raises(VlmHeadsError, match=message) as refusal:
+        load_image(item)  # type: ignore[arg-type]
+    assert "\n" not in str(refusal.value)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
+
+
+def test_no_reader_that_runs_a_program_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: asked.append(a))
+    (tmp_path / "image.png").write_bytes(POSTSCRIPT)
+    with pytest.raises(VlmHeadsError, match="is not an image"):
+        read_image(tmp_path / "image.png")
+    with Image.open(io.BytesIO(POSTSCRIPT)) as image:  # what would have happened
+        assert image.format == "EPS"
+    assert asked == []
+    assert not {"EPS", "WMF", "MPEG", "PDF"} & set(FORMATS)
+
+
 def bomb(path: Path) -> None:
     """A PNG whose header claims 30,000 x 30,000 pixels."""
     Image.new("L", (8, 8)).save(path)
@@ -117,11 +261,29 @@ def test_what_is_no_usable_image_is_refused(tmp_path: Path, make: object, messag
 
 
 def test_a_folder_gives_its_images_in_order_and_an_empty_one_an_error(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "notes.txt"):
+    for name in ("b.png", "a.JPG", "d.jfif", "c.jpe", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
     found = list(find_images([tmp_path, tmp_path / "empty", tmp_path / "single.png"]))
-    assert found[:2] == [tmp_path / "a.JPG", tmp_path / "b.png"]
-    assert isinstance(found[2], VlmHeadsError)
-    assert "holds no image" in str(found[2])
-    assert found[3] == tmp_path / "single.png"
+    assert found[:4] == [tmp_path / name for name in ("a.JPG", "b.png", "c.jpe", "d.jfif")]
+    assert isinstance(found[4], VlmHeadsError)
+    assert "holds no image" in str(found[4])
+    assert found[5] == tmp_path / "single.png"
+
+
+def test_suffixes_are_those_of_the_formats_that_are_read() -> None:
+    assert {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".webp"} <= image_suffixes()
+    assert not {".eps", ".pdf", ".txt", ".gz"} & image_suffixes()
+
+
+def test_what_a_folder_walk_leaves_out_is_counted(tmp_path: Path) -> None:
+    assert left_out([tmp_path, tmp_path / "single.png"]) == ""
+    for name in ("a.png", "b.txt", "c.txt", "d.pdf", "README", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    assert left_out([tmp_path]) == (
+        "left out: 4 files without an image suffix (.txt, .pdf, no suffix) "
+        "and 2 folders inside those named"
+    )
+    assert list(find_images([tmp_path])) == [tmp_path / "a.png"]
