@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -136,7 +136,8 @@ class Captioner:
         scorer = self._scorer(words, generate) if words else None
         source = iter(_several(images))
         while batch := tuple(islice(source, batch_size)):
-            inputs = self.prepare(batch, prompt)
+            pictures = [load_image(item) for item in batch]
+            inputs = model_inputs(self.model, self.processor, pictures, prompt)
             captions = self.generate(inputs, plugins=acting, **generate)
             yield from captions if scorer is None else self._grounded(captions, inputs, scorer)[0]
 
@@ -254,12 +255,10 @@ class Captioner:
         return model_inputs(self.model, self.processor, pictures, prompt)
 
 
-def _several(images: ImageLike | Iterable[ImageLike | None]) -> Iterable[ImageLike | None]:
+def _several(images: Any) -> Iterable[Any]:
     """Take one image for a list of one; an array of four dimensions holds several."""
     one = isinstance(images, str | Path | Image.Image)
     one |= isinstance(images, np.ndarray) and images.ndim < 4
     if one:
-        return [cast("ImageLike", images)]
-    if not isinstance(images, Iterable):
-        return [images]  # refused by name where it is loaded
-    return cast("Iterable[ImageLike | None]", images)
+        return [images]
+    return images if isinstance(images, Iterable) else [images]  # which is refused by name

@@ -81,7 +81,7 @@ def left_out(paths: Iterable[str | Path]) -> str:
         files.update(file.suffix.lower() or "no suffix" for file in others if not file.is_dir())
     parts = []
     if files:
-        kinds = [kind for kind, _ in files.most_common(4)]
+        kinds = sorted(files, key=lambda kind: (-files[kind], kind))[:4]
         kinds += ["..."] * (len(files) > len(kinds))
         count = _count(files.total(), "file")
         parts.append(f"{count} without an image suffix ({', '.join(kinds)})")
@@ -176,7 +176,7 @@ def as_rgb(image: Image.Image | np.ndarray[Any, Any], name: str = "the image") -
             white = Image.new("RGBA", layer.size, "white")
             upright = Image.alpha_composite(white, layer)
         picture = upright.convert("RGB")
-        picture.info.clear()  # the rotation is done: whoever reads this image must not repeat it
+        picture.info.clear()  # the rotation is done; whoever is given this image must not repeat it
         return picture
     except VlmHeadsError:
         raise

@@ -96,7 +96,9 @@ def test_every_rotation_is_that_of_pillow(orientation: int, tmp_path: Path) -> N
     exif[0x0112] = orientation
     Image.fromarray(noise).save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as image:
-        assert as_rgb(image) == ImageOps.exif_transpose(image)
+        found, expected = as_rgb(image), ImageOps.exif_transpose(image)
+    assert (found.size, found.tobytes()) == (expected.size, expected.tobytes())
+    assert ImageOps.exif_transpose(found).tobytes() == found.tobytes(), "turned only once"
 
 
 def damaged_exif(seed: int) -> bytes:
@@ -196,7 +198,6 @@ def test_an_array_is_an_image(values: np.ndarray, corner: tuple[int, ...]) -> No
         (b"bytes", "a bytes in place of an image"),
         (None, "a NoneType in place of an image"),
         (np.zeros((2, 9)), "is 9x2"),
-        (Image.new("LAB", (8, 8)), "cannot be read"),
     ],
 )
 def test_what_is_not_an_image_is_refused_by_type(item: object, message: str) -> None:
