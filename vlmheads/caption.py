@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlmheads.decoding import Decoding, refuse_mixed
+from vlmheads.decoding import Decoding
 from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.measure import Grounding, grounding
 from vlmheads.grounding.scores import Scorer
@@ -157,11 +157,10 @@ class Captioner:
             A caption per row; with `num_return_sequences=N`, N in a row per prompt.
 
         Raises:
-            VlmHeadsError: what `attach` refuses, `max_length`, a cache that is already filled,
-                and, under plugins, `guidance_scale` or an assistant model that is attached to.
+            VlmHeadsError: what `attach` refuses, `max_length`, a cache that is already filled, or
+                an assistant model with plugins attached to it.
         """
         acting = self.plugins if plugins is None else resolve(plugins)
-        refuse_mixed(generate, acting)
         decoding = Decoding.of(self.model, self.processor.tokenizer, generate)
         with attach(self.model, acting) if acting else nullcontext():
             output = self.model.generate(**inputs, **decoding.arguments)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.plugin import Plugin
+from vlmheads.model.anatomy import unwrap
 from vlmheads.runtime.attachment import ATTACHED
 from vlmheads.runtime.cache import NAMES as CACHES
 
@@ -42,8 +42,10 @@ class Decoding:
         """Complete the arguments of a `generate`: greedy search of 128 tokens by default.
 
         Raises:
-            VlmHeadsError: `max_length`, or another limit than a number from 1 up.
+            VlmHeadsError: `max_length`, another limit than a number from 1 up, a cache that is
+                already filled, or an assistant model with plugins attached to it.
         """
+        _refuse_used(generate)
         config = generate.get("generation_config")
 
         def setting(name: str, *, saved: bool = True) -> Any:
@@ -94,12 +96,10 @@ class Decoding:
         return ids, not any(stop in text for stop in self.stop_strings)
 
 
-def refuse_mixed(generate: Mapping[str, Any], plugins: Sequence[Plugin]) -> None:
-    """Refuse arguments of `generate` that do not go with plugins, or with a whole prompt.
+def _refuse_used(generate: Mapping[str, Any]) -> None:
+    """Refuse a cache that was filled before, and an assistant model with plugins on it.
 
-    Raises:
-        VlmHeadsError: a filled cache; an assistant model with plugins on it; under plugins,
-            `guidance_scale`.
+    What does not go with plugins on the model itself is refused where they act.
     """
     for name in CACHES:
         cache = generate.get(name)
@@ -110,20 +110,11 @@ def refuse_mixed(generate: Mapping[str, Any], plugins: Sequence[Plugin]) -> None
                 "leave it out",
             )
     assistant = generate.get("assistant_model")
-    if assistant is not None and ATTACHED in vars(assistant):
+    if assistant is not None and ATTACHED in vars(unwrap(assistant)):
         raise VlmHeadsError(
             f"an assistant model ({type(assistant).__name__}) with plugins attached to it",
-            "a plain assistant: it only drafts what the main model then checks",
+            "a plain assistant: it only drafts what the model then checks",
             "detach its plugins",
-        )
-    config = generate.get("generation_config")
-    scale = generate.get("guidance_scale", getattr(config, "guidance_scale", None))
-    if plugins and scale not in (None, 1):
-        names = ", ".join(plugin.name for plugin in plugins)
-        raise VlmHeadsError(
-            f"guidance_scale={scale} together with plugins ({names})",
-            "one of the two, since it sends a second prompt through the model at each step",
-            "leave guidance_scale out; the plugin cfg does the same for an image",
         )
 
 

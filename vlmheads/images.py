@@ -187,8 +187,8 @@ def as_rgb(image: Image.Image | np.ndarray[Any, Any], name: str = "the image") -
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the rotation in the metadata; as viewers do, none where the metadata is damaged."""
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-    except Exception:  # struct.error, KeyError, ... from metadata alone: the pixels were read
+        turn = _TURNS.get(image.getexif()[_ORIENTATION])
+    except Exception:  # none there, or damaged metadata; the pixels themselves were read
         turn = None
     return image if turn is None else image.transpose(turn)
 

@@ -203,10 +203,10 @@ def test_what_does_not_go_with_plugins_is_refused_by_its_own_name() -> None:
             captioner()(pictures()[0], plugins=plugins, **generate)
         assert "\n" not in str(refusal.value)
 
-    refused(r"guidance_scale=1.5 together with plugins \(vhr\)", guidance_scale=1.5)
+    refused("guidance_scale=1.5", guidance_scale=1.5)
     config = deepcopy(captioner().model.generation_config)
     config.guidance_scale = 2.0
-    refused("guidance_scale=2.0 together with plugins", generation_config=config)
+    refused("guidance_scale=2.0", generation_config=config)
     assert captioner()(pictures()[0], plugins="vhr", guidance_scale=1, max_new_tokens=2)
 
     cache = t.DynamicCache()
@@ -214,6 +214,7 @@ def test_what_does_not_go_with_plugins_is_refused_by_its_own_name() -> None:
     refused("past_key_values, a cache that already holds 7 tokens", (), past_key_values=cache)
 
     assistant = deepcopy(captioner().model)
+    refused("assistant_model=LlavaForConditionalGeneration", assistant_model=assistant)
     with attach(assistant, "vhr"):
         refused("an assistant model .* with plugins attached", (), assistant_model=assistant)
     refused("max_length=200.*max_new_tokens", (), max_length=200)
