@@ -29,8 +29,11 @@ test: $(VENV)/ready
 # not among them by default: PyPI's older builds for Linux need several gigabytes of CUDA.
 FLOOR ?= transformers huggingface-hub
 FLOOR_VENV := .venv-floor
-FLOOR_TESTS := tests/runtime tests/plugins/test_vcd.py tests/plugins/test_contract.py
-FLOOR_CASES := not contract or (vhr or pai or vcd) and (llava-gqa or qwen2_5_vl or gemma3)
+# The core of the contract: attention rows and logits, a stream with an image of its own, positions in space,
+# prompt lookup under a sliding window.
+FLOOR_TESTS := $(addprefix tests/,runtime/test_compat.py runtime/test_attach.py runtime/test_hooks.py \
+	plugins/test_vcd.py plugins/test_contract.py)
+FLOOR_CASES := not contract or (pai] or vcd]) and (llava-gqa or qwen2_5_vl) or gemma3-vcd and lookup
 
 $(FLOOR_VENV)/ready: $(VENV)/ready constraints-floor.txt
 	$(PYTHON) -m venv --without-pip --clear $(FLOOR_VENV)
