@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: try demo test check fix bench docs docs-serve clean
+.PHONY: try demo test test-floor coverage check fix bench docs docs-serve clean
 .DEFAULT_GOAL := try
 
 # The environment is made once and again whenever what it is made from changes.
@@ -24,6 +24,30 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+# The lowest versions that pyproject.toml allows, laid over $(VENV), from which all else comes. torch is
+# not among them by default: PyPI's older builds for Linux need several gigabytes of CUDA.
+FLOOR ?= transformers huggingface-hub
+FLOOR_VENV := .venv-floor
+# The core of the contract: attention rows and logits, a stream with an image of its own, positions in space,
+# prompt lookup under a sliding window.
+FLOOR_TESTS := $(addprefix tests/,runtime/test_compat.py runtime/test_attach.py runtime/test_hooks.py \
+	plugins/test_vcd.py plugins/test_contract.py)
+FLOOR_CASES := not contract or (pai] or vcd]) and (llava-gqa or qwen2_5_vl) or gemma3-vcd and lookup
+
+$(FLOOR_VENV)/ready: $(VENV)/ready constraints-floor.txt
+	$(PYTHON) -m venv --without-pip --clear $(FLOOR_VENV)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$($(FLOOR_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$(FLOOR_VENV)/bin/python -m pip install --quiet --no-deps --constraint constraints-floor.txt $(FLOOR)
+	touch $@
+
+test-floor: $(FLOOR_VENV)/ready
+	$(FLOOR_VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(FLOOR_TESTS) -k "$(FLOOR_CASES)"
+
+coverage: $(VENV)/ready
+	mkdir -p out
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=markdown:out/coverage.md
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -49,4 +73,4 @@ docs-serve: $(VENV)/ready
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 clean:
-	rm -rf $(VENV) out dist build site
+	rm -rf $(VENV) $(FLOOR_VENV) out dist build site

@@ -34,6 +34,7 @@ from vlmheads.registry import get_plugin, list_plugins, list_presets, read_prese
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
+    "code-of-conduct.md": "CODE_OF_CONDUCT.md",
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
     "testbed.md": "testbed/README.md",
