@@ -248,7 +248,7 @@ def _use(name: str, plugin: type[Plugin]) -> list[str]:
 def modules_of(page: str) -> list[str]:
     """Return the modules on a page of the reference."""
     listed = {module for _, _, modules in REFERENCE.values() for module in modules.split()}
-    others = sorted(set(vlmheads._HOMES.values()) - listed - {"detect"})
+    others = sorted(set(vlmheads.HOMES.values()) - listed - {"detect"})
     return REFERENCE[page][2].split() + (others if page == next(iter(REFERENCE)) else [])
 
 
@@ -260,7 +260,7 @@ def reference_index() -> str:
         if name == "detect":
             rows.append("| [`vlmheads.detect`](detect.md) | Read-only measurements of heads. |")
             continue
-        module = vlmheads._HOMES[name]
+        module = vlmheads.HOMES[name]
         about = (inspect.getdoc(getattr(vlmheads, name)) or "").partition("\n")[0]
         link = f"{home[module]}.md#vlmheads.{module}.{name}"
         rows.append(f"| [`vlmheads.{name}`]({link}) | {_cell(about)} |")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __version__ = version("vlmheads")
 
 # Where each public name lives. Looked up on first use, so that importing vlmheads loads no torch.
-_HOMES = {
+HOMES = {
     "VlmHeadsError": "errors",
     "attach": "runtime.attachment",
     "Attachment": "runtime.attachment",
@@ -44,15 +44,15 @@ _HOMES = {
     "detect": "detect",  # the room itself
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(HOMES)
 
 
 def __getattr__(name: str) -> object:
     """Import a public name from its module on first use."""
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'vlmheads' has no attribute {name!r}")
-    module = import_module(f"vlmheads.{_HOMES[name]}")
-    value = module if name == _HOMES[name] else getattr(module, name)
+    module = import_module(f"vlmheads.{HOMES[name]}")
+    value = module if name == HOMES[name] else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import examine
+from vlmheads.runtime.compat import encodes_images
 
 GROUP = "vlmheads.models"
 EMBEDDED = "embedded"
@@ -76,7 +77,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
         raise VlmHeadsError(f"device {place!r} cannot be used", "such as cpu or cuda:0") from error
     source = locate(name)
     config = _load(AutoConfig, name, source)
-    if type(config) not in AutoModelForImageTextToText._model_mapping:
+    if not encodes_images(config):
         raise VlmHeadsError(
             f"{name} is a {config.model_type} model, which takes no images",
             "a model for image-text-to-text",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
+from vlmheads.runtime.compat import expand_images
 
 PIXELS = "pixel_values"
 
@@ -134,13 +135,12 @@ def join(anatomy: Anatomy, inputs: dict[str, Any], images: list[Any]) -> Any:
         images: an output of the vision encoder for each stream that has images, each sample once;
             streams with the same images may share one.
     """
-    model: Any = anatomy.model
     visual = int(anatomy.is_visual(inputs["input_ids"]).sum())
     beams = visual // sum(feature.shape[:-1].numel() for feature in images[0].pooler_output)
     if beams > 1:
         ids = inputs["input_ids"][::beams]
         for output in {id(output): output for output in images}.values():
-            model._expand_multimodal_outputs(ids, {"image": output}, expand_size=beams)
+            expand_images(anatomy.model, ids, {"image": output}, beams)
     first = images[0]
     first.pooler_output = _chain([output.pooler_output for output in images])
     if getattr(first, "deepstack_features", None) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import AutoModelForImageTextToText, Cache
 
 # Where generate() keeps the graph that it compiles for a static cache, and what with.
 COMPILED_CALL = "_compiled_call"
@@ -26,6 +26,23 @@ ENCODED = "mm_encoder_outputs"
 def takes_encoded_images(model: Any) -> bool:
     """Tell whether a model's forward takes encoded images; in transformers 5.17 it does not."""
     return ENCODED in inspect.signature(model.forward).parameters
+
+
+def encodes_images(config: Any) -> bool:
+    """Tell whether transformers has an image-text-to-text model for a config."""
+    return type(config) in AutoModelForImageTextToText._model_mapping
+
+
+def expand_images(model: Any, ids: Tensor, images: dict[str, Any], copies: int) -> None:
+    """Repeat encoded images for the beams of each sample, in place, as generate() does.
+
+    Args:
+        model: the model that generates.
+        ids: [N, S] token ids, each sample once.
+        images: kind of image -> output of the vision encoder.
+        copies: rows per sample.
+    """
+    model._expand_multimodal_outputs(ids, images, expand_size=copies)
 
 
 def chain(images: list[dict[str, Any]]) -> dict[str, Any]:

@@ -192,11 +192,10 @@ class Installation:
         names = tuple(stream.name for stream in self._streams)
         request = Request(self.anatomy, prompt, given.ids, names if self._batch else ())
         if request.active:
-            request._pass = partial(self._pass, given, kwargs)
-            request._images = partial(image_inputs, self.anatomy, media)
-            for plugin in self._acting["on_prompt"]:
-                plugin.on_prompt(request)
-            request._pass = request._images = None
+            run = partial(self._pass, given, kwargs)
+            with request.before_prefill(run, partial(image_inputs, self.anatomy, media)):
+                for plugin in self._acting["on_prompt"]:
+                    plugin.on_prompt(request)
         self.request = request
 
     def _drafted(self, kwargs: dict[str, Any]) -> int:

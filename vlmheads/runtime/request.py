@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +123,20 @@ class Request:
     def scratch(self, plugin: object) -> dict[str, Any]:
         """Return the dictionary in which a plugin keeps what belongs to this generation."""
         return self._scratch.setdefault(id(plugin), {})
+
+    @contextmanager
+    def before_prefill(self, run: Pass, images: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """Let plugins run passes over the prompt and ask for its images, inside of the `with`.
+
+        Args:
+            run: runs the prompt without plugins.
+            images: gives the arguments of the vision encoder.
+        """
+        self._pass, self._images = run, images
+        try:
+            yield
+        finally:
+            self._pass = self._images = None
 
     def text_only_forward(
         self, *, heads: Iterable[int] = (), hidden: Iterable[int] = ()
