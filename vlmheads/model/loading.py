@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import examine
-from vlmheads.runtime.compat import encodes_images
 
 GROUP = "vlmheads.models"
 EMBEDDED = "embedded"
@@ -77,7 +81,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
         raise VlmHeadsError(f"device {place!r} cannot be used", "such as cpu or cuda:0") from error
     source = locate(name)
     config = _load(AutoConfig, name, source)
-    if not encodes_images(config):
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise VlmHeadsError(
             f"{name} is a {config.model_type} model, which takes no images",
             "a model for image-text-to-text",
