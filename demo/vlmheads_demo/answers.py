@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlmheads_demo.captions import is_right
 from vlmheads_demo.comparison import compared
-from vlmheads_demo.measuring import attention_of, top_heads
-from vlmheads_demo.results import Result, Said
+from vlmheads_demo.services.measurement import attention_of, top_heads
+from vlmheads_demo.services.result import Result, Said
+from vlmheads_demo.views.captions import is_right
 
 SCHEMA = 1
 

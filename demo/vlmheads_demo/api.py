@@ -13,16 +13,16 @@ from gradio.events import api
 from vlmheads.caption import PROMPT
 from vlmheads.errors import VlmHeadsError
 from vlmheads_demo.answers import answer
-from vlmheads_demo.describing import describe
 from vlmheads_demo.desk import Desk
-from vlmheads_demo.evaluating import Stopped, Study, evaluate
-from vlmheads_demo.exporting import as_pictures
-from vlmheads_demo.handlers import path_of
-from vlmheads_demo.measuring import TAU, attention_of, top_heads
 from vlmheads_demo.messages import told
-from vlmheads_demo.methods import methods, plugins_of
-from vlmheads_demo.results import Result
 from vlmheads_demo.selection import Selection
+from vlmheads_demo.services.captioning import describe
+from vlmheads_demo.services.evaluation import Stopped, Study, evaluate
+from vlmheads_demo.services.export import as_pictures
+from vlmheads_demo.services.measurement import TAU, attention_of, top_heads
+from vlmheads_demo.services.methods import methods, plugins_of
+from vlmheads_demo.services.result import Result
+from vlmheads_demo.views.describe import path_of
 
 
 def add_endpoints(desk: Desk, queue: str) -> None:

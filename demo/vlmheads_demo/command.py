@@ -35,10 +35,10 @@ def demo(
 
     from vlmheads.commands import show
     from vlmheads.errors import VlmHeadsError
-    from vlmheads_demo.shelf import Shelf
+    from vlmheads_demo.state import Shelf
 
     try:
-        from vlmheads_demo.server import require_free, serve
+        from vlmheads_demo.app import require_free, serve
     except ImportError as error:
         raise VlmHeadsError(
             f"{error.name} is not installed", todo="install it with pip install 'vlmheads[demo]'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from vlmheads_demo.results import Result, Said
+from vlmheads_demo.services.result import Result, Said
 
 
 def compared(result: Result) -> list[dict[str, Any]]:

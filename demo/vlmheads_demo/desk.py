@@ -10,13 +10,13 @@ from typing import Any
 from PIL import Image
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_demo.describing import Wish
-from vlmheads_demo.generation import LIMITS, Decoding
-from vlmheads_demo.measuring import TAU
-from vlmheads_demo.methods import plugins_of
-from vlmheads_demo.results import Results
 from vlmheads_demo.scenes import example
-from vlmheads_demo.shelf import Shelf
+from vlmheads_demo.services.captioning import Wish
+from vlmheads_demo.services.generation import LIMITS, Decoding
+from vlmheads_demo.services.measurement import TAU
+from vlmheads_demo.services.methods import plugins_of
+from vlmheads_demo.services.result import Results
+from vlmheads_demo.state import Shelf
 from vlmheads_demo.stopping import Runs
 from vlmheads_demo.uploads import read_upload
 

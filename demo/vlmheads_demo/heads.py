@@ -9,8 +9,8 @@ from html import escape
 from torch import Tensor
 
 from vlmheads_demo.drawing import shades
-from vlmheads_demo.results import Result
 from vlmheads_demo.selection import Selection
+from vlmheads_demo.services.result import Result
 
 
 def head_table(result: Result, selection: Selection) -> str:

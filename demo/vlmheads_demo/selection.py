@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_demo.results import Result
+from vlmheads_demo.services.result import Result
 
 
 @dataclass(frozen=True)

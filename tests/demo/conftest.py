@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vlmheads_demo.shelf import Model, Shelf
+from vlmheads_demo.state import Model, Shelf
 
 # A server is a process of its own, as it is for people; all tests of one share a worker.
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")

@@ -13,7 +13,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from vlmheads_demo.gate import UPLOADS
+from vlmheads_demo.middleware import UPLOADS
 from vlmheads_demo.scenes import example
 
 pytestmark = pytest.mark.xdist_group("demo")

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 from click.testing import CliRunner
-from vlmheads_demo.evaluating import Stopped, Study, evaluate
-from vlmheads_demo.evaluation_page import evaluated
+from vlmheads_demo.services.evaluation import Stopped, Study, evaluate
+from vlmheads_demo.views.evaluate import evaluated
 
 from vlmheads import VlmHeadsError
 from vlmheads.cli import main

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from vlmheads_demo.desk import Desk
-from vlmheads_demo.gate import MOST_BODY, UPLOADS, Gate
-from vlmheads_demo.generation import Decoding
-from vlmheads_demo.handlers import Handlers
 from vlmheads_demo.messages import UNEXPECTED, told, without_paths
-from vlmheads_demo.shelf import Shelf
+from vlmheads_demo.middleware import MOST_BODY, UPLOADS, Gate
+from vlmheads_demo.services.generation import Decoding
+from vlmheads_demo.state import Shelf
 from vlmheads_demo.stopping import Runs
 from vlmheads_demo.uploads import MOST_BYTES, read_upload
+from vlmheads_demo.views.describe import Handlers
 
 from vlmheads import VlmHeadsError
 from vlmheads.cli import main
@@ -210,7 +210,7 @@ def test_a_folder_is_served_under_its_last_name_alone(tmp_path):
 
 def test_a_packaged_model_that_is_still_to_be_fetched_is_not_offered(monkeypatch):
     packaged = ["embedded", "to-be-fetched"]
-    monkeypatch.setattr("vlmheads_demo.shelf.packaged_models", lambda: packaged)
+    monkeypatch.setattr("vlmheads_demo.state.packaged_models", lambda: packaged)
     assert Shelf(("embedded",)).names == ["embedded"]
 
 

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from vlmheads_demo.describing import Wish, describe
-from vlmheads_demo.generation import Decoding, speak
-from vlmheads_demo.results import Result
 from vlmheads_demo.scenes import example
+from vlmheads_demo.services.captioning import Wish, describe
+from vlmheads_demo.services.generation import Decoding, speak
+from vlmheads_demo.services.result import Result
 
 from vlmheads import VlmHeadsError
 from vlmheads.registry import resolve

@@ -9,20 +9,20 @@ from io import BytesIO
 import pytest
 import torch
 from PIL import Image
-from vlmheads_demo import captions
 from vlmheads_demo.answers import answer
 from vlmheads_demo.comparison import compared, comparison_table
-from vlmheads_demo.describing import Wish, describe
-from vlmheads_demo.exporting import archive, as_json, as_pictures
-from vlmheads_demo.generation import Decoding
 from vlmheads_demo.heads import head_table
-from vlmheads_demo.looking import picture
-from vlmheads_demo.measuring import attention_of, aware_heads
-from vlmheads_demo.results import Results
 from vlmheads_demo.scenes import example
 from vlmheads_demo.selection import Selection
+from vlmheads_demo.services.captioning import Wish, describe
+from vlmheads_demo.services.export import archive, as_json, as_pictures
+from vlmheads_demo.services.generation import Decoding
+from vlmheads_demo.services.measurement import attention_of, aware_heads
+from vlmheads_demo.services.result import Results
 from vlmheads_demo.touched import touched_heads
 from vlmheads_demo.truth import read_caption
+from vlmheads_demo.views import captions
+from vlmheads_demo.views.word_view import picture
 
 from vlmheads import VlmHeadsError, attach
 from vlmheads.detect import divergence

@@ -3,8 +3,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from vlmheads_demo.methods import controls, methods, plugins_of, spec
-from vlmheads_demo.picker import picker
+from vlmheads_demo.services.methods import controls, methods, plugins_of, spec
+from vlmheads_demo.views.picker import picker
 
 from vlmheads import VlmHeadsError
 from vlmheads.model.geometry import Geometry

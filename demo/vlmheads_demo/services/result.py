@@ -11,8 +11,8 @@ from typing import Any
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
-from vlmheads_demo.generation import Spoken
-from vlmheads_demo.measuring import Picture, Support
+from vlmheads_demo.services.generation import Spoken
+from vlmheads_demo.services.measurement import Picture, Support
 from vlmheads_demo.truth import Reading
 
 KEPT = 24

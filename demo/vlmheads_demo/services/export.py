@@ -14,8 +14,8 @@ from vlmheads.plotting.drawing import as_png
 from vlmheads.plotting.figures import bars_figure
 from vlmheads.plotting.maps import head_map_figure, overlay_image
 from vlmheads_demo.answers import answer
-from vlmheads_demo.measuring import attention_of
-from vlmheads_demo.results import Result
+from vlmheads_demo.services.measurement import attention_of
+from vlmheads_demo.services.result import Result
 
 # Pictures of words are drawn this large at least, so that patches can be told apart.
 LEAST_SIDE = 448

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from vlmheads_demo.methods import Control, Method
+from vlmheads_demo.services.methods import Control, Method
 
 
 def picker(name: str, label: str, offered: Sequence[Method], chosen: str = "") -> str:

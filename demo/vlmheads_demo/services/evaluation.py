@@ -13,8 +13,8 @@ from typing import Any
 from vlmheads.caption import Captioner
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
-from vlmheads_demo.methods import spec
-from vlmheads_demo.shelf import Model
+from vlmheads_demo.services.methods import spec
+from vlmheads_demo.state import Model
 
 MOST_SCENES = 500
 MOST_RUNS = 4

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from html import escape
 
 from vlmheads_demo.drawing import overlay_address
-from vlmheads_demo.generation import Spoken
-from vlmheads_demo.measuring import attention_of
-from vlmheads_demo.results import Result, Said
 from vlmheads_demo.selection import Selection
+from vlmheads_demo.services.generation import Spoken
+from vlmheads_demo.services.measurement import attention_of
+from vlmheads_demo.services.result import Result, Said
 
 CLOSING = (".", ",", ";", ":", "!", "?", ")")
 

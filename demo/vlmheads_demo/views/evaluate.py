@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from vlmheads_demo import captions
 from vlmheads_demo.desk import Desk
-from vlmheads_demo.evaluating import MOST_SCENES, SPLITS, Stopped, Study, evaluate
 from vlmheads_demo.messages import told
-from vlmheads_demo.methods import methods, plugins_of
-from vlmheads_demo.picker import picker
-from vlmheads_demo.theme import asset
+from vlmheads_demo.services.evaluation import MOST_SCENES, SPLITS, Stopped, Study, evaluate
+from vlmheads_demo.services.methods import methods, plugins_of
+from vlmheads_demo.views import captions
+from vlmheads_demo.views.picker import picker
+from vlmheads_demo.views.theme import asset
 
 EMPTY = (
     '<div class="vh-empty"><p><b>Does it help, or does it only say less?</b></p>'

@@ -10,19 +10,19 @@ from typing import Any
 import gradio as gr
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_demo import captions
 from vlmheads_demo.comparison import comparison_table
-from vlmheads_demo.describing import describe
 from vlmheads_demo.desk import Desk
-from vlmheads_demo.exporting import links, offer
-from vlmheads_demo.generation import LIMITS
 from vlmheads_demo.heads import head_table
-from vlmheads_demo.looking import picture
 from vlmheads_demo.messages import told
-from vlmheads_demo.results import Result
 from vlmheads_demo.scenes import example
 from vlmheads_demo.selection import Selection
+from vlmheads_demo.services.captioning import describe
+from vlmheads_demo.services.export import links, offer
+from vlmheads_demo.services.generation import LIMITS
+from vlmheads_demo.services.result import Result
 from vlmheads_demo.uploads import read_upload
+from vlmheads_demo.views import captions
+from vlmheads_demo.views.word_view import picture
 
 # A growing caption is sent at most so often, in seconds.
 EVERY = 0.05

@@ -6,9 +6,9 @@ import json
 from html import escape
 
 from vlmheads_demo.drawing import address, overlay_address
-from vlmheads_demo.measuring import attention_of, aware_heads, top_heads
-from vlmheads_demo.results import Result
 from vlmheads_demo.selection import Selection
+from vlmheads_demo.services.measurement import attention_of, aware_heads, top_heads
+from vlmheads_demo.services.result import Result
 
 
 def picture(result: Result, selection: Selection) -> str:

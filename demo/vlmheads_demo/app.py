@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_demo.shelf import Shelf
+from vlmheads_demo.state import Shelf
 
 HOST = "127.0.0.1"
 PORT = 7860
@@ -74,10 +74,10 @@ def serve(
     from starlette.middleware import Middleware
 
     from vlmheads_demo.desk import Desk
-    from vlmheads_demo.gate import Gate
-    from vlmheads_demo.page import build
-    from vlmheads_demo.theme import style, theme
+    from vlmheads_demo.middleware import Gate
     from vlmheads_demo.uploads import MOST_BYTES
+    from vlmheads_demo.views.page import build
+    from vlmheads_demo.views.theme import style, theme
 
     page = build(Desk(shelf, Path(folder.name)))
     page.queue(max_size=WAITING, default_concurrency_limit=4)

@@ -14,8 +14,8 @@ from vlmheads.grounding import grounding
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Word, ground_words, token_spans
 from vlmheads.plugin import Plugin
-from vlmheads_demo.picture import Seen, seen_by
-from vlmheads_demo.shelf import Model
+from vlmheads_demo.services.images import Seen, seen_by
+from vlmheads_demo.state import Model
 from vlmheads_demo.touched import touched_heads
 
 TAU = 20.0

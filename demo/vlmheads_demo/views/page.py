@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from vlmheads.caption import PROMPT
-from vlmheads_demo import captions
 from vlmheads_demo.api import add_endpoints
 from vlmheads_demo.desk import Desk
-from vlmheads_demo.evaluation_page import add_evaluation
 from vlmheads_demo.examples import gallery
-from vlmheads_demo.generation import LIMITS
 from vlmheads_demo.guide import GUIDE, HEADER
-from vlmheads_demo.handlers import Handlers
-from vlmheads_demo.measuring import TAU
-from vlmheads_demo.methods import methods
-from vlmheads_demo.picker import picker
-from vlmheads_demo.theme import asset
+from vlmheads_demo.services.generation import LIMITS
+from vlmheads_demo.services.measurement import TAU
+from vlmheads_demo.services.methods import methods
+from vlmheads_demo.views import captions
+from vlmheads_demo.views.describe import Handlers
+from vlmheads_demo.views.evaluate import add_evaluation
+from vlmheads_demo.views.picker import picker
+from vlmheads_demo.views.theme import asset
 
 TITLE = "vlmheads: which words does the picture support?"
 # Temporary files are looked through this often and go when they are this old, in seconds.

@@ -11,16 +11,16 @@ from PIL import Image
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
-from vlmheads_demo.generation import Decoding, Spoken, speak
-from vlmheads_demo.measuring import (
+from vlmheads_demo.services.generation import Decoding, Spoken, speak
+from vlmheads_demo.services.measurement import (
     DOMINANCE_TOKENS,
     TAU,
     measure_caption,
     measure_picture,
 )
-from vlmheads_demo.methods import spec
-from vlmheads_demo.results import Result, Said
-from vlmheads_demo.shelf import Model
+from vlmheads_demo.services.methods import spec
+from vlmheads_demo.services.result import Result, Said
+from vlmheads_demo.state import Model
 from vlmheads_demo.truth import read_caption
 
 MOST_CAPTIONS = 3
