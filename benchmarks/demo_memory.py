@@ -63,11 +63,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
-    from vlmheads_demo.scenes import example
+    from vlmheads_demo.services.images import draw_scene
 
     picture = Path("out/demo_memory.png")
     picture.parent.mkdir(exist_ok=True)
-    example("counterfactual:9").image.resize((800, 800)).save(picture)
+    draw_scene("counterfactual:9").image.resize((800, 800)).save(picture)
     command = [str(Path(sys.executable).parent / "vlmheads"), "demo", "--port", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

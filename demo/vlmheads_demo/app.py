@@ -1,36 +1,42 @@
-"""The server: Gradio's, on this machine alone unless told otherwise, with nothing to phone home."""
+"""The server: Gradio's, reachable from this machine only by default, with no telemetry."""
 
 from __future__ import annotations
 
-import os
 import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_demo.state import Shelf
+from vlmheads_demo.compat import set_environment
+from vlmheads_demo.middleware import SecurityMiddleware
+from vlmheads_demo.services.images import MAX_BYTES
+from vlmheads_demo.state import AppState, ModelRegistry
+from vlmheads_demo.views.page import build_page
+from vlmheads_demo.views.theme import style, theme
 
 HOST = "127.0.0.1"
 PORT = 7860
-WAITING = 32
+MAX_QUEUE = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Server:
-    """A page that is being served.
+    """A running server.
 
     Args:
-        address: where, such as "http://127.0.0.1:7860/".
-        shared: the public address, where it was asked for.
-        page: Gradio's blocks.
-        folder: temporary files of uploads.
+        address: its address, such as "http://127.0.0.1:7860/".
+        public_address: the public address, if one was requested.
+        page: the Gradio page.
+        folder: the temporary folder of uploads.
     """
 
     address: str
-    shared: str | None
-    page: Any
+    public_address: str | None
+    page: gr.Blocks
     folder: tempfile.TemporaryDirectory[str]
 
     def close(self) -> None:
@@ -40,48 +46,38 @@ class Server:
 
 
 def require_free(host: str, port: int) -> None:
-    """Refuse an address that cannot be listened on, before a model is loaded; 0 is any port.
+    """Refuse an address that cannot be used, before a model is loaded; port 0 is any free one.
 
     Raises:
-        VlmHeadsError: another program listens there, or it is no address of this machine.
+        VlmHeadsError: another program uses the port, or the address is not one of this machine.
     """
     try:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
         raise VlmHeadsError(
-            f"{host}:{port} cannot be listened on ({error.strerror or error})",
+            f"cannot listen on {host}:{port} ({error.strerror or error})",
             "a free port of this machine",
-            "stop what runs there, or pass --port 0",
+            "stop the program that uses it, or pass --port 0",
         ) from error
 
 
 def serve(
-    shelf: Shelf, *, host: str = HOST, port: int | None = PORT, share: bool = False
+    models: ModelRegistry, *, host: str = HOST, port: int | None = PORT, share: bool = False
 ) -> Server:
-    """Serve the page in threads of this process, and return once it answers.
+    """Serve the page from threads of this process, and return once it answers.
 
     Args:
-        shelf: the models.
+        models: the models.
         host: the address to listen on.
-        port: where; None for a free one.
+        port: the port; None for a free one.
         share: whether to open a public address through Gradio's relay.
     """
     folder = tempfile.TemporaryDirectory(prefix="vlmheads-demo-")
-    # Gradio reads both when its parts are made, and has no arguments for them.
-    os.environ["GRADIO_TEMP_DIR"] = folder.name
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from starlette.middleware import Middleware
-
-    from vlmheads_demo.desk import Desk
-    from vlmheads_demo.middleware import Gate
-    from vlmheads_demo.uploads import MOST_BYTES
-    from vlmheads_demo.views.page import build
-    from vlmheads_demo.views.theme import style, theme
-
-    page = build(Desk(shelf, Path(folder.name)))
-    page.queue(max_size=WAITING, default_concurrency_limit=4)
-    _, address, shared = page.launch(
+    set_environment(Path(folder.name))
+    page = build_page(AppState(models, Path(folder.name)))
+    page.queue(max_size=MAX_QUEUE, default_concurrency_limit=4)
+    _, address, public = page.launch(
         server_name=host,
         server_port=port,
         share=share,
@@ -91,13 +87,13 @@ def serve(
         inbrowser=False,
         theme=theme(),
         css=style(),
-        max_file_size=MOST_BYTES,
+        max_file_size=MAX_BYTES,
         state_session_capacity=200,
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
         run_history=False,
         footer_links=["api"],
-        app_kwargs={"middleware": [Middleware(Gate, folder=folder.name)]},
+        app_kwargs={"middleware": [Middleware(SecurityMiddleware, folder=folder.name)]},
     )
-    return Server(address, shared, page, folder)
+    return Server(address, public, page, folder)

@@ -1,20 +1,29 @@
-"""What stands between the page and the world: headers, no paths out, no errands to elsewhere."""
+"""What protects the server from its clients: headers, limits, and no path of the machine sent out.
+
+Upload paths are translated both ways, and errors are cut down to a message.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from vlmheads_demo.uploads import MOST_BYTES
+from vlmheads.errors import VlmHeadsError
+from vlmheads_demo.compat import DOWNLOAD_ROUTE
+from vlmheads_demo.services.images import MAX_BYTES
 
-# Under this name a client knows the folder of uploads, wherever it lies.
+LOG = logging.getLogger("vlmheads.demo")
+UNEXPECTED = "Something went wrong on the server, and its log has the details. Please try again."
+
+# The path that clients see in place of the folder of uploads.
 UPLOADS = "/vlmheads-uploads"
-# A whole request, an upload with what wraps it; nothing larger is held in memory.
-MOST_BODY = MOST_BYTES + 1024 * 1024
+# Bytes of a whole request, an upload and its multipart envelope; nothing larger is buffered.
+MAX_BODY = MAX_BYTES + 1024 * 1024
 HEADERS = {
     b"content-security-policy": (
-        # Gradio makes functions of its templates, and styles in place.
+        # Gradio compiles its templates to functions and sets inline styles.
         b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
         b"style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; "
         b"frame-ancestors 'self'; form-action 'self'"
@@ -23,7 +32,11 @@ HEADERS = {
     b"referrer-policy": b"same-origin",
 }
 _TEXT = (b"application/json", b"text/event-stream", b"text/html", b"text/plain")
-_ELSEWHERE = re.compile(r"/(?:file=|proxy=|file/)\w+:", re.IGNORECASE)
+
+# An absolute path of two parts or more, Unix or Windows; a web address is not one.
+_PATH = re.compile(
+    r"(?<![\w:/.])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\"(),;]+[\\/])+([^\s/\\:'\"(),;]*)"
+)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -31,16 +44,33 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
-class Gate:
-    """A layer around the server (ASGI).
+def without_paths(text: str) -> str:
+    """Return a text with every absolute path cut to its last part."""
+    return _PATH.sub(lambda found: found.group(1) or "a folder", text)
 
-    Gradio names uploads by their paths, in what it sends and in what it is sent. Both are
-    translated here, so that a client never sees where on the machine they lie. Gradio would also
-    fetch web addresses for a client; that is refused.
+
+def error_message(error: Exception) -> str:
+    """Return what a visitor reads about an error: one clear sentence, and no path.
+
+    A refusal is shown in its own words. Anything else is a fault of ours: it goes to the log with
+    its traceback, and the visitor reads no more than that.
+    """
+    if isinstance(error, VlmHeadsError):
+        return without_paths(" ".join(str(error).split()))
+    LOG.error("unexpected error", exc_info=error)
+    return UNEXPECTED
+
+
+class SecurityMiddleware:
+    """ASGI middleware around the whole server.
+
+    Gradio identifies uploads by their paths, in what it sends and in what it receives. Both are
+    translated here, so that a client never sees where they are on the machine. Gradio would also
+    download web addresses for a client; that is refused.
 
     Args:
         app: the server.
-        folder: of the uploads.
+        folder: the folder of uploads.
     """
 
     def __init__(self, app: App, folder: str) -> None:
@@ -53,7 +83,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         path: str = scope["path"]
-        if _ELSEWHERE.search(path):
+        if DOWNLOAD_ROUTE.search(path):
             await _refuse(send, 403, b"not allowed")
             return
         scope = {
@@ -61,15 +91,15 @@ class Gate:
             "path": path.replace(UPLOADS, self.folder),
             "raw_path": scope.get("raw_path", b"").replace(self.outside, self.inside),
         }
-        body = await _whole_body(receive)
+        body = await _read_body(receive)
         if body is None:
             await _refuse(send, 413, b"too large")
             return
         body = body.replace(self.outside, self.inside)
-        await self.app(scope, _replayed(body, receive), self._outward(send))
+        await self.app(scope, _replayed(body, receive), self._translate(send))
 
-    def _outward(self, send: Send) -> Send:
-        """Translate text that is sent; events of a stream are sent whole, one a message."""
+    def _translate(self, send: Send) -> Send:
+        """Return a `send` that translates text; every message of a stream is one whole event."""
         start: Message = {}
         body = bytearray()
         kind = b""
@@ -89,14 +119,14 @@ class Gate:
             elif kind.startswith(_TEXT):
                 body.extend(content)
                 if not message.get("more_body"):
-                    await self._whole(send, start, bytes(body))
+                    await self._send_text(send, start, bytes(body))
             else:
                 await send(message)
 
         return translated
 
-    async def _whole(self, send: Send, start: Message, body: bytes) -> None:
-        """Send a text as a whole, with its new length."""
+    async def _send_text(self, send: Send, start: Message, body: bytes) -> None:
+        """Send a text in one piece, with its new length."""
         body = body.replace(self.inside, self.outside)
         headers = [
             (name, str(len(body)).encode() if name == b"content-length" else value)
@@ -106,12 +136,12 @@ class Gate:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _whole_body(receive: Receive) -> bytes | None:
-    """Read what a client sends, as a name might be cut in two; None where it is too much."""
+async def _read_body(receive: Receive) -> bytes | None:
+    """Read the whole body, since a path may span two messages; None where it is too large."""
     body = bytearray()
     while (message := await receive())["type"] == "http.request":
         body += message.get("body", b"")
-        if len(body) > MOST_BODY:
+        if len(body) > MAX_BODY:
             return None
         if not message.get("more_body"):
             break
@@ -119,7 +149,7 @@ async def _whole_body(receive: Receive) -> bytes | None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Give the body that was read, then what else the server waits for."""
+    """Return a `receive` that gives the body that was read, then whatever follows."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

@@ -1,4 +1,4 @@
-"""One caption, told token by token while the model's own generate() writes it, or till stopped."""
+"""One caption as a stream of events while the model generates it, and how tokens are chosen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vlmheads.caption import Captioner
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
 
-# Name -> type, least, most and default of what a visitor may set of the decoding.
+# Decoding options that visitors can set: type, minimum, maximum and default.
 LIMITS: Mapping[str, tuple[type, float, float, float]] = {
     "max_new_tokens": (int, 1, 512, 128),
     "temperature": (float, 0, 2, 0),
@@ -27,16 +27,19 @@ LIMITS: Mapping[str, tuple[type, float, float, float]] = {
     "seed": (int, 0, 2**31 - 1, 0),
 }
 
+# Seconds of the first event: generation has begun, and there is no token yet.
+STARTED = 1e-9
+
 
 @dataclass(frozen=True)
 class Decoding:
     """How tokens are chosen.
 
     Args:
-        max_new_tokens: where a caption is cut off.
+        max_new_tokens: the limit on the length of a caption.
         temperature: of sampling; 0 is greedy search.
-        top_p: with sampling, the share of probability that is drawn from.
-        beams: of beam search, which shows nothing before it is done.
+        top_p: the share of probability that sampling draws from.
+        beams: of beam search, which cannot be streamed.
         seed: of sampling.
 
     Raises:
@@ -81,16 +84,16 @@ def _checked(name: str, value: Any) -> int | float:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """A caption as far as it has been written.
+class CaptionEvent:
+    """A caption as far as it has been generated.
 
     Args:
-        text: so far.
-        ids: of its tokens, the end token not counted.
-        seconds: since generate() began; 0 while it waits for its turn.
-        done: whether it is complete.
-        stopped: whether it was stopped before its end.
-        at_limit: whether the limit on new tokens cut it off.
+        text: the text so far.
+        ids: its token ids, without the end token.
+        seconds: the time since generation began; 0 while the request is queued.
+        done: whether this is the last event.
+        stopped: whether the visitor stopped it.
+        at_limit: whether the limit on new tokens ended it.
     """
 
     text: str = ""
@@ -101,138 +104,139 @@ class Spoken:
     at_limit: bool = False
 
     @property
-    def rate(self) -> float:
-        """Tokens a second."""
+    def tokens_per_second(self) -> float:
+        """Tokens per second."""
         return len(self.ids) / self.seconds if self.seconds else 0.0
 
 
-def speak(
+def stream_caption(
     captioner: Captioner,
     image: Image.Image,
     prompt: str,
     plugins: tuple[Plugin, ...],
     decoding: Decoding,
     *,
-    running: threading.Lock,
+    run_lock: threading.Lock,
     stop: threading.Event,
-) -> Iterator[Spoken]:
-    """Yield a caption as it grows, the whole one last; under `running`, a generation at a time.
+) -> Iterator[CaptionEvent]:
+    """Yield a caption as it grows, and the complete one last.
 
-    When the iterator is closed early the generation is stopped and waited for, so that the model
-    is free and without plugins afterwards.
+    Closing the iterator early stops the generation and waits for it, so that afterwards the model
+    is free and has no plugins attached.
 
     Args:
         captioner: the model.
-        image: what is described.
-        prompt: what is asked.
-        plugins: what acts.
+        image: the picture to describe.
+        prompt: the question.
+        plugins: the plugins to attach.
         decoding: how tokens are chosen.
-        running: held while the model generates.
-        stop: ends the generation after its present token when it is set.
+        run_lock: held while the model generates.
+        stop: ends the generation after the current token when it is set.
 
     Raises:
         VlmHeadsError: what `attach` refuses.
     """
-    parts: queue.SimpleQueue[Spoken | BaseException] = queue.SimpleQueue()
-    leave = threading.Event()
-    job = _Job(captioner, image, prompt, plugins, decoding)
+    events: queue.SimpleQueue[CaptionEvent | BaseException] = queue.SimpleQueue()
+    abandoned = threading.Event()
+
+    def should_stop() -> bool:
+        return stop.is_set() or abandoned.is_set()
 
     def work() -> None:
         try:
-            with running:
-                parts.put(job.run(parts.put, lambda: stop.is_set() or leave.is_set()))
-        except BaseException as error:  # it is raised again in the caller's thread
-            parts.put(error)
+            with run_lock:
+                events.put(
+                    _generate(captioner, image, prompt, plugins, decoding, events.put, should_stop)
+                )
+        except BaseException as error:  # raised again in the caller's thread
+            events.put(error)
 
     thread = threading.Thread(target=work, name="vlmheads-generation", daemon=True)
     thread.start()
     try:
         while True:
-            part = parts.get()
-            if isinstance(part, BaseException):
-                raise part
-            yield part
-            if part.done:
+            event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+            if event.done:
                 return
     finally:
-        leave.set()
+        abandoned.set()
         thread.join()
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One generation."""
-
-    captioner: Captioner
-    image: Image.Image
-    prompt: str
-    plugins: tuple[Plugin, ...]
-    decoding: Decoding
-
-    def run(self, tell: Callable[[Spoken], None], stopped: Callable[[], bool]) -> Spoken:
-        """Generate in this thread, telling every token, and return the whole caption."""
-        if stopped():
-            return Spoken(done=True, stopped=True)
-        tokenizer = self.captioner.processor.tokenizer
-        ends = self.captioner.model.generation_config.eos_token_id
-        streamer = _Streamer(tokenizer, ends, tell)
-        options = self.decoding.arguments()
-        if self.decoding.beams == 1:  # generate() cannot stream beams
-            options["streamer"] = streamer
-        else:
-            tell(Spoken(seconds=1e-9))
-        criteria = StoppingCriteriaList([_Stop(stopped)])
-        with torch.random.fork_rng(enabled=bool(self.decoding.temperature)):
-            if self.decoding.temperature:
-                torch.manual_seed(self.decoding.seed)
-            start = time.perf_counter()
-            (caption,) = self.captioner(
-                [self.image],
-                self.prompt,
-                plugins=self.plugins,
-                stopping_criteria=criteria,
-                **options,
-            )
-            seconds = time.perf_counter() - start
-        return Spoken(
-            caption.text,
-            tuple(caption.ids),
-            seconds,
-            done=True,
-            stopped=stopped() and not caption.at_limit,
-            at_limit=caption.at_limit,
+def _generate(
+    captioner: Captioner,
+    image: Image.Image,
+    prompt: str,
+    plugins: tuple[Plugin, ...],
+    decoding: Decoding,
+    emit: Callable[[CaptionEvent], None],
+    should_stop: Callable[[], bool],
+) -> CaptionEvent:
+    """Generate a caption in this thread, emitting every token, and return the last event."""
+    if should_stop():
+        return CaptionEvent(done=True, stopped=True)
+    options = decoding.arguments()
+    if decoding.beams == 1:
+        options["streamer"] = _Streamer(captioner, emit)
+    else:  # generate() cannot stream beams
+        emit(CaptionEvent(seconds=STARTED))
+    stopping = _Stop(should_stop)
+    with torch.random.fork_rng(enabled=bool(decoding.temperature)):
+        if decoding.temperature:
+            torch.manual_seed(decoding.seed)
+        start = time.perf_counter()
+        (caption,) = captioner(
+            [image],
+            prompt,
+            plugins=plugins,
+            stopping_criteria=StoppingCriteriaList([stopping]),
+            **options,
         )
+        seconds = time.perf_counter() - start
+    return CaptionEvent(
+        caption.text,
+        tuple(caption.ids),
+        seconds,
+        done=True,
+        stopped=stopping.stopped,
+        at_limit=caption.at_limit,
+    )
 
 
 class _Streamer(BaseStreamer):
-    """Tells the text so far whenever generate() has another token."""
+    """Emits the text so far whenever generate() has another token."""
 
-    def __init__(self, tokenizer: Any, ends: Any, tell: Callable[[Spoken], None]) -> None:
-        self.tokenizer, self.tell = tokenizer, tell
+    def __init__(self, captioner: Captioner, emit: Callable[[CaptionEvent], None]) -> None:
+        self.tokenizer, self.emit = captioner.processor.tokenizer, emit
+        ends = captioner.model.generation_config.eos_token_id
         self.ends = set(ends) if isinstance(ends, list) else {ends}
         self.ids: list[int] = []
         self.start: float | None = None
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt first, then a token at a time."""
+        """Receive the prompt first, then one token at a time."""
         if self.start is None:
             self.start = time.perf_counter()
-            self.tell(Spoken(seconds=1e-9))
+            self.emit(CaptionEvent(seconds=STARTED))
             return
         self.ids += [token for token in value.flatten().tolist() if token not in self.ends]
         text = self.tokenizer.decode(self.ids, skip_special_tokens=True).strip()
-        self.tell(Spoken(text, tuple(self.ids), time.perf_counter() - self.start))
+        self.emit(CaptionEvent(text, tuple(self.ids), time.perf_counter() - self.start))
 
     def end(self) -> None:
-        """Do nothing: the whole caption comes from generate() itself."""
+        """Do nothing: the last event is made of the caption that the captioner returns."""
 
 
 class _Stop(StoppingCriteria):
-    """Ends every row as soon as it is wanted."""
+    """Ends all rows once a stop is requested, and records whether it did."""
 
-    def __init__(self, wanted: Callable[[], bool]) -> None:
-        self.wanted = wanted
+    def __init__(self, requested: Callable[[], bool]) -> None:
+        self.requested, self.stopped = requested, False
 
     def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """Return [B] True where generation should end."""
-        return torch.full((len(ids),), self.wanted(), device=ids.device, dtype=torch.bool)
+        self.stopped = self.requested()
+        return torch.full((len(ids),), self.stopped, device=ids.device, dtype=torch.bool)

@@ -1,8 +1,8 @@
-"""Which options of a plugin the page offers, and plugins made of what a visitor chose.
+"""The plugin options that visitors can set, and the plugins that their choices make.
 
-Everything is read off the registry. An option is offered where a plain control can set it: a number
-with its range, one of a few choices, a switch, or a short list of numbers. Options that hold maps
-or name files are not: a visitor must not make the server read a file.
+Everything comes from the registry. An option is offered where a simple control can set it: a number
+in a range, one of a few choices, a switch, or a short list of numbers. Options that hold maps or
+file names are not offered, because a visitor must not make the server read a file.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from vlmheads.plugin import Plugin
 from vlmheads.registry import get_plugin, list_plugins
 
 PLAIN = "plain"
-MOST_METHODS = 4
-LONGEST_LIST = 256
-# A range wider than this is typed, not slid: one pixel of a slider would be too coarse.
-WIDEST_SLIDER = 100
+MAX_PLUGINS = 4
+MAX_LIST_LENGTH = 256
+# A wider range gets a number field: one pixel of a slider would be too coarse a step.
+MAX_SLIDER_RANGE = 100
 
 Kind = Literal["slider", "number", "choice", "switch", "list"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """One option of a plugin as the page offers it.
+    """The control that sets one option of a plugin.
 
     Args:
-        name: of the option.
-        kind: what sets it.
-        default: the value when the visitor leaves it alone.
-        help: one line for people.
+        name: the option.
+        kind: the kind of control.
+        default: the value if the visitor does not set it.
+        help: one line of help.
         low: the smallest number.
         high: the largest number.
-        whole: whether the number is a whole one.
+        whole: whether the number has to be an integer.
         choices: the values of a choice.
     """
 
@@ -66,14 +66,14 @@ class Control:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One plugin as the page offers it.
+    """A plugin that visitors can choose.
 
     Args:
-        name: of the plugin.
+        name: the plugin.
         title: the first line of its documentation.
-        paper: where it comes from.
-        cost: what it costs.
-        controls: its options, as far as they can be offered.
+        paper: the paper that it comes from.
+        cost: its cost in time.
+        controls: the options that can be set.
     """
 
     name: str
@@ -88,20 +88,20 @@ class Method:
 
 
 @cache
-def methods(geometry: Geometry) -> tuple[Method, ...]:
-    """Return the installed plugins that the page can set up, in alphabetical order.
+def available_methods(geometry: Geometry) -> tuple[Method, ...]:
+    """Return the installed plugins that visitors can use, in alphabetical order.
 
-    One that refuses to act as it is, and has no list of heads or layers that could be typed, waits
-    for a file and is left out.
+    A plugin that refuses its defaults, and has no list of heads or layers that a visitor could
+    type, needs a file and is left out.
 
     Args:
-        geometry: of the model at hand.
+        geometry: layers and heads of the model.
     """
     found = (_method(name) for name in list_plugins())
-    return tuple(method for method in found if not _waits_for_file(method, geometry))
+    return tuple(method for method in found if not _needs_file(method, geometry))
 
 
-def _waits_for_file(method: Method, geometry: Geometry) -> bool:
+def _needs_file(method: Method, geometry: Geometry) -> bool:
     if any(control.kind == "list" for control in method.controls):
         return False
     try:
@@ -118,7 +118,7 @@ def _method(name: str) -> Method:
 
 
 def controls(plugin: type[Plugin]) -> tuple[Control, ...]:
-    """Return the options of a plugin that the page can set."""
+    """Return the options of a plugin that visitors can set."""
     found = (_control(field) for field in dataclasses.fields(plugin))
     return tuple(control for control in found if control is not None)
 
@@ -143,22 +143,24 @@ def _numeric(
     about: dict[str, Any], field: dataclasses.Field[Any], low: float, high: float
 ) -> Control:
     whole = isinstance(field.default, int) or "int" in str(field.type)
-    kind: Kind = "slider" if high - low <= WIDEST_SLIDER and field.default is not None else "number"
+    kind: Kind = (
+        "slider" if high - low <= MAX_SLIDER_RANGE and field.default is not None else "number"
+    )
     return Control(kind=kind, low=low, high=high, whole=whole, **about)
 
 
-def plugins_of(chosen: Sequence[Mapping[str, Any]]) -> tuple[Plugin, ...]:
-    """Make the plugins of one method from what a visitor sent.
+def parse_plugins(chosen: Sequence[Mapping[str, Any]]) -> tuple[Plugin, ...]:
+    """Make the plugins of one method from the JSON that a visitor sent.
 
     Args:
-        chosen: for each plugin its "name" and "options", in the order in which they act.
+        chosen: the "name" and "options" of each plugin, in the order in which they act.
 
     Raises:
-        VlmHeadsError: something else, an unknown plugin, an option that is not offered, or a value
+        VlmHeadsError: another shape, an unknown plugin, an option that is not offered, or a value
             out of its range.
     """
-    if not isinstance(chosen, Sequence) or isinstance(chosen, str) or len(chosen) > MOST_METHODS:
-        raise VlmHeadsError(f"methods {_short(chosen)}", f"a list of at most {MOST_METHODS}")
+    if not isinstance(chosen, Sequence) or isinstance(chosen, str) or len(chosen) > MAX_PLUGINS:
+        raise VlmHeadsError(f"methods {_short(chosen)}", f"a list of at most {MAX_PLUGINS}")
     return tuple(_plugin(item) for item in chosen)
 
 
@@ -174,7 +176,7 @@ def _plugin(item: Any) -> Plugin:
     if unknown:
         raise VlmHeadsError(
             f"{name}: option {_short(unknown[0])}",
-            f"one of {', '.join(offered) or 'none'} (maps and files are not taken from the page)",
+            f"one of {', '.join(offered) or 'none'} (maps and files cannot be set here)",
         )
     return plugin.from_dict(
         {option: _value(name, offered[option], value) for option, value in options.items()}
@@ -182,7 +184,7 @@ def _plugin(item: Any) -> Plugin:
 
 
 def _value(plugin: str, control: Control, value: Any) -> Any:
-    """Bring what JSON holds into the type of the option: 2 for 2.0, a list from its text."""
+    """Convert a JSON value to the type of the option: 2 for 2.0, a list from text."""
     if control.kind in ("slider", "number"):
         if value in (None, ""):
             return control.default
@@ -190,26 +192,26 @@ def _value(plugin: str, control: Control, value: Any) -> Any:
             raise VlmHeadsError(f"{plugin}: {control.name}={_short(value)}", "a number")
         return int(value) if control.whole and float(value).is_integer() else value
     if control.kind == "list":
-        return _listed(plugin, control, value)
+        return _parse_list(plugin, control, value)
     return value
 
 
-def _listed(plugin: str, control: Control, value: Any) -> Any:
-    """Read a list: JSON, or text such as "1, 5, 6" or "16-29, 18-3"."""
+def _parse_list(plugin: str, control: Control, value: Any) -> Any:
+    """Read a list from JSON, or from text such as "1, 5, 6" or "16-29, 18-3"."""
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
         value = [int(part) if part.isdecimal() else part for part in value]
     if value in (None, [], ()):
         return control.default
-    if not isinstance(value, list | tuple) or len(value) > LONGEST_LIST:
+    if not isinstance(value, list | tuple) or len(value) > MAX_LIST_LENGTH:
         raise VlmHeadsError(
-            f"{plugin}: {control.name}={_short(value)}", f"a list of at most {LONGEST_LIST}"
+            f"{plugin}: {control.name}={_short(value)}", f"a list of at most {MAX_LIST_LENGTH}"
         )
     return list(value)
 
 
 def spec(plugins: Sequence[Plugin]) -> str:
-    """Return plugins as the text that the command line takes, such as "vhr:alpha=1.5"."""
+    """Return plugins as the command line accepts them, such as "vhr:alpha=1.5"."""
     return " + ".join(_spec(plugin) for plugin in plugins) or PLAIN
 
 

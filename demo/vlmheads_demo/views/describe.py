@@ -1,62 +1,201 @@
-"""What happens when something on the page is used; errors become cards on the page."""
+"""The tab on which one picture is described: its inputs and outputs, and what its events do."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
+from vlmheads.caption import PROMPT
 from vlmheads.errors import VlmHeadsError
-from vlmheads_demo.comparison import comparison_table
-from vlmheads_demo.desk import Desk
-from vlmheads_demo.heads import head_table
-from vlmheads_demo.messages import told
-from vlmheads_demo.scenes import example
-from vlmheads_demo.selection import Selection
-from vlmheads_demo.services.captioning import describe
-from vlmheads_demo.services.export import links, offer
+from vlmheads_demo.compat import event_values, upload_path, visitor_id
+from vlmheads_demo.middleware import error_message
+from vlmheads_demo.services.captioning import describe_for, parse_request
 from vlmheads_demo.services.generation import LIMITS
-from vlmheads_demo.services.result import Result
-from vlmheads_demo.uploads import read_upload
+from vlmheads_demo.services.images import draw_scene, read_upload, uploaded_file
+from vlmheads_demo.services.measurement import TAU
+from vlmheads_demo.services.methods import available_methods
+from vlmheads_demo.services.result import Result, Selection
+from vlmheads_demo.state import AppState
 from vlmheads_demo.views import captions
-from vlmheads_demo.views.word_view import picture
+from vlmheads_demo.views.picker import method_picker, picked_method, scene_gallery
+from vlmheads_demo.views.theme import asset
+from vlmheads_demo.views.word_view import head_map, picture_view
 
-# A growing caption is sent at most so often, in seconds.
-EVERY = 0.05
-# What a browser shows by itself; a picture of another kind is turned into PNG for it.
-SHOWN_BY_BROWSERS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"))
+# The queue for everything that needs the model: one request runs, the others see their position.
+MODEL_QUEUE = "model"
+# The events of the page are kept out of the API, which has its own endpoints.
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# The minimum interval between updates of a growing caption, in seconds.
+UPDATE_INTERVAL = 0.05
+# Formats that browsers show; a picture in another format is converted to PNG for the page.
+BROWSER_FORMATS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"))
+SELECTION = ("caption", "word", "layer", "head")
 
 
-class Handlers:
-    """The page's handlers.
+class ModelFields(NamedTuple):
+    """Where a model is selected and, if that is allowed, another one loaded."""
+
+    model: gr.Dropdown
+    typed: gr.Textbox | None = None
+    load: gr.Button | None = None
+    loaded: gr.HTML | None = None
+
+
+def add_describe_tab(state: AppState) -> ModelFields:
+    """Add the contents of the tab, and return the fields that select its model."""
+    handlers = DescribeHandlers(state)
+    select = asset("select.js")
+    offered = available_methods(state.models.get(state.models.default).geometry)
+    with gr.Row(equal_height=False, elem_classes="vh-main"):
+        with gr.Column(scale=4, min_width=300, elem_classes="vh-inputs"):
+            image = gr.Image(
+                label="Picture",
+                sources=["upload", "clipboard"],
+                image_mode=None,
+                format="png",
+                height=230,
+                buttons=[],
+                elem_id="vh-image",
+                alt_text="The picture to describe",
+            )
+            # Its value is the name of the selected scene, set in the browser.
+            scene = gr.HTML(
+                "",
+                html_template="${frame}",
+                frame=scene_gallery(),
+                js_on_load=select,
+                elem_id="vh-scenes",
+            )
+            first, second = (
+                gr.HTML(
+                    picked_method(chosen),
+                    html_template="${frame}",
+                    frame=method_picker(name, label, offered, chosen),
+                    js_on_load=asset("picker.js"),
+                    elem_id=f"vh-{name}",
+                    apply_default_css=False,
+                )
+                for name, label, chosen in (
+                    ("first", "Method", "vhr"),
+                    ("second", "Second method", ""),
+                )
+            )
+            with gr.Row():
+                go = gr.Button("Describe", variant="primary", elem_id="vh-go")
+                stop = gr.Button("Stop", elem_id="vh-stop")
+            with gr.Accordion("Model, prompt and decoding", open=False):
+                fields = _model_fields(state)
+                prompt = gr.Textbox(PROMPT, label="Prompt", lines=1, elem_id="vh-prompt")
+                decoding = _decoding_fields()
+                tau = gr.Number(
+                    TAU, label="τ, minimum φ of a visual sink", minimum=0.1, maximum=1000
+                )
+        with gr.Column(scale=8, min_width=320, elem_classes="vh-outputs"):
+            written = gr.HTML(captions.placeholder(), js_on_load=select, elem_id="vh-captions")
+            with gr.Row(equal_height=False, elem_classes="vh-detail"):
+                picture = gr.HTML("", js_on_load=select, elem_id="vh-picture")
+                heads = gr.HTML("", js_on_load=select, elem_id="vh-heads")
+            table = gr.HTML("", js_on_load=None, elem_id="vh-table")
+            export = gr.HTML("", js_on_load=select, elem_id="vh-export")
+    outputs = [written, picture, heads, table, export]
+    scene.select(handlers.choose_scene, None, [image, written], show_progress="hidden", **PRIVATE)
+    # Without preprocessing: Gradio's own fails silently on a file that is not a picture.
+    image.upload(
+        handlers.accept_upload,
+        image,
+        [image, scene, written],
+        preprocess=False,
+        show_progress="hidden",
+        **PRIVATE,
+    )
+    image.clear(lambda: "", None, scene, **PRIVATE)
+    go.click(
+        handlers.run,
+        [image, scene, fields.model, prompt, first, second, tau, *decoding],
+        outputs,
+        preprocess=False,
+        concurrency_id=MODEL_QUEUE,
+        concurrency_limit=1,
+        show_progress="minimal",
+        trigger_mode="once",
+        **PRIVATE,
+    )
+    stop.click(handlers.stop, None, None, queue=False, **PRIVATE)
+    for component in (written, picture, heads):
+        component.select(
+            handlers.select,
+            None,
+            [picture, heads],
+            concurrency_limit=4,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            **PRIVATE,
+        )
+    export.select(handlers.export, None, export, concurrency_limit=2, **PRIVATE)
+    return fields
+
+
+def _model_fields(state: AppState) -> ModelFields:
+    models = state.models
+    info = None if models.allow_others else "Start the demo with --allow-models to load others."
+    model = gr.Dropdown(models.names, value=models.default, label="Model", info=info)
+    if not models.allow_others:
+        return ModelFields(model)
+    typed = gr.Textbox(label="Another model", placeholder="a folder on the server, or a hub id")
+    load = gr.Button("Load", size="sm")
+    loaded = gr.HTML("", js_on_load=None)
+    return ModelFields(model, typed, load, loaded)
+
+
+def _decoding_fields() -> list[Any]:
+    titles = {
+        "max_new_tokens": "Maximum new tokens",
+        "temperature": "Temperature (0: greedy search)",
+        "top_p": "Top-p",
+        "beams": "Beams (streaming needs 1)",
+        "seed": "Sampling seed",
+    }
+    fields: list[Any] = []
+    for name, (kind, low, high, default) in LIMITS.items():
+        if name == "seed":
+            fields.append(gr.Number(default, label=titles[name], precision=0, minimum=low))
+            continue
+        step = 1 if kind is int else 0.05
+        fields.append(gr.Slider(low, high, value=default, step=step, label=titles[name]))
+    return fields
+
+
+class DescribeHandlers:
+    """The event handlers of the tab; an error becomes a card in place of the captions.
 
     Args:
-        desk: what all requests share.
+        state: what all requests share.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, state: AppState) -> None:
+        self.state = state
 
-    def take_scene(self, event: gr.EventData) -> tuple[Any, Any]:
+    def choose_scene(self, event: gr.EventData) -> tuple[Any, Any]:
         """Put a scene of the test bench into the picture field."""
         try:
-            drawn = example(event._data["scene"])
-        except (VlmHeadsError, KeyError, TypeError) as error:
-            return gr.skip(), captions.refused(told(error))
+            drawn = draw_scene(event_values(event, ("scene",)).get("scene", ""))
+        except VlmHeadsError as error:
+            return gr.skip(), _error_card(error)
         return drawn.image, gr.skip()
 
-    def receive(self, upload: Any) -> tuple[Any, str, Any]:
-        """Look at an upload at once, so that a bad one is told before anything else is done."""
+    def accept_upload(self, upload: Any) -> tuple[Any, str, Any]:
+        """Read an upload as soon as it arrives, so that a bad file is refused right away."""
         try:
-            found = self.desk.uploaded(path_of(upload))
+            found = uploaded_file(self.state.uploads, upload_path(upload))
             image = read_upload(found)
-        except Exception as error:  # whatever it is, the visitor gets a sentence
-            return None, "", captions.refused(told(error))
+        except Exception as error:  # whatever it is, the visitor gets one sentence
+            return None, "", _error_card(error)
         suffix = found.suffix.lower() if found is not None else ""
-        return (gr.skip() if suffix in SHOWN_BY_BROWSERS else image), "", captions.empty()
+        return (gr.skip() if suffix in BROWSER_FORMATS else image), "", captions.placeholder()
 
     def run(
         self,
@@ -74,16 +213,16 @@ class Handlers:
         seed: float,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        """Describe the picture, token by token, then show what was measured."""
-        kept = gr.skip()
+        """Stream the captions of the picture, then show what was measured."""
         decoding = (max_new_tokens, temperature, top_p, beams, seed)
         try:
-            wish = self.desk.wish(
-                image=path_of(image),
+            parsed = parse_request(
+                self.state,
+                image=upload_path(image),
                 scene=scene or "",
                 model=model,
                 prompt=prompt,
-                methods=[[chosen] for chosen in map(json.loads, (first, second)) if chosen],
+                methods=[[picked] for picked in map(json.loads, (first, second)) if picked],
                 decoding={
                     name: value
                     for name, value in zip(LIMITS, decoding, strict=True)
@@ -92,74 +231,71 @@ class Handlers:
                 tau=tau,
             )
             sent, stage = 0.0, ""
-            with self.desk.runs.run(_visitor(request)) as stop:
-                for part in describe(wish, running=self.desk.shelf.running, stop=stop):
-                    if isinstance(part, Result):
-                        self.desk.results.add(part)
-                        yield self._finished(part)
-                        # Gradio sends the last state again when a run ends, which may be after
-                        # the visitor has chosen a word: let that one change nothing.
-                        yield (kept,) * 5
-                        return
-                    now = time.monotonic()
-                    if now - sent >= EVERY or part.stage != stage:
-                        sent, stage = now, part.stage
-                        growing = captions.growing(part.names, part.spoken, part.stage)
-                        yield growing, "", "", "", ""
-        except Exception as error:  # whatever it is, the visitor gets a sentence
-            yield captions.refused(told(error)), kept, kept, kept, kept
+            for update in describe_for(self.state, visitor_id(request), parsed):
+                if isinstance(update, Result):
+                    yield self._outputs(update)
+                    # When a run ends Gradio sends the last outputs again, perhaps after the visitor
+                    # has selected another word. Make those change nothing.
+                    yield (gr.skip(),) * 5
+                    return
+                now = time.monotonic()
+                if now - sent >= UPDATE_INTERVAL or update.stage != stage:
+                    sent, stage = now, update.stage
+                    partial = captions.partial_captions(update.names, update.captions, stage)
+                    yield partial, "", "", "", ""
+        except Exception as error:  # whatever it is, the visitor gets one sentence
+            yield (_error_card(error), *(gr.skip(),) * 4)
 
-    def _finished(self, result: Result) -> tuple[Any, ...]:
-        selection = Selection.first(result)
+    def _outputs(self, result: Result) -> tuple[Any, ...]:
+        selection = Selection.initial(result)
         return (
-            captions.finished(result, selection),
-            picture(result, selection),
-            head_table(result, selection),
-            comparison_table(result),
-            offer(result),
+            captions.marked_captions(result, selection),
+            picture_view(result, selection),
+            head_map(result, selection),
+            captions.comparison_table(result),
+            captions.export_button(result),
         )
 
     def stop(self, request: gr.Request) -> None:
         """Stop what this visitor has running."""
-        self.desk.runs.stop(_visitor(request))
+        self.state.jobs.stop(visitor_id(request))
 
-    def look(self, event: gr.EventData) -> tuple[Any, Any]:
-        """Show what was chosen: a word, a head, or the mean of the vision-aware heads."""
+    def select(self, event: gr.EventData) -> tuple[Any, Any]:
+        """Show what was selected: a word, a head, or the mean of the vision-aware heads."""
         try:
-            result = self.desk.results.get(event._data.get("result"))
-            selection = Selection.of(result, event._data)
-        except Exception as error:  # whatever it is, the visitor gets a sentence
-            return captions.refused(told(error)), gr.skip()
-        return picture(result, selection), head_table(result, selection)
+            result = self._result(event)
+            selection = Selection.parse(result, event_values(event, SELECTION))
+        except Exception as error:  # whatever it is, the visitor gets one sentence
+            return _error_card(error), gr.skip()
+        return picture_view(result, selection), head_map(result, selection)
 
     def export(self, event: gr.EventData) -> str:
-        """Return links with everything on the page, as files that the browser keeps."""
+        """Return links with everything on the page, as files that the browser saves."""
         try:
-            return links(self.desk.results.get(event._data.get("result")))
-        except Exception as error:  # whatever it is, the visitor gets a sentence
-            return captions.refused(told(error))
+            return captions.export_links(self._result(event))
+        except Exception as error:  # whatever it is, the visitor gets one sentence
+            return _error_card(error)
 
-    def load(
+    def _result(self, event: gr.EventData) -> Result:
+        """Return the run that an event belongs to."""
+        found: Result = self.state.results.get(event_values(event, ("result",)).get("result"))
+        return found
+
+    def load_model(
         self,
         name: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio's way
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - where Gradio looks for it
     ) -> tuple[Any, Any, str]:
-        """Load a model that a visitor named, and offer it."""
+        """Load a model that a visitor named, and add it to both tabs."""
         progress(0.1, desc=f"loading {name}")
         try:
-            model = self.desk.shelf.get(name)
-        except Exception as error:  # whatever it is, the visitor gets a sentence
-            return gr.skip(), gr.skip(), captions.refused(told(error))
-        choices = self.desk.shelf.names
+            model = self.state.models.get(name)
+        except Exception as error:  # whatever it is, the visitor gets one sentence
+            return gr.skip(), gr.skip(), _error_card(error)
+        choices = self.state.models.names
         note = f'<p class="vh-small" role="status">{model.geometry}</p>'
         return gr.update(choices=choices, value=model.name), gr.update(choices=choices), note
 
 
-def path_of(upload: Any) -> str | None:
-    """Return the path that a client names as its upload; nothing has been checked of it."""
-    path = upload.get("path") if isinstance(upload, dict) else upload
-    return path if isinstance(path, str) else None
-
-
-def _visitor(request: gr.Request) -> str:
-    return str(request.session_hash)
+def _error_card(error: Exception) -> str:
+    return captions.error_card(error_message(error))

@@ -1,4 +1,4 @@
-"""The tab on which methods are evaluated on scenes of the test bench."""
+"""The tab on which methods are evaluated on scenes of the test bench, and its figures."""
 
 from __future__ import annotations
 
@@ -9,54 +9,56 @@ from typing import Any
 
 import gradio as gr
 
-from vlmheads_demo.desk import Desk
-from vlmheads_demo.messages import told
-from vlmheads_demo.services.evaluation import MOST_SCENES, SPLITS, Stopped, Study, evaluate
-from vlmheads_demo.services.methods import methods, plugins_of
-from vlmheads_demo.views import captions
-from vlmheads_demo.views.picker import picker
+from vlmheads_demo.compat import visitor_id
+from vlmheads_demo.middleware import error_message
+from vlmheads_demo.services.evaluation import MAX_SCENES, Stopped, evaluate_for
+from vlmheads_demo.services.images import SPLITS
+from vlmheads_demo.services.methods import available_methods
+from vlmheads_demo.state import AppState
+from vlmheads_demo.views.captions import error_card
+from vlmheads_demo.views.picker import method_picker, picked_method
 from vlmheads_demo.views.theme import asset
 
-EMPTY = (
-    '<div class="vh-empty"><p><b>Does it help, or does it only say less?</b></p>'
-    "<p>Choose methods and a number of scenes. Each run captions the same scenes; the comparison "
-    "shows what each invents against what it finds, beside the plain captions cut short.</p></div>"
+PLACEHOLDER = (
+    '<div class="vh-empty"><p><b>Does a method help, or does it only say less?</b></p>'
+    "<p>Choose methods and a number of scenes. All runs caption the same scenes. The comparison "
+    "shows invented objects against recall, next to plain captions that were cut short.</p></div>"
 )
 
 
-def add_evaluation(desk: Desk) -> gr.Dropdown:
-    """Add the tab to the page that is being built, and return where its model is chosen."""
-    tab = EvaluationTab(desk)
-    offered = methods(desk.shelf.get(desk.shelf.default).geometry)
+def add_evaluate_tab(state: AppState) -> gr.Dropdown:
+    """Add the contents of the tab, and return the field that selects its model."""
+    handlers = EvaluateHandlers(state)
+    offered = available_methods(state.models.get(state.models.default).geometry)
     with gr.Row(equal_height=False, elem_classes="vh-evaluate"):
         with gr.Column(scale=4, min_width=300):
             chosen = [
                 gr.HTML(
-                    json.dumps({"name": name, "options": {}}) if name else "null",
+                    picked_method(name),
                     html_template="${frame}",
-                    frame=picker(f"study-{number}", label, offered, name),
+                    frame=method_picker(f"evaluate-{number}", label, offered, name),
                     js_on_load=asset("picker.js"),
                     apply_default_css=False,
                 )
                 for number, (label, name) in enumerate((("Method", "vhr"), ("Second method", "")))
             ]
-            model = gr.Dropdown(desk.shelf.names, value=desk.shelf.default, label="Model")
+            model = gr.Dropdown(state.models.names, value=state.models.default, label="Model")
             split = gr.Radio(
                 SPLITS,
                 value="counterfactual",
                 label="Scenes",
-                info="counterfactual: every object is from the wrong kind of scene",
+                info="counterfactual: no object belongs in its scene",
             )
-            scenes = gr.Slider(2, MOST_SCENES, value=40, step=1, label="Number of scenes")
-            tokens = gr.Slider(8, 128, value=64, step=8, label="Most new tokens")
-            seed = gr.Number(0, label="Seed of the scenes", precision=0, minimum=0)
+            scenes = gr.Slider(2, MAX_SCENES, value=40, step=1, label="Number of scenes")
+            tokens = gr.Slider(8, 128, value=64, step=8, label="Maximum new tokens")
+            seed = gr.Number(0, label="Scene seed", precision=0, minimum=0)
             with gr.Row():
                 go = gr.Button("Evaluate", variant="primary", elem_id="vh-evaluate-go")
                 stop = gr.Button("Stop", elem_id="vh-evaluate-stop")
         with gr.Column(scale=8, min_width=320):
-            shown = gr.HTML(EMPTY, js_on_load=None, elem_id="vh-evaluation")
+            shown = gr.HTML(PLACEHOLDER, js_on_load=None, elem_id="vh-evaluation")
     go.click(
-        tab.run,
+        handlers.run,
         [*chosen, model, split, scenes, tokens, seed],
         shown,
         concurrency_id="evaluation",
@@ -64,19 +66,19 @@ def add_evaluation(desk: Desk) -> gr.Dropdown:
         trigger_mode="once",
         api_visibility="private",
     )
-    stop.click(tab.stop, None, None, queue=False, api_visibility="private")
+    stop.click(handlers.stop, None, None, queue=False, api_visibility="private")
     return model
 
 
-class EvaluationTab:
-    """What happens on the tab.
+class EvaluateHandlers:
+    """The event handlers of the tab.
 
     Args:
-        desk: what all requests share.
+        state: what all requests share.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, state: AppState) -> None:
+        self.state = state
 
     def run(
         self,
@@ -84,49 +86,41 @@ class EvaluationTab:
         second: str,
         model: str,
         split: str,
-        scenes: float,
-        tokens: float,
-        seed: float,
+        scenes: int,
+        tokens: int,
+        seed: int | None,
         request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it there
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - where Gradio looks for it
     ) -> str:
-        """Evaluate, with a progress bar, and return the figures and the table."""
+        """Evaluate with a progress bar, and return figures and tables."""
         try:
-            study = Study(
-                self.desk.shelf.get(model),
-                tuple(plugins_of([one]) for one in map(json.loads, (first, second)) if one),
-                split,
-                int(scenes),
-                int(seed or 0),
-                int(tokens),
+            result = evaluate_for(
+                self.state,
+                visitor_id(request),
+                methods=[[picked] for picked in map(json.loads, (first, second)) if picked],
+                model=model,
+                split=split,
+                scenes=scenes,
+                seed=seed or 0,
+                max_new_tokens=tokens,
+                progress=lambda name, done, total: progress(
+                    (done, total), desc=name, unit="captions"
+                ),
             )
-            with self.desk.runs.run(_visitor(request)) as stop:
-                result = evaluate(
-                    study,
-                    running=self.desk.shelf.running,
-                    stop=stop,
-                    progress=lambda name, done, total: progress(
-                        (done, total), desc=name, unit="captions"
-                    ),
-                )
         except Stopped:
             return '<div class="vh-empty"><p>Stopped.</p></div>'
-        except Exception as error:  # whatever it is, the visitor gets a sentence
-            return captions.refused(told(error))
-        shown = evaluated(result)
-        gc.collect()  # figures are knots of references, see `exporting`
+        except Exception as error:  # whatever it is, the visitor gets one sentence
+            return error_card(error_message(error))
+        shown = comparison_view(result)
+        gc.collect()  # figures are cyclic garbage, see `services.export`
         return shown
 
     def stop(self, request: gr.Request) -> None:
         """Stop what this visitor has running."""
-        self.desk.runs.stop(_visitor(request))
+        self.state.jobs.stop(visitor_id(request))
 
 
-def _visitor(request: gr.Request) -> str:
-    return str(request.session_hash)
-
-
-def evaluated(result: dict[str, Any]) -> str:
+def comparison_view(result: dict[str, Any]) -> str:
     """Return a comparison as figures and tables."""
     from vlmheads_eval.figures import frontier_plot
     from vlmheads_eval.report_tables import differences, footnote, table
@@ -137,18 +131,18 @@ def evaluated(result: dict[str, Any]) -> str:
         for name, title in (("CHAIRs", "CHAIR_S"), ("unique_hallucination", "unique-object rate"))
     )
     return (
-        '<section class="vh-result"><h2>Invention against recall</h2>'
-        f'<p class="vh-small">Grey: the captions of {escape(names[0])} cut after 1, 2, ... '
-        "sentences. Below the line, and to its right, is better than cutting.</p>"
+        '<section class="vh-result"><h2>Invented objects against recall</h2>'
+        f'<p class="vh-small">Grey: captions of {escape(names[0])} cut off after 1, 2, ... '
+        "sentences. A method below the line, or to its right, beats truncation.</p>"
         f'<div class="vh-figures">{figures}</div></section>'
         f"{_table('Runs', table(result))}{_table('Against plain', differences(result))}"
-        f'<p class="vh-small">{escape(footnote(result))} A test bench: what helps this small model '
-        "need not help a large one.</p>"
+        f'<p class="vh-small">{escape(footnote(result))} This is a test bench: a method that helps '
+        "this small model may not help a large one.</p>"
     )
 
 
 def _table(title: str, rows: list[list[str]]) -> str:
-    """Return rows as a table with a run a column, as there are more measures than runs."""
+    """Return rows as a table with one column per run, as there are more measures than runs."""
     if not rows:
         return ""
     first, *columns = rows

@@ -1,192 +1,91 @@
-"""The page: what stands where, and what happens when something on it is used."""
+"""The page: its title, tabs and guide."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import gradio as gr
 
-from vlmheads.caption import PROMPT
+from vlmheads import __version__
 from vlmheads_demo.api import add_endpoints
-from vlmheads_demo.desk import Desk
-from vlmheads_demo.examples import gallery
-from vlmheads_demo.guide import GUIDE, HEADER
-from vlmheads_demo.services.generation import LIMITS
-from vlmheads_demo.services.measurement import TAU
-from vlmheads_demo.services.methods import methods
-from vlmheads_demo.views import captions
-from vlmheads_demo.views.describe import Handlers
-from vlmheads_demo.views.evaluate import add_evaluation
-from vlmheads_demo.views.picker import picker
-from vlmheads_demo.views.theme import asset
+from vlmheads_demo.state import AppState
+from vlmheads_demo.views.describe import MODEL_QUEUE, PRIVATE, DescribeHandlers, add_describe_tab
+from vlmheads_demo.views.evaluate import add_evaluate_tab
 
 TITLE = "vlmheads: which words does the picture support?"
-# Temporary files are looked through this often and go when they are this old, in seconds.
-CLEANING = (600, 3600)
-# One queue for everything that needs the model: one runs, the others see their place in line.
-MODEL = "model"
+# Gradio checks for old temporary files at the first interval and deletes those older than the
+# second, both in seconds.
+FILE_CLEANUP = (600, 3600)
+
+HEADER = (
+    '<div class="vh-title"><h1>vlmheads</h1>'
+    "<p>Which words of a caption does the picture support?</p>"
+    f'<span class="vh-version">version {__version__}</span></div>'
+)
+
+GUIDE = """
+<h2>How to read this page</h2>
+<dl>
+<dt>Captions</dt>
+<dd>The plain caption is the model's own. The others are what the same model generates under a
+method, with the same prompt and decoding. They are generated one after the other, so their times
+can be compared; the first run after the start is slower than later ones.</dd>
+<dt>Grounding score</dt>
+<dd>A score from 0 to 1 for every word that names one of COCO's 80 objects. It combines how much the
+image changes the heads at that word (T-VHD), how much of their attention is on the image, and how
+likely the word is with and without the image. Words that score below the threshold have a dashed
+underline. The score describes the model, not the world: a model can be sure and wrong.</dd>
+<dt>✓ and ✗</dt>
+<dd>Shown only for scenes of the test bench, whose objects are known: whether the object is in the
+picture, as CHAIR (variant <i>pattern</i>) reads the caption.</dd>
+<dt>The overlay</dt>
+<dd>The attention on each image token in the row that predicts the word, as the plain model reads
+the caption. By default it is the mean over the word's vision-aware heads: the eighth of all heads
+whose output the image changes most. Attention shows where a head looked, not why a word was
+chosen.</dd>
+<dt>The map of heads</dt>
+<dd>Vision-aware head divergence (VHD): how much a head's output changes when the image is removed.
+Heads that the method edits are outlined; they are found by running the method. Select a cell to see
+the attention of its head before the chosen word. Move with the arrow keys and press Enter.</dd>
+<dt>Text dominance</dt>
+<dd>The MDI of each layer: the mean attention on a text token divided by that on an image token,
+over the first 32 tokens at most.</dd>
+<dt>Visual sinks</dt>
+<dd>Image tokens whose hidden state is so large in a few dimensions (φ ≥ τ) that they attract
+attention whatever they show. Narrow models have none at the usual τ of 20.</dd>
+<dt>The embedded model</dt>
+<dd>A test bench. It knows 112-pixel scenes of drawn objects and nothing else, and it often names
+objects that are not there. A method that helps it may not help a large model.</dd>
+<dt>From a program</dt>
+<dd>Everything on this page has a named endpoint, listed under <i>Use via API</i> at the foot of the
+page: <code>/describe</code>, <code>/stream</code>, <code>/attention</code>, <code>/export</code>,
+<code>/evaluate</code>, <code>/methods</code>, <code>/stop</code>.</dd>
+</dl>
+"""
 
 
-def build(desk: Desk) -> gr.Blocks:
-    """Return the page of a server."""
+def build_page(state: AppState) -> gr.Blocks:
+    """Return the page of a server.
+
+    Args:
+        state: what all requests share.
+    """
     page: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CLEANING) as page:
-        add_endpoints(desk, MODEL)  # first, so that no event of the page takes their names
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=FILE_CLEANUP) as page:
+        add_endpoints(state, MODEL_QUEUE)  # first, so that no event of the page takes their names
         gr.HTML(HEADER, elem_classes="vh-header", js_on_load=None)
         with gr.Tabs():
             with gr.Tab("Describe", id="describe"):
-                fields = add_description(desk)
+                fields = add_describe_tab(state)
             with gr.Tab("Evaluate", id="evaluate"):
-                study_model = add_evaluation(desk)
+                evaluated_model = add_evaluate_tab(state)
             with gr.Tab("How to read it", id="guide"):
                 gr.HTML(GUIDE, elem_classes="vh-guide", js_on_load=None)
         if fields.load is not None and fields.loaded is not None:
             fields.load.click(
-                Handlers(desk).load,
+                DescribeHandlers(state).load_model,
                 fields.typed,
-                [fields.model, study_model, fields.loaded],
-                concurrency_id=MODEL,
+                [fields.model, evaluated_model, fields.loaded],
+                concurrency_id=MODEL_QUEUE,
                 concurrency_limit=1,
-                **_private(),
+                **PRIVATE,
             )
     return page
-
-
-class ModelFields(NamedTuple):
-    """Where a model is chosen and, where that is allowed, another one loaded."""
-
-    model: gr.Dropdown
-    typed: gr.Textbox | None = None
-    load: gr.Button | None = None
-    loaded: gr.HTML | None = None
-
-
-def add_description(desk: Desk) -> ModelFields:
-    """Add the tab on which one picture is described, and return where its model is chosen."""
-    handlers = Handlers(desk)
-    select = asset("select.js")
-    offered = methods(desk.shelf.get(desk.shelf.default).geometry)
-    with gr.Row(equal_height=False, elem_classes="vh-main"):
-        with gr.Column(scale=4, min_width=300, elem_classes="vh-inputs"):
-            image = gr.Image(
-                label="Picture",
-                sources=["upload", "clipboard"],
-                image_mode=None,
-                format="png",
-                height=230,
-                buttons=[],
-                elem_id="vh-image",
-                alt_text="The picture to describe",
-            )
-            # Its value is the name of the chosen scene, at once and without asking the server.
-            scene = gr.HTML(
-                "",
-                html_template="${frame}",
-                frame=gallery(),
-                js_on_load=select,
-                elem_id="vh-scenes",
-            )
-            first, second = (
-                gr.HTML(
-                    _json(chosen),
-                    html_template="${frame}",
-                    frame=picker(name, label, offered, chosen),
-                    js_on_load=asset("picker.js"),
-                    elem_id=f"vh-{name}",
-                    apply_default_css=False,
-                )
-                for name, label, chosen in (
-                    ("first", "Method", "vhr"),
-                    ("second", "Second method", ""),
-                )
-            )
-            with gr.Row():
-                go = gr.Button("Describe", variant="primary", elem_id="vh-go")
-                stop = gr.Button("Stop", elem_id="vh-stop")
-            with gr.Accordion("Model, prompt and decoding", open=False):
-                fields = _model_fields(desk)
-                prompt = gr.Textbox(PROMPT, label="Prompt", lines=1, elem_id="vh-prompt")
-                decoding = _decoding_fields()
-                tau = gr.Number(TAU, label="τ, least φ of a visual sink", minimum=0.1, maximum=1000)
-        with gr.Column(scale=8, min_width=320, elem_classes="vh-outputs"):
-            said = gr.HTML(captions.empty(), js_on_load=select, elem_id="vh-captions")
-            with gr.Row(equal_height=False, elem_classes="vh-detail"):
-                looked = gr.HTML("", js_on_load=select, elem_id="vh-picture")
-                heads = gr.HTML("", js_on_load=select, elem_id="vh-heads")
-            table = gr.HTML("", js_on_load=None, elem_id="vh-table")
-            export = gr.HTML("", js_on_load=select, elem_id="vh-export")
-    shown = [said, looked, heads, table, export]
-    scene.select(handlers.take_scene, None, [image, said], show_progress="hidden", **_private())
-    # Gradio's own reading of an upload fails without a word where it is no picture; ours tells.
-    image.upload(
-        handlers.receive,
-        image,
-        [image, scene, said],
-        preprocess=False,
-        show_progress="hidden",
-        **_private(),
-    )
-    image.clear(lambda: "", None, scene, **_private())
-    go.click(
-        handlers.run,
-        [image, scene, fields.model, prompt, first, second, tau, *decoding],
-        shown,
-        preprocess=False,
-        concurrency_id=MODEL,
-        concurrency_limit=1,
-        show_progress="minimal",
-        trigger_mode="once",
-        **_private(),
-    )
-    stop.click(handlers.stop, None, None, queue=False, **_private())
-    for component in (said, looked, heads):
-        component.select(
-            handlers.look,
-            None,
-            [looked, heads],
-            concurrency_limit=4,
-            show_progress="hidden",
-            trigger_mode="always_last",
-            **_private(),
-        )
-    export.select(handlers.export, None, export, concurrency_limit=2, **_private())
-    return fields
-
-
-def _private() -> dict[str, Any]:
-    """Keep the page's own events out of the API, which has endpoints of its own."""
-    return {"api_visibility": "private"}
-
-
-def _json(chosen: str) -> str:
-    return f'{{"name": "{chosen}", "options": {{}}}}' if chosen else "null"
-
-
-def _model_fields(desk: Desk) -> ModelFields:
-    shelf = desk.shelf
-    info = None if shelf.allow else "Others can be loaded where the demo runs with --allow-models."
-    model = gr.Dropdown(shelf.names, value=shelf.default, label="Model", info=info)
-    if not shelf.allow:
-        return ModelFields(model)
-    typed = gr.Textbox(label="Another model", placeholder="a folder on the server, or a hub id")
-    load = gr.Button("Load", size="sm")
-    loaded = gr.HTML("", js_on_load=None)
-    return ModelFields(model, typed, load, loaded)
-
-
-def _decoding_fields() -> list[Any]:
-    titles = {
-        "max_new_tokens": "Most new tokens",
-        "temperature": "Temperature (0 is greedy search)",
-        "top_p": "Top-p of sampling",
-        "beams": "Beams (more than one are not streamed)",
-        "seed": "Seed of sampling",
-    }
-    fields: list[Any] = []
-    for name, (kind, low, high, default) in LIMITS.items():
-        if name == "seed":
-            fields.append(gr.Number(default, label=titles[name], precision=0, minimum=low))
-            continue
-        step = 1 if kind is int else 0.05
-        fields.append(gr.Slider(low, high, value=default, step=step, label=titles[name]))
-    return fields

@@ -1,30 +1,37 @@
-"""The look of the page: quiet, readable in light and dark, from nothing but local files."""
+"""The appearance of the page: theme, style sheet, colours, and pictures as data URLs."""
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
 
-from vlmheads.plotting.palette import DARK, LIGHT, variables
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlmheads.plotting.drawing import MOST_OPAQUE
+from vlmheads.plotting.palette import DARK, LIGHT, OVERLAY, SEQUENTIAL, variables
 
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "DejaVu Sans Mono", "monospace")
 
 
 def asset(name: str) -> str:
-    """Return the text of a file of `assets/`."""
+    """Return the text of a file in `assets/`."""
     return (files("vlmheads_demo") / "assets" / name).read_text("utf-8")
 
 
 def style() -> str:
-    """Return the style sheet of the page, with the colours of the figures in it."""
+    """Return the style sheet of the page, with the colours of the figures as variables."""
     return f":root{{{variables(LIGHT)}}}.dark{{{variables(DARK)}}}{asset('page.css')}"
 
 
-def theme() -> Any:
-    """Return Gradio's theme with the colours of the figures and fonts that need no network."""
-    import gradio as gr
-
+def theme() -> gr.themes.Base:
+    """Return a Gradio theme with the colours of the figures and fonts that need no network."""
     blue = gr.themes.colors.Color(
         "#EFF6FB", "#DCECF6", "#BAD9ED", "#8FC0E0", "#559FCD", "#0875B5", "#06639A", "#06527F",
         "#084565", "#0A3A54", "#072739",
@@ -77,3 +84,32 @@ def theme() -> Any:
         slider_color_dark="#55B5FA",
         color_accent="#0875B5",
     )
+
+
+def overlay_url(values: Tensor, grid: tuple[int, int]) -> str:
+    """Return values [P] as an image of one pixel per token, to draw over the model's picture.
+
+    Larger values are more opaque; the largest is as opaque as in the figures.
+    """
+    scaled = (values / values.max().clamp(min=1e-12)).clamp(0, 1).reshape(grid)
+    red, green, blue = (int(OVERLAY[at : at + 2], 16) for at in (1, 3, 5))
+    pixels = np.zeros((*grid, 4), dtype=np.uint8)
+    pixels[..., :3] = red, green, blue
+    pixels[..., 3] = (scaled * MOST_OPAQUE * 255).round().to(torch.uint8).numpy()
+    return image_url(Image.fromarray(pixels), "PNG")
+
+
+def image_url(image: Image.Image, kind: str) -> str:
+    """Return an image as a data URL; `kind` is PNG or JPEG."""
+    data = io.BytesIO()
+    image.save(data, format=kind, **({"quality": 88} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def map_colours(values: Sequence[float], low: float, high: float) -> list[str]:
+    """Return the colour of each value on the colour map of the figures, as "#RRGGBB"."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    span = (high - low) or 1.0
+    return [to_hex(colormaps[SEQUENTIAL]((value - low) / span)) for value in values]

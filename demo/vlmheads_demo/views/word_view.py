@@ -1,97 +1,93 @@
-"""The picture with what the model looked at when it wrote a word, and where its sinks are."""
+"""Where the model looked just before a word: the picture with an overlay, and a map of heads."""
 
 from __future__ import annotations
 
 import json
+import math
 from html import escape
 
-from vlmheads_demo.drawing import address, overlay_address
-from vlmheads_demo.selection import Selection
-from vlmheads_demo.services.measurement import attention_of, aware_heads, top_heads
-from vlmheads_demo.services.result import Result
+from torch import Tensor
+
+from vlmheads_demo.services.measurement import top_heads, vision_aware_heads
+from vlmheads_demo.services.result import Result, Selection
+from vlmheads_demo.views.theme import image_url, map_colours, overlay_url
 
 
-def picture(result: Result, selection: Selection) -> str:
-    """Return the picture under the overlay of a selection, with its top heads below."""
-    seen = result.picture.seen
-    said = result.captions[selection.caption]
-    head = _head(selection)
-    values = None if selection.word is None else attention_of(said.support, selection.word, head)
-    layer = ""
-    if values is not None and seen.grid is not None:
-        layer = f'<img class="vh-overlay" src="{overlay_address(values, seen.grid)}" alt="">'
-    photo = address(seen.image, "PNG" if max(seen.image.size) <= 256 else "JPEG")
-    about = escape(_told(result, selection, values is not None))
-    width, height = seen.image.size
+def picture_view(result: Result, selection: Selection) -> str:
+    """Return the picture with the overlay of a selection, and the word's top heads below it."""
+    view = result.prompt_measured.view
+    measured = result.captions[selection.caption].measured
+    values, layer = None, ""
+    if selection.word is not None:
+        values = measured.attention(selection.word, selection.one_head)
+    if values is not None and view.grid is not None:
+        layer = f'<img class="vh-overlay" src="{overlay_url(values, view.grid)}" alt="">'
+    photo = image_url(view.image, "PNG" if max(view.image.size) <= 256 else "JPEG")
+    about = escape(_alt_text(result, selection, values is not None))
+    width, height = view.image.size
     return (
         '<figure class="vh-look">'
         f'<div class="vh-stage{" vh-lit" * bool(layer)}" style="aspect-ratio:{width}/{height}">'
         f'<img class="vh-photo" src="{photo}" alt="{about}">{layer}{_sinks(result)}</div>'
         f"<figcaption>{_caption(result, selection, values is not None)}</figcaption>"
-        f"{_scale(values)}{_heads(result, selection)}{_sink_note(result)}</figure>"
+        f"{_scale(values)}{_head_buttons(result, selection)}{_sink_note(result)}</figure>"
     )
 
 
-def _head(selection: Selection) -> tuple[int, int] | None:
-    if selection.layer is None or selection.head is None:
-        return None
-    return selection.layer, selection.head
-
-
-def _told(result: Result, selection: Selection, drawn: bool) -> str:
-    """Say in words what is drawn."""
+def _alt_text(result: Result, selection: Selection, drawn: bool) -> str:
+    """Return the text alternative of the picture."""
     if selection.word is None:
         return "The picture as the model sees it"
-    said = result.captions[selection.caption]
-    word = said.support.words[selection.word].text
+    one = result.captions[selection.caption]
+    word = one.measured.words[selection.word].text
     if not drawn:
         return f"The picture as the model sees it; no overlay for {word}"
-    head = _head(selection)
+    head = selection.one_head
     heads = f"layer {head[0]}, head {head[1]}" if head else "its vision-aware heads"
     return f"Attention of {heads} on the picture before the word {word}"
 
 
 def _caption(result: Result, selection: Selection, drawn: bool) -> str:
     if selection.word is None:
-        return "No caption names an object, so there is no word to look at."
-    said = result.captions[selection.caption]
-    word = said.support.words[selection.word]
-    name = escape(said.name)
+        return "No caption names an object, so there is no word to show."
+    one = result.captions[selection.caption]
+    word = one.measured.words[selection.word]
+    name = escape(one.name)
     if not drawn:
         reason = (
-            "its image tokens make no grid that could be laid over it"
-            if result.picture.seen.grid is None
-            else "that word was not kept"
+            "the image tokens do not form a grid over the picture"
+            if result.prompt_measured.view.grid is None
+            else "its attention was not kept"
         )
-        return f"<b>{escape(word.text)}</b> in {name}: no overlay, {reason}."
-    head = _head(selection)
+        return f"<b>{escape(word.text)}</b> in {name}: no overlay, because {reason}."
+    head = selection.one_head
     if head:
-        looked = f"attention of layer {head[0]}, head {head[1]}"
+        shown = f"attention of layer {head[0]}, head {head[1]}"
     else:
-        count = int(aware_heads(said.support.heads[selection.word]).sum())
-        looked = f"mean attention of its {count} vision-aware heads"
-    return f"<b>{escape(word.text)}</b> in {name}: {looked}, just before it is written."
+        count = int(vision_aware_heads(one.measured.heads[selection.word]).sum())
+        shown = f"mean attention of its {count} vision-aware heads"
+    return f"<b>{escape(word.text)}</b> in {name}: {shown}, just before it is generated."
 
 
-def _scale(values: object) -> str:
-    """Return the scale of the overlay: shares of the attention a token gets."""
+def _scale(values: Tensor | None) -> str:
+    """Return the scale of the overlay: the share of the attention on one image token."""
     if values is None:
         return ""
-    largest = 100 * float(values.max())  # type: ignore[attr-defined]
+    largest = 100 * float(values.max())
     return (
         '<div class="vh-scale"><span>0</span><span class="vh-ramp"></span>'
         f"<span>{largest:.1f} % of the attention</span></div>"
     )
 
 
-def _heads(result: Result, selection: Selection) -> str:
+def _head_buttons(result: Result, selection: Selection) -> str:
     """Return buttons for the mean and for the word's top heads."""
     if selection.word is None:
         return ""
-    said = result.captions[selection.caption]
-    heads = said.support.heads[selection.word]
+    one = result.captions[selection.caption]
+    heads = one.measured.heads[selection.word]
     about = {"result": result.key, "caption": selection.caption, "word": selection.word}
-    chosen = _head(selection)
+    chosen = selection.one_head
     buttons = [_chip("mean of vision-aware heads", about, chosen is None)]
     for layer, head, value in top_heads(heads):
         data = about | {"layer": layer, "head": head}
@@ -116,9 +112,9 @@ def _chip(
 
 
 def _sinks(result: Result) -> str:
-    """Return frames around the tokens that are sinks of some layer."""
-    grid = result.picture.seen.grid
-    layers = result.picture.sinks.sum(dim=0)
+    """Return frames around the tokens that are sinks of any layer."""
+    grid = result.prompt_measured.view.grid
+    layers = result.prompt_measured.sinks.sum(dim=0)
     if grid is None or not bool(layers.any()):
         return ""
     rows, columns = grid
@@ -135,14 +131,118 @@ def _sinks(result: Result) -> str:
 
 
 def _sink_note(result: Result) -> str:
-    """Return the switch of the sinks, or why there are none."""
-    found = result.picture
+    """Return the switch that shows the sinks, or why there are none."""
+    found = result.prompt_measured
     count = int(found.sinks.any(dim=0).sum())
-    if count and found.seen.grid is not None:
+    if count and found.view.grid is not None:
         return (
             '<label class="vh-switch"><input type="checkbox" data-shows=".vh-sinks"> '
             f"visual sinks: {count} token{'s' * (count > 1)} with φ ≥ {found.tau:g}</label>"
         )
     most = found.width**0.5
-    bound = f"; states {found.width} wide allow {most:.0f} at most" if most < found.tau else ""
+    bound = (
+        f"; hidden states of width {found.width} allow at most {most:.0f}"
+        if most < found.tau
+        else ""
+    )
     return f'<p class="vh-small">No visual sinks: no image token has φ ≥ {found.tau:g}{bound}.</p>'
+
+
+def head_map(result: Result, selection: Selection) -> str:
+    """Return the VHD of all heads as a grid of selectable cells, with layer 0 at the bottom."""
+    one = result.captions[selection.caption]
+    values = (
+        result.prompt_measured.divergence
+        if selection.word is None
+        else one.measured.heads[selection.word]
+    )
+    edited, note = _edited(result, selection.caption)
+    low, high = float(values.min()), float(values.max())
+    rows = "".join(
+        _row(result, selection, layer, values, edited, (low, high))
+        for layer in reversed(range(result.geometry.layers))
+    )
+    numbers = "".join(f'<th scope="col">{head}</th>' for head in range(result.geometry.heads))
+    where = (
+        "at the end of the prompt"
+        if selection.word is None
+        else f"at <b>{escape(one.measured.words[selection.word].text)}</b> in {escape(one.name)}"
+    )
+    return (
+        f'<section class="vh-heads" data-heads="{result.geometry.heads}">'
+        f"<h2>How much the image changes each head</h2>"
+        f'<p class="vh-small">Vision-aware head divergence (VHD) {where}. {note}</p>'
+        '<div class="vh-scroll" tabindex="0" role="region" aria-label="Map of the heads">'
+        '<table role="grid" aria-label="Vision-aware head divergence, '
+        'layers by heads; arrow keys move, Enter shows a head">'
+        f'<thead><tr><th scope="col"><span class="vh-hide">layer</span></th>{numbers}'
+        '<th scope="col" class="vh-mdi">text dominance (MDI)</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        '<div class="vh-scale"><span>'
+        f'{low:.1f}</span><span class="vh-ramp vh-cividis"></span><span>{high:.1f} VHD</span>'
+        "</div>"
+        '<p class="vh-small">Rows are layers and columns are heads. MDI is the mean attention on a '
+        "text token divided by that on an image token during generation. Above 1, to the right of "
+        "the line, text dominates.</p></section>"
+    )
+
+
+def _edited(result: Result, caption: int) -> tuple[Tensor, str]:
+    """Return the heads to outline, and a sentence about them."""
+    index = caption or min(1, len(result.captions) - 1)
+    one = result.captions[index]
+    marks = one.measured.edited
+    count, name = int(marks.sum()), escape(one.name)
+    if not index:
+        return marks, ""
+    if not count:
+        return marks, f"{name} edits no head in particular."
+    return marks, f"Outlined: the {count} heads that {name} edits."
+
+
+def _row(
+    result: Result,
+    selection: Selection,
+    layer: int,
+    values: Tensor,
+    edited: Tensor,
+    limits: tuple[float, float],
+) -> str:
+    first = (selection.layer, selection.head) if selection.layer is not None else (0, 0)
+    cells = []
+    for head, (value, colour) in enumerate(
+        zip(values[layer].tolist(), map_colours(values[layer].tolist(), *limits), strict=True)
+    ):
+        about = {
+            "result": result.key,
+            "caption": selection.caption,
+            "word": selection.word,
+            "layer": layer,
+            "head": head,
+        }
+        marked = bool(edited[layer, head])
+        chosen = (selection.layer, selection.head) == (layer, head)
+        label = f"layer {layer}, head {head}: {value:.2f}{', edited' * marked}"
+        cells.append(
+            f'<td role="gridcell" tabindex="{0 if (layer, head) == first else -1}" '
+            f'class="vh-cell{" vh-acted" * marked}{" vh-chosen" * chosen}" '
+            f'style="background:{colour}" data-select="{escape(json.dumps(about))}" '
+            f'aria-selected="{str(chosen).lower()}" aria-label="{label}" title="{label}"></td>'
+        )
+    return (
+        f'<tr><th scope="row">{layer}</th>{"".join(cells)}'
+        f'<td class="vh-mdi">{_dominance(float(result.prompt_measured.dominance[layer]))}</td></tr>'
+    )
+
+
+def _dominance(value: float) -> str:
+    """Return a bar of MDI from 1 in the middle, on a log scale from an eighth to eight."""
+    if not math.isfinite(value) or value <= 0:
+        return '<span class="vh-bar"></span><span class="vh-number">-</span>'
+    reach = max(-1.0, min(1.0, math.log2(value) / 3))
+    left, width = (50, 50 * reach) if reach >= 0 else (50 + 50 * reach, -50 * reach)
+    side = "vh-text-side" if reach >= 0 else "vh-image-side"
+    return (
+        f'<span class="vh-bar"><i class="{side}" style="left:{left:.1f}%;width:{width:.1f}%"></i>'
+        f'</span><span class="vh-number">{value:.1f}</span>'
+    )

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 from click.testing import CliRunner
-from vlmheads_demo.services.evaluation import Stopped, Study, evaluate
-from vlmheads_demo.views.evaluate import evaluated
+from vlmheads_demo.services.evaluation import EvaluationRequest, Stopped, evaluate
+from vlmheads_demo.views.evaluate import comparison_view
 
 from vlmheads import VlmHeadsError
 from vlmheads.cli import main
@@ -17,18 +17,18 @@ SCENES, TOKENS, SEED = 6, 24, 3
 
 
 @pytest.fixture(scope="module")
-def result(model):
-    study = Study(
+def comparison(model):
+    request = EvaluationRequest(
         model, (resolve("vhr:alpha=3"), resolve("cfg")), "counterfactual", SCENES, SEED, TOKENS
     )
-    return evaluate(study, running=threading.Lock(), stop=threading.Event())
+    return evaluate(request, run_lock=threading.Lock(), stop=threading.Event())
 
 
-def test_the_results_are_those_of_the_command_line(result, tmp_path):
+def test_the_results_are_those_of_the_command_line(comparison, tmp_path):
     runs = {"plain": [], "vhr:alpha=3": ["--plugin", "vhr:alpha=3"], "cfg": ["--plugin", "cfg"]}
     run = CliRunner()
     for number, options in enumerate(runs.values()):
-        said = run.invoke(
+        answer = run.invoke(
             main,
             [
                 *f"eval predict --data testbed:counterfactual --num {SCENES} --seed {SEED}".split(),
@@ -36,40 +36,40 @@ def test_the_results_are_those_of_the_command_line(result, tmp_path):
                 *options,
             ],
         )
-        assert said.exit_code == 0, said.output
-    said = run.invoke(
+        assert answer.exit_code == 0, answer.output
+    answer = run.invoke(
         main,
         [
             *("eval", "compare", *(str(tmp_path / f"run-{number}") for number in range(3))),
             *f"--names {','.join(runs)} --seed {SEED} --json {tmp_path}/found.json".split(),
         ],
     )
-    assert said.exit_code == 0, said.output
+    assert answer.exit_code == 0, answer.output
     expected = json.loads((tmp_path / "found.json").read_text())
     del expected["inputs"]
-    assert result == expected
+    assert comparison == expected
 
 
-def test_figures_and_tables_show_every_run(result):
-    page = evaluated(result)
+def test_figures_and_tables_show_every_run(comparison):
+    page = comparison_view(comparison)
     assert page.count("<svg") == 2
     for name in ("plain", "vhr:alpha=3", "cfg"):
         assert f'<th scope="col">{name}</th>' in page
 
 
-def test_progress_is_told_and_a_stop_ends_it(model):
+def test_progress_is_reported_and_a_stop_ends_it(model):
     stop = threading.Event()
-    told = []
+    calls = []
 
     def progress(name: str, done: int, total: int) -> None:
-        told.append((name, done, total))
+        calls.append((name, done, total))
         if done:
             stop.set()
 
-    study = Study(model, (resolve("vhr"),), "test", 10, 0, 8)
+    request = EvaluationRequest(model, (resolve("vhr"),), "test", 10, 0, 8)
     with pytest.raises(Stopped):
-        evaluate(study, running=threading.Lock(), stop=stop, progress=progress)
-    assert told == [("plain", 0, 20), ("plain", 8, 20)]
+        evaluate(request, run_lock=threading.Lock(), stop=stop, progress=progress)
+    assert calls == [("plain", 0, 20), ("plain", 8, 20)]
     assert not hasattr(model.captioner.model, ATTACHED)
 
 
@@ -87,6 +87,6 @@ def test_progress_is_told_and_a_stop_ends_it(model):
         {"methods": (resolve("vhr"),) * 4},
     ],
 )
-def test_a_study_out_of_its_range_is_refused(model, given):
+def test_an_invalid_evaluation_is_refused(model, given):
     with pytest.raises(VlmHeadsError):
-        Study(**{"model": model, "methods": ()} | given)
+        EvaluationRequest(**{"model": model, "methods": ()} | given)

@@ -3,8 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from vlmheads_demo.services.methods import controls, methods, plugins_of, spec
-from vlmheads_demo.views.picker import picker
+from vlmheads_demo.services.methods import available_methods, controls, parse_plugins, spec
 
 from vlmheads import VlmHeadsError
 from vlmheads.model.geometry import Geometry
@@ -14,7 +13,7 @@ GEOMETRY = Geometry("llava", 8, 8)
 
 
 def test_every_slider_has_the_range_and_the_default_of_its_option():
-    for method in methods(GEOMETRY):
+    for method in available_methods(GEOMETRY):
         fields = {field.name: field for field in dataclasses.fields(get_plugin(method.name))}
         for control in method.controls:
             if control.kind == "slider":
@@ -24,16 +23,16 @@ def test_every_slider_has_the_range_and_the_default_of_its_option():
                 assert about["help"] == control.help
 
 
-def test_methods_that_wait_for_a_file_are_not_offered():
-    offered = {method.name for method in methods(GEOMETRY)}
+def test_methods_that_need_a_file_are_not_offered():
+    offered = {method.name for method in available_methods(GEOMETRY)}
     assert {"vhr", "var", "pai", "adhh", "zerotuning"} <= offered
     assert not {"gains", "vti"} & offered
 
 
-def test_options_that_name_files_are_neither_offered_nor_taken():
+def test_options_that_name_files_are_neither_offered_nor_accepted():
     assert "head_map" not in [control.name for control in controls(get_plugin("vhr"))]
-    with pytest.raises(VlmHeadsError, match="maps and files are not taken"):
-        plugins_of([{"name": "vhr", "options": {"head_map": "/etc/passwd"}}])
+    with pytest.raises(VlmHeadsError, match="maps and files cannot be set"):
+        parse_plugins([{"name": "vhr", "options": {"head_map": "/etc/passwd"}}])
 
 
 @pytest.mark.parametrize(
@@ -53,30 +52,25 @@ def test_options_that_name_files_are_neither_offered_nor_taken():
         [{"name": "vhr"}] * 5,
     ],
 )
-def test_what_is_no_method_is_refused_by_name(chosen):
+def test_what_is_not_a_method_is_refused(chosen):
     with pytest.raises(VlmHeadsError):
-        plugins_of(chosen)
+        parse_plugins(chosen)
 
 
-def test_lists_are_read_as_people_type_them():
-    (vhr,) = plugins_of([{"name": "vhr", "options": {"layers": "1, 5"}}])
-    (adhh,) = plugins_of([{"name": "adhh", "options": {"heads": "3-5, 1-2"}}])
+def test_lists_are_parsed_as_people_type_them():
+    (vhr,) = parse_plugins([{"name": "vhr", "options": {"layers": "1, 5"}}])
+    (adhh,) = parse_plugins([{"name": "adhh", "options": {"heads": "3-5, 1-2"}}])
     assert vhr.layers == (1, 5)
     assert adhh.heads == ((1, 2), (3, 5))
 
 
 def test_a_list_left_empty_is_the_default():
-    assert plugins_of([{"name": "vhr", "options": {"layers": ""}}]) == plugins_of([{"name": "vhr"}])
+    assert parse_plugins([{"name": "vhr", "options": {"layers": ""}}]) == parse_plugins(
+        [{"name": "vhr"}]
+    )
 
 
-def test_a_method_is_named_as_the_command_line_takes_it():
-    chosen = plugins_of([{"name": "vhr", "options": {"alpha": 3, "layers": [1, 5]}}])
+def test_a_method_is_named_as_the_command_line_accepts_it():
+    chosen = parse_plugins([{"name": "vhr", "options": {"alpha": 3, "layers": [1, 5]}}])
     assert spec(chosen) == "vhr:alpha=3,layers=[1, 5]"
     assert spec(()) == "plain"
-
-
-def test_the_picker_labels_every_field():
-    page = picker("first", "Method", methods(GEOMETRY), "vhr")
-    for method in methods(GEOMETRY):
-        for control in method.controls:
-            assert f'<label for="first-{method.name}-{control.name}">' in page
