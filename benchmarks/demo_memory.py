@@ -57,7 +57,7 @@ def request(client: Client, number: int, picture: Path, tokens: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--warm", type=int, default=40, help="requests before the first measurement")
+    parser.add_argument("--warm", type=int, default=40, help="requests before the table")
     parser.add_argument("--every", type=int, default=20, help="requests between measurements")
     parser.add_argument("--tokens", type=int, default=24, help="maximum new tokens per caption")
     parser.add_argument("--out", type=Path)

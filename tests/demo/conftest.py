@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from vlmheads_demo.services.captioning import GenerationRequest, describe
-from vlmheads_demo.services.generation import Decoding
+from vlmheads_demo.services.generation import DecodingOptions
 from vlmheads_demo.services.images import draw_scene
 from vlmheads_demo.services.result import Result
 from vlmheads_demo.state import AppState, Model, ModelRegistry
@@ -88,7 +88,7 @@ def result(model: Model) -> Result:
         drawn.image,
         "Describe the image.",
         (resolve("vhr"), resolve("cfg")),
-        Decoding(max_new_tokens=40),
+        DecodingOptions(max_new_tokens=40),
         2.5,  # a narrow model has no sinks at the usual 20
         drawn.name,
         drawn.objects,

@@ -12,7 +12,7 @@ from PIL import Image
 from vlmheads.caption import PROMPT
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
-from vlmheads_demo.services.generation import LIMITS, CaptionEvent, Decoding, stream_caption
+from vlmheads_demo.services.generation import LIMITS, CaptionEvent, DecodingOptions, stream_caption
 from vlmheads_demo.services.images import draw_scene, read_upload, uploaded_file
 from vlmheads_demo.services.measurement import (
     DOMINANCE_TOKENS,
@@ -50,7 +50,7 @@ class GenerationRequest:
     image: Image.Image
     prompt: str
     methods: tuple[tuple[Plugin, ...], ...]
-    decoding: Decoding
+    decoding: DecodingOptions
     tau: float = TAU
     scene: str = ""
     objects: frozenset[str] | None = None
@@ -110,7 +110,7 @@ def parse_request(
         model: its name; "" for the default.
         prompt: the question.
         methods: the plugins of each caption after the plain one.
-        decoding: some of the fields of `Decoding`.
+        decoding: some of the fields of `DecodingOptions`.
         tau: the minimum φ of a visual sink.
 
     Raises:
@@ -133,7 +133,7 @@ def parse_request(
         picture,
         prompt,
         tuple(parse_plugins(method) for method in methods),
-        Decoding(**decoding),
+        DecodingOptions(**decoding),
         tau,
         scene,
         objects,

@@ -18,7 +18,7 @@ from vlmheads.caption import Captioner
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
 
-# Decoding options that visitors can set: type, minimum, maximum and default.
+# DecodingOptions options that visitors can set: type, minimum, maximum and default.
 LIMITS: Mapping[str, tuple[type, float, float, float]] = {
     "max_new_tokens": (int, 1, 512, 128),
     "temperature": (float, 0, 2, 0),
@@ -32,7 +32,7 @@ STARTED = 1e-9
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingOptions:
     """How tokens are chosen.
 
     Args:
@@ -114,7 +114,7 @@ def stream_caption(
     image: Image.Image,
     prompt: str,
     plugins: tuple[Plugin, ...],
-    decoding: Decoding,
+    decoding: DecodingOptions,
     *,
     run_lock: threading.Lock,
     stop: threading.Event,
@@ -171,7 +171,7 @@ def _generate(
     image: Image.Image,
     prompt: str,
     plugins: tuple[Plugin, ...],
-    decoding: Decoding,
+    decoding: DecodingOptions,
     emit: Callable[[CaptionEvent], None],
     should_stop: Callable[[], bool],
 ) -> CaptionEvent:
@@ -180,7 +180,7 @@ def _generate(
         return CaptionEvent(done=True, stopped=True)
     options = decoding.arguments()
     if decoding.beams == 1:
-        options["streamer"] = _Streamer(captioner, emit)
+        options["streamer"] = _Streamer(captioner.processor.tokenizer, emit)
     else:  # generate() cannot stream beams
         emit(CaptionEvent(seconds=STARTED))
     stopping = _Stop(should_stop)
@@ -209,10 +209,9 @@ def _generate(
 class _Streamer(BaseStreamer):
     """Emits the text so far whenever generate() has another token."""
 
-    def __init__(self, captioner: Captioner, emit: Callable[[CaptionEvent], None]) -> None:
-        self.tokenizer, self.emit = captioner.processor.tokenizer, emit
-        ends = captioner.model.generation_config.eos_token_id
-        self.ends = set(ends) if isinstance(ends, list) else {ends}
+    def __init__(self, tokenizer: Any, emit: Callable[[CaptionEvent], None]) -> None:
+        self.tokenizer, self.emit = tokenizer, emit
+        self.special = frozenset(tokenizer.all_special_ids)
         self.ids: list[int] = []
         self.start: float | None = None
 
@@ -222,8 +221,8 @@ class _Streamer(BaseStreamer):
             self.start = time.perf_counter()
             self.emit(CaptionEvent(seconds=STARTED))
             return
-        self.ids += [token for token in value.flatten().tolist() if token not in self.ends]
-        text = self.tokenizer.decode(self.ids, skip_special_tokens=True).strip()
+        self.ids += [token for token in value.flatten().tolist() if token not in self.special]
+        text = self.tokenizer.decode(self.ids).strip()
         self.emit(CaptionEvent(text, tuple(self.ids), time.perf_counter() - self.start))
 
     def end(self) -> None:

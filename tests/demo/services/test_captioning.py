@@ -10,7 +10,7 @@ from vlmheads_demo.services.captioning import (
     describe_for,
     parse_request,
 )
-from vlmheads_demo.services.generation import Decoding
+from vlmheads_demo.services.generation import DecodingOptions
 from vlmheads_demo.services.images import draw_scene
 from vlmheads_demo.services.result import Result
 
@@ -39,7 +39,7 @@ SCENE = "counterfactual:9"
 )
 def test_an_invalid_request_is_refused(state, given):
     valid = {"scene": "test:1"}
-    assert parse_request(state, **valid).decoding == Decoding()
+    assert parse_request(state, **valid).decoding == DecodingOptions()
     with pytest.raises(VlmHeadsError):
         parse_request(state, **valid | given)
 
@@ -47,7 +47,7 @@ def test_an_invalid_request_is_refused(state, given):
 def test_a_stopped_run_is_not_measured(model):
     stop = threading.Event()
     request = GenerationRequest(
-        model, draw_scene(SCENE).image, PROMPT, (resolve("vhr"),), Decoding()
+        model, draw_scene(SCENE).image, PROMPT, (resolve("vhr"),), DecodingOptions()
     )
     updates = []
     for update in describe(request, run_lock=threading.Lock(), stop=stop):
@@ -71,6 +71,6 @@ def test_a_visitor_stops_a_run_and_a_finished_run_is_kept(state):
 
 def test_a_cropped_picture_is_shown_cropped(model):
     wide = Image.new("RGB", (300, 100), "white")
-    request = GenerationRequest(model, wide, PROMPT, (), Decoding(max_new_tokens=4))
+    request = GenerationRequest(model, wide, PROMPT, (), DecodingOptions(max_new_tokens=4))
     *_, found = describe(request, run_lock=threading.Lock(), stop=threading.Event())
     assert found.prompt_measured.view.image.size == (112, 112)

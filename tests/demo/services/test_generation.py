@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from vlmheads_demo.services.generation import Decoding, stream_caption
+from vlmheads_demo.services.generation import DecodingOptions, stream_caption
 from vlmheads_demo.services.images import draw_scene
 
 from vlmheads import VlmHeadsError
@@ -22,7 +22,7 @@ def events(model, plugins="", decoding=None, *, run_lock=None, stop=None, scene=
         draw_scene(scene).image,
         PROMPT,
         resolve(plugins) if plugins else (),
-        decoding or Decoding(max_new_tokens=40),
+        decoding or DecodingOptions(max_new_tokens=40),
         run_lock=run_lock or threading.Lock(),
         stop=stop or threading.Event(),
     )
@@ -100,7 +100,7 @@ def test_sampling_follows_its_seed_and_leaves_the_random_state_alone(model):
     expected = torch.rand(1)
     torch.manual_seed(5)
     drawn = [
-        caption(model, decoding=Decoding(max_new_tokens=20, temperature=1.5, seed=seed)).ids
+        caption(model, decoding=DecodingOptions(max_new_tokens=20, temperature=1.5, seed=seed)).ids
         for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -108,9 +108,33 @@ def test_sampling_follows_its_seed_and_leaves_the_random_state_alone(model):
 
 
 def test_beams_are_not_streamed(model):
-    found = list(events(model, decoding=Decoding(max_new_tokens=12, beams=2)))
+    found = list(events(model, decoding=DecodingOptions(max_new_tokens=12, beams=2)))
     assert [event.done for event in found] == [False, True]
     assert found[-1].text
+
+
+def test_at_limit_means_that_the_token_limit_ended_the_caption(model):
+    whole = caption(model)
+    assert (whole.at_limit, whole.stopped) == (False, False)
+    limited = caption(model, decoding=DecodingOptions(max_new_tokens=5))
+    assert (len(limited.ids), limited.at_limit, limited.stopped) == (5, True, False)
+    # As long as the limit, but with an end token after it.
+    exact = caption(model, decoding=DecodingOptions(max_new_tokens=len(whole.ids) + 1))
+    assert (exact.ids, exact.at_limit) == (whole.ids, False)
+
+
+def test_a_stop_or_a_time_limit_is_not_the_token_limit(model, monkeypatch):
+    stop = threading.Event()
+    for event in events(model, decoding=DecodingOptions(max_new_tokens=20), stop=stop):
+        if len(event.ids) == 3:
+            stop.set()
+    assert event.stopped
+    assert len(event.ids) < 20
+    assert not event.at_limit
+    monkeypatch.setattr(model.captioner.model.generation_config, "max_time", 1e-6)
+    timed = caption(model, decoding=DecodingOptions(max_new_tokens=20))
+    assert 1 <= len(timed.ids) < 20
+    assert (timed.at_limit, timed.stopped) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +153,4 @@ def test_beams_are_not_streamed(model):
 )
 def test_decoding_out_of_its_range_is_refused(given):
     with pytest.raises(VlmHeadsError):
-        Decoding(**given)
+        DecodingOptions(**given)
