@@ -204,10 +204,7 @@ class Selection:
 
     @classmethod
     def initial(cls, result: Result) -> Selection:
-        """Return what is selected at first: the least supported object word of the first caption.
-
-        Of the first caption that names an object, that is.
-        """
+        """Return the least supported object word of the first caption that names an object."""
         for caption, one in enumerate(result.captions):
             objects = [
                 (word.score, number)
