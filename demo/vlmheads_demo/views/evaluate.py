@@ -133,7 +133,8 @@ def comparison_view(result: dict[str, Any]) -> str:
     return (
         '<section class="vh-result"><h2>Invented objects against recall</h2>'
         f'<p class="vh-small">Grey: captions of {escape(names[0])} cut off after 1, 2, ... '
-        "sentences. A method below the line, or to its right, beats truncation.</p>"
+        "sentences. Points below the line, or to its right, are better than truncation; the "
+        "verdict says whether that is more than chance.</p>"
         f'<div class="vh-figures">{figures}</div></section>'
         f"{_table('Runs', table(result))}{_table('Against plain', differences(result))}"
         f'<p class="vh-small">{escape(footnote(result))} This is a test bench: a method that helps '
