@@ -188,9 +188,8 @@ def _generate(
         if decoding.temperature:
             torch.manual_seed(decoding.seed)
         start = time.perf_counter()
-        (caption,) = captioner(
-            [image],
-            prompt,
+        (caption,) = captioner.generate(
+            captioner.prepare([image], prompt),
             plugins=plugins,
             stopping_criteria=StoppingCriteriaList([stopping]),
             **options,
