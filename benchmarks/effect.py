@@ -110,10 +110,11 @@ def claimed(path: Path) -> Iterator[bool]:
 
 def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
     """Caption a split under a setting, as far as it is not done, and note the time that it took."""
-    from vlmheads_eval import generation, run_folder
-    from vlmheads_eval.hashes import file_sha256
-    from vlmheads_eval.predicting import predict
-    from vlmheads_eval.samples import load_material
+    from vlmheads_eval import run_folder
+    from vlmheads_eval.data import load_material
+    from vlmheads_eval.predict import model as generation
+    from vlmheads_eval.predict.run import predict
+    from vlmheads_eval.records import file_sha256
 
     from vlmheads.images import read_image
     from vlmheads.registry import resolve
@@ -181,7 +182,7 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
 def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dict[str, Any]:
     """Score and compare all that is done; see effect_scores.py."""
     from effect_scores import compared
-    from vlmheads_eval.generation import versions
+    from vlmheads_eval.predict.model import versions
 
     rows = list(settings(needs, plan.scope))
     splits = {}

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vlmheads_eval.calibration_report import shuffled_gains
-from vlmheads_eval.generation import Generator
-from vlmheads_eval.ground_truth import load_ground_truth
-from vlmheads_eval.lineages import Lineage, lineage
-from vlmheads_eval.marked import mark, mark_tokens
-from vlmheads_eval.marking import mention_spans
-from vlmheads_eval.samples import Sample, load_material
+from vlmheads_eval.calibrate.report import shuffled_gains
+from vlmheads_eval.chair.ground_truth import load_ground_truth
+from vlmheads_eval.chair.spans import mark, mark_tokens, mention_spans
+from vlmheads_eval.chair.variants import Lineage, lineage
+from vlmheads_eval.data import Sample, load_material
+from vlmheads_eval.predict.model import Generator
 from vlmheads_plugins.icd import PREFIX
 from vlmheads_plugins.vti import measure_directions
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effect_settings import SETTINGS
-from vlmheads_eval.report_tables import Rows, markdown, signed
-from vlmheads_eval.tables import shown
+from vlmheads_eval.report.tables import Rows, markdown, shown, signed
 
 EMBEDDED = "embedded"
 ALPHA = 0.05

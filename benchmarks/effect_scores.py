@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from effect_settings import Setting
-from vlmheads_eval.compare import RunScores, compare_chair, score_run
-from vlmheads_eval.ground_truth import load_ground_truth
-from vlmheads_eval.lineages import lineage
-from vlmheads_eval.paired import (
+from vlmheads_eval.chair.ground_truth import load_ground_truth
+from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.compare.chair import RunScores, compare_chair, score_run
+from vlmheads_eval.compare.paired import (
     COMPARED,
     above_others,
     at_recall,

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import nltk
-from vlmheads_eval.captions import Caption, read_captions
-from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
-from vlmheads_eval.lineages import Lineage, lineage, wordnet_words
-from vlmheads_eval.scoring import score_chair
+from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.chair.score import score_chair
+from vlmheads_eval.chair.variants import Lineage, lineage, wordnet_words
+from vlmheads_eval.records import Caption, read_captions
 
 
 def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
@@ -36,13 +36,13 @@ def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
 
 def fresh(name: str) -> Lineage:
     """Return a lineage with nothing remembered from earlier runs."""
-    from vlmheads_eval import lineages, singularise, words
+    from vlmheads_eval.chair.score import variants, words
 
     for cached in (
-        singularise.singularise,
+        words.singularise,
         words.chunk_words,
-        words._final_words,
-        lineages._lemma,
+        words.final_words,
+        variants.wordnet_lemma,
     ):
         cached.cache_clear()
     return lineage(name)

@@ -19,12 +19,11 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from vlmheads_eval.captions import Caption
-from vlmheads_eval.chair import score_captions
-from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
-from vlmheads_eval.lineages import Lineage, lineage
-from vlmheads_eval.measures import count, measure, overall
-from vlmheads_eval.scoring import score_chair
+from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.chair.measures import count, measure, overall
+from vlmheads_eval.chair.score import score_captions, score_chair
+from vlmheads_eval.chair.variants import Lineage, lineage
+from vlmheads_eval.records import Caption
 from vlmheads_testbed.coco import image_id, write_dataset
 from vlmheads_testbed.measure import answers, head_divergence, questions, specialisation
 from vlmheads_testbed.scenes import Scene, scene

@@ -22,14 +22,12 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from vlmheads_eval import captions as files
-from vlmheads_eval.chair import score_captions
-from vlmheads_eval.frontier import truncated_counts
-from vlmheads_eval.frontier_distance import frontier_distance
-from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
-from vlmheads_eval.lineages import lineage
-from vlmheads_eval.measures import count, measure
-from vlmheads_eval.samples import load_material
+from vlmheads_eval import records as files
+from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.chair.measures import count, measure
+from vlmheads_eval.chair.score import frontier_distance, score_captions, truncated_counts
+from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.data import load_material
 from vlmheads_eval.statistics import Array, differ, resample
 from vlmheads_eval.word_scores import WordTable, auroc, auroc_interval, fit_scorer, flag_figures
 from words_report import CHAIR, report

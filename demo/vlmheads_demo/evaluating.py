@@ -98,8 +98,8 @@ def evaluate(
         Stopped: it was stopped.
         VlmHeadsError: what the evaluator or `attach` refuses.
     """
-    from vlmheads_eval.compare_commands import compared
-    from vlmheads_eval.samples import load_material
+    from vlmheads_eval.compare import compared
+    from vlmheads_eval.data import load_material
 
     with tempfile.TemporaryDirectory(prefix="vlmheads-study-") as folder:
         place = Path(folder)
@@ -146,8 +146,8 @@ def _predict(
     running: threading.Lock,
     told: Callable[[int, int], None],
 ) -> None:
-    from vlmheads_eval.generation import Generator
-    from vlmheads_eval.predicting import predict
+    from vlmheads_eval.predict.model import Generator
+    from vlmheads_eval.predict.run import predict
 
     from vlmheads.images import read_image
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vlmheads_eval.chair import score_reading
-from vlmheads_eval.lineages import lineage
-from vlmheads_eval.marking import mention_spans
-from vlmheads_eval.measures import repeated_share
+from vlmheads_eval.chair.measures import repeated_share, score_reading
+from vlmheads_eval.chair.spans import mention_spans
+from vlmheads_eval.chair.variants import lineage
 
 LINEAGE = "pattern"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.captions import read_records
+from vlmheads_eval.records import read_records
 
 SIMILAR = 0.8  # Above this similarity the reference takes two words for the same.
 # The reference starts every counter of a denominator here, which moves single figures by up to 0.1.
@@ -75,7 +75,7 @@ def nouns(text: str) -> list[str]:
     """Return the noun lemmas of a description, by NLTK's tokeniser, tagger and WordNet."""
     import nltk
 
-    from vlmheads_eval.lineages import lemmatiser, tagger, with_nltk_data
+    from vlmheads_eval.compat import lemmatiser, tagger, with_nltk_data
 
     words = with_nltk_data(lambda: nltk.word_tokenize(text), "punkt_tab")
     tagged = tagger().tag(words)

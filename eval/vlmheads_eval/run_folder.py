@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.captions import read_records
+from vlmheads_eval.records import read_records
 
 CONFIG, PREDICTIONS, LOCK = "config.json", "predictions.jsonl", "lock"
 SCHEMA = 1

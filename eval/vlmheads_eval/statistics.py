@@ -120,3 +120,7 @@ def differ(
     first, second = (measure(sums) for sums in sample)
     first_drawn, second_drawn = (measure(sums) for sums in drawn)
     return estimate(second - first, second_drawn - first_drawn)
+
+
+ALPHA = 0.05
+BETTER, WORSE, SAME = "better", "worse", "not distinguishable"

@@ -114,10 +114,10 @@ def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Pat
 
     A run lies in OUT/model/task/name. Called again it goes on where it was stopped.
     """
-    from vlmheads_eval.compare_commands import compared
-    from vlmheads_eval.pictures import pictures_of
-    from vlmheads_eval.predict_commands import run_prediction
-    from vlmheads_eval.report import write_report
+    from vlmheads_eval.compare import compared
+    from vlmheads_eval.predict.run import run_prediction
+    from vlmheads_eval.report.figures import pictures_of
+    from vlmheads_eval.report.page import write_report
     from vlmheads_eval.run_folder import ground_truth_of
 
     reports = []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlmheads_eval.frontier_distance import interpolate
+from vlmheads_eval.chair.score import interpolate
 from vlmheads_eval.statistics import estimate, holm, mcnemar, resample, weight_blocks
 
 

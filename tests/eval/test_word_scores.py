@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlmheads_eval.marking import coco_objects
+from vlmheads_eval.chair.spans import coco_objects
 from vlmheads_eval.word_scores import (
     WordTable,
     auroc,

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from vlmheads_eval.lineages import lineage
+from vlmheads_eval.chair.variants import lineage
 from vlmheads_testbed.captions import (
     LONG_PROMPTS,
     PROMPTS,

@@ -1,0 +1,265 @@
+"""Calibration on images with known objects: from a model's own captions to gains of its heads."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads_eval.calibrate.examples import (
+    Weights,
+    make_lesson,
+    object_tokens,
+    read_answer,
+    split_images,
+)
+from vlmheads_eval.chair.ground_truth import GroundTruth
+from vlmheads_eval.chair.measures import count_mentions, overall, score_reading
+from vlmheads_eval.chair.variants import Lineage, lineage
+from vlmheads_eval.data import Material, Sample, load_material
+
+if TYPE_CHECKING:
+    from vlmheads.gains.learn import Calibration, Checkpoint
+    from vlmheads.headmap import HeadMap
+
+
+CAPTIONS = 64  # Images captioned at once.
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How calibration goes about it.
+
+    Args:
+        rounds: the most rounds; each captions some images under the gains so far, and learns.
+        images: captions of a round.
+        batch_size: captions of a step.
+        weights: of the kinds of choices.
+        rate: Adam's step size in the first round.
+        penalty: how strongly gains are drawn to 1.
+        low: the least gain.
+        high: the largest gain.
+        held_out: share of the images that tells which round is the best.
+        patience: rounds that may bring nothing before it stops.
+        fewest: invented mentions that the plain captions must hold at least.
+        max_new_tokens: where captions are cut off.
+        seed: of the draw of what is held out, and of the order of steps.
+        lineage: how captions are read.
+    """
+
+    rounds: int = 10
+    images: int = 192
+    batch_size: int = 16
+    weights: Weights = Weights()
+    rate: float = 0.03
+    penalty: float = 0.02
+    low: float = 0.0
+    high: float = 4.0
+    held_out: float = 0.25
+    patience: int = 5
+    fewest: int = 20
+    max_new_tokens: int = 96
+    seed: int = 0
+    lineage: str = "pattern"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to learn from, with what is in them."""
+
+    material: Material
+    truth: GroundTruth
+    folder: Path
+
+
+def load_source(data: str, workspace: Path, reading: Lineage, **options: Any) -> Source:
+    """Return the images and ground truth of a COCO folder or of a split of the test bench.
+
+    Raises VlmHeadsError for a folder without annotations, or one whose images are not there.
+    """
+    from vlmheads_eval.chair.ground_truth import load_ground_truth
+
+    material = load_material([data], "caption", workspace=workspace, **options)
+    samples = tuple(sample for sample in material.samples if sample.image.is_file())
+    folder = material.ground_truth[0].parent
+    if not samples:
+        raise VlmHeadsError(
+            f"{folder} without its images",
+            f"files such as {material.samples[0].image}" if material.samples else "images",
+            "pass --images FOLDER",
+        )
+    truth = load_ground_truth(material.ground_truth, reading)
+    return Source(Material(samples, material.ground_truth), truth, folder)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Captions of given images under gains, read against what is in the images.
+
+    Args:
+        captioner: the model, without plugins.
+        samples: image key -> sample.
+        truth: image key -> categories in the image.
+        reading: how captions are read.
+        max_new_tokens: where captions are cut off.
+    """
+
+    captioner: Any
+    samples: Mapping[str, Sample]
+    truth: Mapping[str, frozenset[str]]
+    reading: Lineage
+    max_new_tokens: int
+
+    def texts(self, keys: Sequence[str], gains: "HeadMap | None" = None) -> list[str]:
+        """Caption images; plain where no gains are given."""
+        from vlmheads.images import read_image
+        from vlmheads.registry import get_plugin
+        from vlmheads_eval.predict.model import Generator
+
+        model, processor = self.captioner.model, self.captioner.processor
+        scaled = () if gains is None else (get_plugin("gains").from_dict({"head_map": gains}),)
+        describe = Generator(type(self.captioner)(model, processor, scaled), self.max_new_tokens)
+        found: list[str] = []
+        for some in (keys[at : at + CAPTIONS] for at in range(0, len(keys), CAPTIONS)):
+            chosen = [self.samples[key] for key in some]
+            images = [read_image(sample.image) for sample in chosen]
+            said = describe(images, [sample.prompt for sample in chosen])
+            found += [one.text for one in said]
+        return found
+
+    def object_f1(self, keys: Sequence[str], texts: Sequence[str]) -> float:
+        """Return object F1 of captions, from the sums over images."""
+        scores = [
+            score_reading(key, self.reading.read(text), self.truth[key])
+            for key, text in zip(keys, texts, strict=True)
+        ]
+        sums = np.sum([count_mentions(one) for one in scores], axis=0)
+        return float(overall(sums)["object_f1"] or 0)
+
+    def invented(self, keys: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
+        """Return how many mentions captions have, and how many of them are invented."""
+        mentions = [
+            mention.node in self.truth[key]
+            for key, text in zip(keys, texts, strict=True)
+            for mention in self.reading.read(text).mentions
+        ]
+        return len(mentions), len(mentions) - sum(mentions)
+
+
+def learn(
+    captioner: Any,
+    sources: Sequence[Source],
+    settings: Settings,
+    *,
+    provenance: Mapping[str, Any],
+    say: Callable[[str], None] = lambda line: None,
+    progress: "Callable[[Checkpoint], bool]" = lambda look: True,
+) -> "Calibration":
+    """Caption images round by round, see what the captions name, and learn gains from it.
+
+    What is held out is captioned after each round; its cost is 1 less the mean over the sources of
+    object F1.
+
+    Raises VlmHeadsError for plain captions with too few invented mentions to learn from.
+    """
+    from vlmheads.gains.learn import calibrate
+    from vlmheads.images import read_image
+
+    reading = lineage(settings.lineage)
+    samples = {one.key: one for source in sources for one in source.material.samples}
+    truth = {key: source.truth.objects[key] for source in sources for key in _known(source)}
+    reader = Reader(captioner, samples, truth, reading, settings.max_new_tokens)
+    parts = [split_images(_known(one), settings.held_out, settings.seed) for one in sources]
+    held_out = [part for _, part in parts]
+    learned = interleaved([part for part, _ in parts])
+    objects = object_tokens(captioner.processor.tokenizer, reading.vocabulary)
+    tokenizer = captioner.processor.tokenizer
+    every = [key for part in held_out for key in part] + learned[: settings.images]
+    mentions, invented = reader.invented(every, reader.texts(every))
+    say(f"{len(every)} plain captions with {mentions} mentions, {invented} of them invented")
+    if invented < settings.fewest:
+        raise VlmHeadsError(
+            f"{invented} invented mentions in {len(every)} captions",
+            f"at least {settings.fewest} to learn from",
+            "give more images with --num or --data",
+        )
+
+    def lessons(number: int, gains: "HeadMap") -> list[Any]:
+        start = (number - 1) * settings.images
+        keys = [learned[at % len(learned)] for at in range(start, start + settings.images)]
+        keys = list(dict.fromkeys(keys))
+        pairs = list(zip(keys, reader.texts(keys, gains), strict=True))
+        answers = [(key, read_answer(tokenizer, text, truth[key], reading)) for key, text in pairs]
+        answers = [(key, answer) for key, answer in answers if answer.tokens]
+        return [
+            make_lesson(
+                captioner,
+                [read_image(samples[key].image) for key, _ in some],
+                samples[some[0][0]].prompt,
+                [answer for _, answer in some],
+                objects,
+                settings.weights,
+            )
+            for some in _batches(answers, settings.batch_size)
+        ]
+
+    def judge(gains: "HeadMap") -> float:
+        f1 = [reader.object_f1(keys, reader.texts(keys, gains)) for keys in held_out]
+        return 1 - sum(f1) / len(f1)
+
+    about = {
+        "images": len(truth),
+        "held-out images": sum(map(len, held_out)),
+        "settings": asdict(settings) | {"weights": settings.weights._asdict()},
+    }
+    return calibrate(
+        captioner.model,
+        lessons,
+        judge,
+        rounds=settings.rounds,
+        rate=settings.rate,
+        penalty=settings.penalty,
+        low=settings.low,
+        high=settings.high,
+        patience=settings.patience,
+        seed=settings.seed,
+        provenance=about | dict(provenance),
+        progress=progress,
+    )
+
+
+def interleaved(parts: Sequence[Sequence[str]]) -> list[str]:
+    """Return the keys of several sources in turn, so that any stretch holds some of each."""
+    longest = max(map(len, parts))
+    return [part[at] for at in range(longest) for part in parts if at < len(part)]
+
+
+def _known(source: Source) -> list[str]:
+    """Keys of the images in which something is known to be."""
+    return [one.key for one in source.material.samples if source.truth.objects.get(one.key)]
+
+
+def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def refuse_overlap(learned: Sequence[Source], tested: Sequence[Source]) -> None:
+    """Refuse to test on an image that was learned from."""
+    known = {_identity(one) for source in learned for one in source.material.samples}
+    shared = [
+        one.key for source in tested for one in source.material.samples if _identity(one) in known
+    ]
+    if shared:
+        raise VlmHeadsError(
+            f"{len(shared)} test images were learned from, image {shared[0]} for one",
+            "other images to test on",
+            "give other --data, or another --seed",
+        )
+
+
+def _identity(sample: Sample) -> tuple[str, int, bytes]:
+    """Tell an image by its id and its first bytes."""
+    with sample.image.open("rb") as file:
+        return sample.key, sample.image.stat().st_size, file.read(4096)

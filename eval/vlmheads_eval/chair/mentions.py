@@ -1,0 +1,128 @@
+"""The objects that are counted, and the mentions of them that all variants of CHAIR share."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlmheads.errors import VlmHeadsError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words of categories, and word pairs that are read as one word.
+
+    Args:
+        nodes: word -> category ("puppy" -> "dog"); a word may hold spaces.
+        doubles: two words -> the word that they are read as ("bow tie" -> "tie"). A value that is
+            no word of `nodes` keeps the pair from being counted ("home plate").
+    """
+
+    nodes: Mapping[str, str]
+    doubles: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def first_words(self) -> frozenset[str]:
+        """The words that a pair can begin with."""
+        return frozenset(double.partition(" ")[0] for double in self.doubles)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories in the order of the table."""
+        return tuple(dict.fromkeys(self.nodes.values()))
+
+
+@cache
+def coco_vocabulary() -> Vocabulary:
+    """Return CHAIR's own table: 80 COCO categories, 403 words, 55 pairs, typing errors included."""
+    text = files("vlmheads_eval").joinpath("chair/coco_objects.json").read_text("utf-8")
+    return _from_table(json.loads(text))
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Read a table of other categories: `{"categories": {name: [word, ...]}, "doubles": {...}}`.
+
+    A category's own name always stands for it. Raises VlmHeadsError for a file of another shape.
+    """
+    expected = '{"categories": {name: [word, ...]}} and optionally "doubles": {"two words": word}'
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        vocabulary = _from_table(table)
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise VlmHeadsError(f"{path} is no vocabulary ({error})", expected) from error
+    if not vocabulary.nodes:
+        raise VlmHeadsError(f"{path} names no category", expected)
+    return vocabulary
+
+
+def _from_table(table: dict[str, Any]) -> Vocabulary:
+    nodes: dict[str, str] = {}
+    for category, words in table["categories"].items():
+        if isinstance(words, str):
+            raise TypeError(f"the words of {category!r} are one string")
+        nodes.setdefault(category, category)
+        nodes.update(dict.fromkeys(words, category))
+    return Vocabulary(nodes, dict(table.get("doubles", {})))
+
+
+LINEAGES = ("pattern", "wordnet", "fixed")
+
+
+class Mention(NamedTuple):
+    """One object word: as it was read, its category, and its place among the caption's words."""
+
+    word: str
+    node: str
+    place: int
+
+
+class Reading(NamedTuple):
+    """What a caption says: its mentions in order, and its length in words, punctuation included."""
+
+    mentions: list[Mention]
+    length: int
+
+
+Reader = Callable[[str], Reading]
+Finder = Callable[[list[str]], Reading]
+
+
+def find_mentions(words: list[str], vocabulary: Vocabulary) -> Reading:
+    """Return the mentions among normalised words, as the CHAIR script finds them.
+
+    Pairs of the table become one word, from left to right. Beside a "toilet" every "seat" is
+    dropped. The places are those of the reference: counted before the pairs were joined, and one
+    too low behind each dropped "seat".
+    """
+    merged, places = _join_doubles(words, vocabulary)
+    counted = merged
+    if "seat" in merged and "toilet" in merged:
+        counted = [word for word in merged if word != "seat"]
+    nodes = vocabulary.nodes
+    mentions = [
+        Mention(word, nodes[word], place)
+        for word, place in zip(counted, places, strict=False)
+        if word in nodes
+    ]
+    return Reading(mentions, len(merged))
+
+
+def _join_doubles(words: list[str], vocabulary: Vocabulary) -> tuple[list[str], Sequence[int]]:
+    first_words, doubles = vocabulary.first_words, vocabulary.doubles
+    if first_words.isdisjoint(words):
+        return words, range(len(words))
+    merged: list[str] = []
+    places: list[int] = []
+    done = 0
+    for position in [at for at, word in enumerate(words) if word in first_words]:
+        double = doubles.get(" ".join(words[position : position + 2]))
+        if double is None or position < done:  # The second word of a pair begins no other.
+            continue
+        merged += words[done:position]
+        merged.append(double)
+        places += range(done, position + 1)
+        done = position + 2
+    return merged + words[done:], [*places, *range(done, len(words))]

@@ -1,0 +1,304 @@
+"""The variants of CHAIR that the literature mixes, and ours, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads_eval.chair.mentions import (
+    LINEAGES,
+    Finder,
+    Mention,
+    Reading,
+    Vocabulary,
+    coco_vocabulary,
+    find_mentions,
+    load_vocabulary,
+)
+from vlmheads_eval.chair.words import plurals, singularise, split_words
+from vlmheads_eval.compat import lemmatiser, tagger
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """One way to read captions.
+
+    Args:
+        name: "pattern", "wordnet" or "fixed".
+        words: from a caption to its words in the form that is looked up.
+        find: from such words, or the first of them, to the mentions among them.
+        vocabulary: the words and categories that it counts.
+    """
+
+    name: str
+    words: Callable[[str], list[str]]
+    find: Finder
+    vocabulary: Vocabulary
+
+    def read(self, caption: str) -> Reading:
+        """Return the mentions of a caption."""
+        return self.find(self.words(caption))
+
+
+def lineage(name: str = "pattern", vocabulary: Path | None = None) -> Lineage:
+    """Return a reading of captions by its name.
+
+    Args:
+        name: "pattern" as the CHAIR script of Rohrbach et al. (2018) and its standalone port;
+            "wordnet" as the OPERA variant of it, which most papers since 2024 use; "fixed" as
+            "pattern" should have been (docs/evaluation.md). Numbers of two must not be mixed.
+        vocabulary: a JSON file of other categories, for "fixed" alone.
+    """
+    if name not in LINEAGES:
+        raise VlmHeadsError(f"lineage {name!r}", " or ".join(LINEAGES))
+    if name == "fixed":
+        table = load_vocabulary(vocabulary) if vocabulary else mended_coco()
+        return Lineage(name, plain_words, fixed_finder(table, coco=vocabulary is None), table)
+    if vocabulary:
+        raise VlmHeadsError(
+            f"a vocabulary of your own with the lineage {name!r}",
+            "the lineage 'fixed'",
+            "the others reproduce a reference that knows COCO's 80 categories alone",
+        )
+    if name == "wordnet":
+        tagger(), lemmatiser()  # Missing data is said before the first caption.
+    words = pattern_words if name == "pattern" else wordnet_words
+    table = coco_vocabulary()
+    return Lineage(name, words, partial(find_mentions, vocabulary=table), table)
+
+
+def plain_words(caption: str) -> list[str]:
+    """Return a caption's words in lower case and otherwise as they are."""
+    return split_words(caption.lower())
+
+
+def pattern_words(caption: str) -> list[str]:
+    """Return a caption's words, each put into the singular, verbs and function words too."""
+    return [singularise(word) for word in split_words(caption.lower())]
+
+
+def wordnet_words(caption: str) -> list[str]:
+    """Return a caption's words as lemmas of WordNet 3.0, by the part of speech that NLTK tags."""
+    tagged = tagger().tag(split_words(caption.lower()))
+    return [wordnet_lemma(word, _WORDNET_TAGS.get(tag[:1], "n")) for word, tag in tagged]
+
+
+_WORDNET_TAGS = {"J": "a", "V": "v", "N": "n", "R": "r"}
+
+
+@lru_cache(maxsize=65536)
+def wordnet_lemma(word: str, part_of_speech: str) -> str:
+    """Return the lemma of a word as one of WordNet's parts of speech: "n", "v", "a" or "r"."""
+    lemma: str = lemmatiser().lemmatize(word, part_of_speech)
+    return lemma
+
+
+ANIMALS = frozenset("bird cat dog horse sheep cow elephant bear zebra giraffe".split())
+YOUNG_OR_GROWN = frozenset(("baby", "adult"))
+# What the table of the reference misses; its other faults are of letters, spaces and capitals.
+ADDED_TO_COCO = {"hair dryer": "hair drier", "soldier": "person", "knife": "knife"}
+TYPING_ERRORS = ("solider", "televison", "phon", "knive")
+COLOURS = frozenset(
+    """orange red yellow green blue purple pink black white grey gray brown beige tan silver gold
+    golden""".split()
+)
+# What may stand behind the fruit, in place of the noun that the colour would describe.
+AFTER_FRUIT = frozenset(
+    """. , ; : ! ? ) and or is are was were with on in at from by near next beside behind under
+    over between to for that which sits lies sitting lying placed resting hanging cut sliced
+    peeled""".split()
+)
+BEFORE_FRUIT = frozenset(
+    """a an the one two single whole half ripe fresh peeled sliced cut another each this that small
+    large juicy""".split()
+)
+
+
+class Phrase(NamedTuple):
+    """A word of the vocabulary as it is written: its words, what it is read as, its category."""
+
+    words: tuple[str, ...]
+    word: str
+    node: str | None  # None: read over, such as "home plate".
+
+
+Span = tuple[int, int, Phrase]  # first word, word after the last, and what they are read as
+Places = Callable[[list[str]], list[tuple[int, int, str]]]
+
+
+def fixed_finder(vocabulary: Vocabulary, *, coco: bool) -> Finder:
+    """Return what finds mentions by CHAIR's own table, mended, or by one of other categories.
+
+    It looks up written forms, singular and plural, and cuts no endings, so "bus", "ties" and "men"
+    count. A mention that the caption denies ("there isn't a cat") is left out, and places are
+    always those of the caption's own words.
+
+    Args:
+        vocabulary: the words to count.
+        coco: whether COCO's own cases apply too: young animals, toilet seats, the colour orange.
+    """
+    return partial(_find, _phrases(vocabulary), coco)
+
+
+def object_places(vocabulary: Vocabulary, *, coco: bool) -> Places:
+    """Return what finds first word, word after the last, and category of the same mentions."""
+    phrases = _phrases(vocabulary)
+    return lambda words: [
+        (start, end, phrase.node)
+        for start, end, phrase in _counted(_phrase_spans(phrases, coco, words), coco, words)
+        if phrase.node
+    ]
+
+
+def mended_coco() -> Vocabulary:
+    """Return CHAIR's table without dead entries: spaces, capitals and typing errors mended."""
+    table = coco_vocabulary()
+    nodes = {
+        word.strip().lower(): node
+        for word, node in table.nodes.items()
+        if word not in TYPING_ERRORS
+    }
+    return Vocabulary({**nodes, **ADDED_TO_COCO}, table.doubles)
+
+
+def _phrases(vocabulary: Vocabulary) -> dict[str, list[Phrase]]:
+    """Map the first word of every written form to its phrases, the longest first."""
+    written: dict[tuple[str, ...], Phrase] = {}
+    readings: dict[str, tuple[str, str | None]] = {
+        word: (word, node) for word, node in vocabulary.nodes.items()
+    }
+    for double, word in vocabulary.doubles.items():
+        readings.setdefault(double, (word, vocabulary.nodes.get(word)))
+    for plural in (False, True):
+        for form, (word, node) in readings.items():
+            for text in plurals(form) if plural else (form,):
+                for parts in {tuple(text.split(" ")), (text.replace(" ", "-"),)}:
+                    written.setdefault(parts, Phrase(parts, word, node))
+    found: dict[str, list[Phrase]] = {}
+    for phrase in sorted(written.values(), key=lambda phrase: -len(phrase.words)):
+        found.setdefault(phrase.words[0], []).append(phrase)
+    return found
+
+
+def _find(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> Reading:
+    spans = _phrase_spans(phrases, coco, words)
+    mentions = [
+        Mention(phrase.word, phrase.node, start)
+        for start, _, phrase in _counted(spans, coco, words)
+        if phrase.node
+    ]
+    joined = sum(end - start - 1 for start, end, _ in spans)
+    return Reading(mentions, len(words) - joined)
+
+
+def _phrase_spans(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> list[Span]:
+    """Return every phrase of the vocabulary among the words, but the colour orange."""
+    return [
+        (start, end, phrase)
+        for start, end, phrase in _spans(words, phrases, coco)
+        if not (coco and phrase.node == "orange" and _is_colour(words, start, end))
+    ]
+
+
+def _counted(spans: list[Span], coco: bool, words: list[str]) -> list[Span]:
+    """Leave out what the caption denies, and a toilet's seat."""
+    refused = denied(words, [(start, end) for start, end, _ in spans])
+    on_toilet = coco and any(phrase.word == "toilet" for *_, phrase in spans)
+    return [
+        span
+        for span, no in zip(spans, refused, strict=True)
+        if not no and not (on_toilet and span[2].word == "seat")
+    ]
+
+
+def _spans(words: list[str], phrases: dict[str, list[Phrase]], coco: bool) -> list[Span]:
+    spans: list[Span] = []
+    position = 0
+    while position < len(words):
+        phrase = _longest(words, position, phrases)
+        if phrase is None:
+            position += 1
+            continue
+        end = position + len(phrase.words)
+        if coco and phrase.word in YOUNG_OR_GROWN and len(phrase.words) == 1:
+            animal = _longest(words, end, phrases)
+            if animal and animal.node in ANIMALS:
+                end += len(animal.words)
+                phrase = animal
+        spans.append((position, end, phrase))
+        position = end
+    return spans
+
+
+def _longest(words: list[str], position: int, phrases: dict[str, list[Phrase]]) -> Phrase | None:
+    if position >= len(words):
+        return None
+    for phrase in phrases.get(words[position], ()):
+        if tuple(words[position : position + len(phrase.words)]) == phrase.words:
+            return phrase
+    return None
+
+
+def _is_colour(words: list[str], start: int, end: int) -> bool:
+    """Say whether a singular "orange" is the colour: by the words before and behind it."""
+    if words[start] != "orange":
+        return False
+    before = words[start - 1] if start else ""
+    after = words[end] if end < len(words) else "."
+    second_colour = after in ("and", "or", ",") and not COLOURS.isdisjoint(words[end + 1 : end + 2])
+    return before not in BEFORE_FRUIT or after not in AFTER_FRUIT or second_colour
+
+
+OUTRIGHT = frozenset("no without neither nor lacks lacking absent".split())
+VERBAL = frozenset(("not", "n't"))
+# After "not": what still denies that the object is there ("does not show any cat"). "Is not sitting
+# on a bench" denies the sitting and leaves the bench.
+DENIES_WITH = frozenset("have has contain include show feature see depict".split())
+ARTICLES = frozenset("a an any another one many other".split())
+# "No doubt" and "not only" deny nothing.
+IDIOMS = frozenset("only just merely doubt longer sure clear certain matter necessarily".split())
+ENDS_A_CLAUSE = frozenset(
+    """. , ; : ! ? but while although though however except and with on in at near behind beside
+    under over""".split()
+)
+JOINING = frozenset(", or nor any a an other the".split())
+REACH = 5  # Words between the negation and the object.
+
+
+def denied(words: list[str], spans: list[tuple[int, int]]) -> list[bool]:
+    """Say for every mention whether the caption denies it.
+
+    A mention is denied when "no", "without", "neither", "nor", "lacks" or a "not" with an article
+    ("there isn't a cat", "does not show any cars") stands at most five words before it with no
+    clause end, preposition or other mention between; and when it is joined by a comma, "or" or
+    "nor" to a denied one ("no cars, trucks or buses").
+
+    Args:
+        words: the caption's words in lower case.
+        spans: start and end (exclusive) of every mention, in order.
+    """
+    found: list[bool] = []
+    previous = 0
+    for start, _ in spans:
+        between = words[previous:start]
+        joined = bool(found) and found[-1] and bool(between) and JOINING.issuperset(between)
+        found.append(joined or _negated(words, max(previous, start - REACH - 1), start))
+        previous = spans[len(found) - 1][1]
+    return found
+
+
+def _negated(words: list[str], floor: int, start: int) -> bool:
+    for position in range(start - 1, floor - 1, -1):
+        word = words[position]
+        if word in ENDS_A_CLAUSE:
+            return False
+        if word in OUTRIGHT:
+            return words[position + 1] not in IDIOMS
+        if word in VERBAL:
+            following = words[position + 1 : start]
+            if following and following[0] in DENIES_WITH:
+                following = following[1:]
+            return bool(following) and following[0] in ARTICLES
+    return False

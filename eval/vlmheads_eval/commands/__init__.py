@@ -1,0 +1,41 @@
+"""The commands, and their errors as one line without a traceback."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from vlmheads.errors import VlmHeadsError
+
+EXTRA = frozenset(("nltk", "pycocotools", "yaml"))  # Packages of the extra "eval".
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Refusal(click.ClickException):
+    """What the library refuses, as one line; the exit code is 2 as that of `vlmheads`."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Print the line to standard error."""
+        click.echo(f"error: {self.message}", err=True, file=file)
+
+
+def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what the library refuses into one line, and leave every other fault visible."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except VlmHeadsError as error:
+            raise Refusal(" ".join(str(error).split())) from error
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRA:
+                raise
+            message = f"{error.name} is not installed; install it with pip install 'vlmheads[eval]'"
+            raise Refusal(message) from error
+
+    return wrapped

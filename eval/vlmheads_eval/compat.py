@@ -1,0 +1,88 @@
+"""What the evaluator takes from NLTK: tokeniser, sentence splitter, tagger, lemmatiser, data."""
+
+from collections.abc import Callable, Collection
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from vlmheads.errors import VlmHeadsError
+
+if TYPE_CHECKING:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+MAY_START_IN_LOWER_CASE = 1 << 4  # The flag of Punkt's orthographic context.
+
+
+@cache
+def tokeniser() -> "NLTKWordTokenizer":
+    """Import NLTK when the first text is read: the command line must not wait for it."""
+    try:
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+    except ImportError as error:
+        raise VlmHeadsError(
+            "nltk is not installed", todo="install it with pip install 'vlmheads[eval]'"
+        ) from error
+    return NLTKWordTokenizer()
+
+
+def sentence_splitter(
+    abbreviations: Collection[str], starters: Collection[str]
+) -> "PunktSentenceTokenizer":
+    """Return NLTK's Punkt splitter with a small model of its own, so that it needs no data.
+
+    Args:
+        abbreviations: words whose period does not end a sentence.
+        starters: lower-case words that may start one.
+    """
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    parameters = PunktParameters()
+    parameters.abbrev_types = set(abbreviations)
+    for word in starters:
+        parameters.add_ortho_context(word, MAY_START_IN_LOWER_CASE)
+    return PunktSentenceTokenizer(parameters)  # Documented: parameters in place of a text.
+
+
+@cache
+def tagger() -> Any:
+    """Return NLTK's English part-of-speech tagger, loaded once."""
+    from nltk.tag import PerceptronTagger
+
+    return with_nltk_data(PerceptronTagger, "averaged_perceptron_tagger_eng")
+
+
+@cache
+def lemmatiser() -> Any:
+    """Return NLTK's WordNet lemmatiser, its data loaded."""
+    from nltk.stem import WordNetLemmatizer
+
+    wordnet = WordNetLemmatizer()
+    with_nltk_data(partial(wordnet.lemmatize, "dogs", "n"), "wordnet")
+    return wordnet
+
+
+def with_nltk_data(load: Callable[[], Any], resource: str) -> Any:
+    """Return what `load` returns, or say which of NLTK's data are missing and how to get them."""
+    try:
+        return load()
+    except LookupError as error:
+        raise VlmHeadsError(
+            f"NLTK finds no {resource}",
+            "NLTK's data in a folder that NLTK_DATA names",
+            f"run `python -m nltk.downloader {resource}` once with a network, "
+            "(the lineages pattern and fixed need none)",
+        ) from error
+
+
+NLTK_RESOURCES = ("averaged_perceptron_tagger_eng", "punkt_tab", "wordnet")
+
+
+def download_nltk_data() -> None:
+    """Fetch the data of the lineage "wordnet" and of AMBER with NLTK's own downloader."""
+    import nltk
+
+    for resource in NLTK_RESOURCES:
+        if not nltk.download(resource, quiet=True):
+            raise VlmHeadsError(
+                f"NLTK could not fetch {resource}", "a network", "or set NLTK_DATA to its data"
+            )
