@@ -36,7 +36,7 @@ def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
 
 def fresh(name: str) -> Lineage:
     """Return a lineage with nothing remembered from earlier runs."""
-    from vlmheads_eval.chair.score import variants, words
+    from vlmheads_eval.chair import variants, words
 
     for cached in (
         words.singularise,

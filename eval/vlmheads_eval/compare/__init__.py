@@ -17,7 +17,7 @@ def compared(
     """Return the comparison of runs, and their scores where they are captions."""
     from vlmheads.errors import VlmHeadsError
     from vlmheads_eval.chair.ground_truth import load_ground_truth
-    from vlmheads_eval.chair.score import variants
+    from vlmheads_eval.chair import variants
     from vlmheads_eval.compare.chair import compare_chair, score_run
     from vlmheads_eval.compare.pope import compare_pope
     from vlmheads_eval.pope.questions import read_questions

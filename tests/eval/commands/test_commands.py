@@ -130,7 +130,7 @@ def test_missing_data_of_wordnet_is_one_line_that_says_what_to_do(files):
 
 def test_help_loads_neither_torch_nor_nltk():
     code = (
-        "import sys, vlmheads_eval.commands.evaluate.evaluate\n"
+        "import sys, vlmheads_eval.commands.evaluate\n"
         "heavy = {'torch', 'transformers', 'nltk', 'numpy', 'pycocotools'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
