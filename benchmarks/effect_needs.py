@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from vlmheads_eval.calibrate.report import shuffled_gains
 from vlmheads_eval.chair.ground_truth import load_ground_truth
-from vlmheads_eval.chair.spans import mark, mark_tokens, mention_spans
-from vlmheads_eval.chair.variants import Lineage, lineage
+from vlmheads_eval.chair.spans import caption_spans, mention_spans, token_masks
+from vlmheads_eval.chair.variants import Variant, get_variant
 from vlmheads_eval.data import Sample, load_material
 from vlmheads_eval.predict.model import Generator
 from vlmheads_plugins.icd import PREFIX
@@ -56,7 +56,7 @@ def learn(
         seed: of the random draws.
     """
     out.mkdir(parents=True, exist_ok=True)
-    reading = lineage("pattern")
+    reading = get_variant("pattern")
     heads = _ranked(captioner, folders, reading, method, prompt, tokens)
     found = {f"worst{count}": _listed(heads[:count]) for count in COUNTS}
     found |= {f"best{count}": _listed(heads[-count:]) for count in COUNTS}
@@ -94,7 +94,7 @@ def layer_choices(layers: int) -> dict[str, str]:
 def _ranked(
     captioner: vlmheads.Captioner,
     folders: list[Path],
-    reading: Lineage,
+    reading: Variant,
     method: Method,
     prompt: str | None,
     tokens: int,
@@ -111,7 +111,7 @@ def _ranked(
             images = [read_image(sample.image) for sample in batch]
             said = answer(images, [sample.prompt for sample in batch])
             marked = [
-                mark(one.text, truth.objects[sample.key], reading)
+                caption_spans(one.text, truth.objects[sample.key], reading)
                 for one, sample in zip(said, batch, strict=True)
             ]
             both = [at for at, one in enumerate(marked) if one.grounded and one.invented]
@@ -119,7 +119,7 @@ def _ranked(
             found += len(both)
             for some in (both[at : at + TOGETHER] for at in range(0, len(both), TOGETHER)):
                 inputs = captioner.prepare([images[at] for at in some], batch[0].prompt)
-                ids, true, invented = mark_tokens(
+                ids, true, invented = token_masks(
                     captioner.processor.tokenizer, [marked[at] for at in some]
                 )
                 parts.append(
@@ -134,7 +134,7 @@ def _ranked(
 def _directions(
     captioner: vlmheads.Captioner,
     folder: Path,
-    reading: Lineage,
+    reading: Variant,
     out: Path,
     prompt: str | None,
     seed: int,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from effect_settings import Setting
 from vlmheads_eval.chair.ground_truth import load_ground_truth
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.compare.chair import RunScores, compare_chair, score_run
 from vlmheads_eval.compare.paired import (
     COMPARED,
@@ -41,7 +41,7 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
             done[setting] = run
         else:
             absent.append(setting.name)
-    language = lineage(reading)
+    language = get_variant(reading)
     first = next(run for setting, run in done.items() if setting.kind == "plain")
     truth = load_ground_truth(ground_truth_of(first), language)
     scores = {

@@ -17,7 +17,7 @@ from typing import Any
 import nltk
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.chair.score import score_chair
-from vlmheads_eval.chair.variants import Lineage, lineage, wordnet_words
+from vlmheads_eval.chair.variants import Variant, get_variant, wordnet_words
 from vlmheads_eval.records import Caption, read_captions
 
 
@@ -34,7 +34,7 @@ def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
         yield Caption(caption.image_id, " ".join(text[:words]), at_limit=False)
 
 
-def fresh(name: str) -> Lineage:
+def fresh(name: str) -> Variant:
     """Return a lineage with nothing remembered from earlier runs."""
     from vlmheads_eval.chair import variants, words
 
@@ -45,7 +45,7 @@ def fresh(name: str) -> Lineage:
         variants.wordnet_lemma,
     ):
         cached.cache_clear()
-    return lineage(name)
+    return get_variant(name)
 
 
 def timed(run: Callable[[], Any]) -> dict[str, float]:
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
 
     captions = list(real_captions(options.captions, options.number, options.words))
-    truth = load_ground_truth([options.ground_truth], lineage("pattern"))
+    truth = load_ground_truth([options.ground_truth], get_variant("pattern"))
     result: dict[str, Any] = {
         "captions": options.number,
         "words": options.words,

@@ -22,7 +22,7 @@ import torch
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.chair.measures import count, measure, overall
 from vlmheads_eval.chair.score import score_captions, score_chair
-from vlmheads_eval.chair.variants import Lineage, lineage
+from vlmheads_eval.chair.variants import Variant, get_variant
 from vlmheads_eval.records import Caption
 from vlmheads_testbed.coco import image_id, write_dataset
 from vlmheads_testbed.measure import answers, head_divergence, questions, specialisation
@@ -54,7 +54,7 @@ class Bench:
 
     def counts(self, captions: list[Caption], name: str = "pattern") -> np.ndarray[Any, Any]:
         """CHAIR's counts of each caption: [images, columns of measures.Counts]."""
-        scored = score_captions(captions, self.truth[name], lineage(name))
+        scored = score_captions(captions, self.truth[name], get_variant(name))
         return np.array([count(caption, score) for caption, _, score in scored])
 
 
@@ -62,7 +62,7 @@ def make_bench(model: Any, processor: Any, split: str, seed: int, num: int, prom
     scenes = [scene(split, seed, index) for index in range(num)]
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), split, num, seed)
-        truth = {name: load_ground_truth([Path(folder)], lineage(name)) for name in LINEAGES}
+        truth = {name: load_ground_truth([Path(folder)], get_variant(name)) for name in LINEAGES}
     return Bench(model, processor, split, seed, scenes, truth, prompt)
 
 
@@ -77,7 +77,7 @@ def plain_figures(bench: Bench, captions: list[Caption]) -> dict[str, Any]:
     )
     yes = np.array([reply.startswith("Yes") for reply in replies])
     truth = np.array([answer for _, _, answer in asked])
-    reading: dict[str, Lineage] = {name: lineage(name) for name in LINEAGES}
+    reading: dict[str, Variant] = {name: get_variant(name) for name in LINEAGES}
     return {
         "chair": {
             name: score_chair(captions, bench.truth[name], reading[name]) for name in LINEAGES

@@ -26,7 +26,7 @@ from vlmheads_eval import records as files
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.chair.measures import count, measure
 from vlmheads_eval.chair.score import frontier_distance, score_captions, truncated_counts
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import load_material
 from vlmheads_eval.statistics import Array, differ, resample
 from vlmheads_eval.word_scores import WordTable, auroc, auroc_interval, fit_scorer, flag_figures
@@ -78,15 +78,15 @@ class Said:
 
     def counts(self, texts: Sequence[str]) -> Array:
         """CHAIR's counts of other texts for the same images: [images, columns]."""
-        scored = score_captions(self._files(texts), self.truth, lineage(READING))
+        scored = score_captions(self._files(texts), self.truth, get_variant(READING))
         return np.array([count(caption, score) for caption, _, score in scored])
 
     def cuts(self) -> Array:
         """CHAIR's counts of the captions cut after 1, 2, ... sentences: [images, cuts, columns]."""
         texts = [caption.text for caption in self.captions]
-        scored = score_captions(self._files(texts), self.truth, lineage(READING))
+        scored = score_captions(self._files(texts), self.truth, get_variant(READING))
         return np.array(
-            [truncated_counts(words, score, lineage(READING)) for _, words, score in scored]
+            [truncated_counts(words, score, get_variant(READING)) for _, words, score in scored]
         )
 
     def _files(self, texts: Sequence[str]) -> list[files.Caption]:
@@ -132,7 +132,7 @@ class Setup:
             said += captions
             click.echo(f"{data} {' '.join(plugins)}: {len(said)}", err=True)
         keys = [files.image_key(sample.record["image_id"]) for sample in material.samples]
-        truth = load_ground_truth(material.ground_truth, lineage(READING))
+        truth = load_ground_truth(material.ground_truth, get_variant(READING))
         return Said(keys, said, divergences, truth)
 
 

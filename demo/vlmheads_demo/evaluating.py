@@ -130,7 +130,7 @@ def evaluate(
             ground_truth=material.ground_truth,
             names=",".join(f"run-{number}" for number in range(len(runs))),
             task="chair",
-            lineage="pattern",
+            variant="pattern",
             parser="strict",
             draws=10_000,
             seed=study.seed,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vlmheads_eval.chair.measures import repeated_share, score_reading
+from vlmheads_eval.chair.measures import repeated_share, score_mentions
 from vlmheads_eval.chair.spans import mention_spans
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 
 LINEAGE = "pattern"
 
@@ -57,9 +57,9 @@ def read_caption(text: str, truth: Collection[str] | None) -> Reading:
         text: the caption.
         truth: names of COCO categories in the picture; None where they are not known.
     """
-    reader = lineage(LINEAGE)
+    reader = get_variant(LINEAGE)
     known = None if truth is None else frozenset(reader.vocabulary.nodes[name] for name in truth)
-    score = score_reading(0, reader.find(reader.words(text)), known)
+    score = score_mentions(0, reader.find(reader.words(text)), known)
     mentions = [
         Mention(start, end, mention.node, None if known is None else mention.node in known)
         for mention in score.mentions

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from vlmheads.errors import VlmHeadsError
+from vlmheads.errors import VlmHeadsError, install_hint
 
 if TYPE_CHECKING:
     from nltk.tokenize.destructive import NLTKWordTokenizer
@@ -20,7 +20,7 @@ def tokeniser() -> "NLTKWordTokenizer":
         from nltk.tokenize.destructive import NLTKWordTokenizer
     except ImportError as error:
         raise VlmHeadsError(
-            "nltk is not installed", todo="install it with pip install 'vlmheads[eval]'"
+            "nltk is not installed", todo=f"install it with {install_hint('eval')}"
         ) from error
     return NLTKWordTokenizer()
 
@@ -70,7 +70,7 @@ def with_nltk_data(load: Callable[[], Any], resource: str) -> Any:
             f"NLTK finds no {resource}",
             "NLTK's data in a folder that NLTK_DATA names",
             f"run `python -m nltk.downloader {resource}` once with a network, "
-            "(the lineages pattern and fixed need none)",
+            "(the variants pattern and fixed need none)",
         ) from error
 
 
@@ -78,7 +78,7 @@ NLTK_RESOURCES = ("averaged_perceptron_tagger_eng", "punkt_tab", "wordnet")
 
 
 def download_nltk_data() -> None:
-    """Fetch the data of the lineage "wordnet" and of AMBER with NLTK's own downloader."""
+    """Fetch the data of the variant "wordnet" and of AMBER with NLTK's own downloader."""
     import nltk
 
     for resource in NLTK_RESOURCES:

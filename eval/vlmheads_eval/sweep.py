@@ -44,7 +44,7 @@ class Sweep:
     max_new_tokens: int = 512
     batch_size: int = 8
     dtype: str = "auto"
-    lineages: tuple[str, ...] = ("pattern",)
+    variants: tuple[str, ...] = ("pattern",)
     parser: str = "strict"
     about: str = field(default="")
 
@@ -87,7 +87,7 @@ def read_sweep(spec: str) -> Sweep:
     names = [run.name for run in runs]
     if not runs or len(set(names)) != len(names):
         raise VlmHeadsError(f"{spec}: runs {names}", "one run or more, each of its own name")
-    lists = ("data", "models", "tasks", "lineages")
+    lists = ("data", "models", "tasks", "variants")
     plain: dict[str, Any] = {
         key: _tuple(value) if key in lists else value for key, value in content.items()
     }
@@ -147,18 +147,18 @@ def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Pat
                 )
             if task == "amber":
                 continue  # AMBER's figures are of one run each: `vlmheads eval score amber`.
-            for lineage in sweep.lineages if task == "caption" else ("",):
+            for variant in sweep.variants if task == "caption" else ("",):
                 result, scores = compared(
                     runs=tuple(home / run.name for run in sweep.runs),
                     ground_truth=(),
                     names=None,
                     task="chair" if task == "caption" else "pope",
-                    lineage=lineage,
+                    variant=variant,
                     parser=sweep.parser,
                     draws=10_000,
                     seed=sweep.seed,
                 )
-                folder = home / f"report-{lineage or sweep.parser}"
+                folder = home / f"report-{variant or sweep.parser}"
                 truth = ground_truth_of(home / sweep.runs[0].name)
                 write_report(folder, result, scores, pictures_of(truth))
                 reports.append(folder)

@@ -3,7 +3,7 @@ import json
 import pytest
 from vlmheads_eval.chair.ground_truth import load_ground_truth
 from vlmheads_eval.chair.score import score_chair
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import load_material
 from vlmheads_eval.pope.questions import read_questions
 from vlmheads_eval.records import Caption
@@ -122,11 +122,11 @@ def test_scenes_are_made_once_and_their_own_captions_invent_nothing(tmp_path):
     material = load_material(["testbed:counterfactual"], "caption", workspace=tmp_path, num=6)
     again = load_material(["testbed:counterfactual"], "caption", workspace=tmp_path, num=6)
     assert material == again
-    reading = lineage("fixed")
-    truth = load_ground_truth(material.ground_truth, reading)
+    variant = get_variant("fixed")
+    truth = load_ground_truth(material.ground_truth, variant)
     content = json.loads((material.ground_truth[-1]).read_text())
     captions = [Caption(entry["image_id"], entry["caption"]) for entry in content["annotations"]]
-    assert score_chair(captions, truth, reading)["overall"]["CHAIRs"] == 0.0
+    assert score_chair(captions, truth, variant)["overall"]["CHAIRs"] == 0.0
 
 
 @pytest.mark.parametrize(

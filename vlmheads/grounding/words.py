@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from vlmheads.errors import VlmHeadsError
+from vlmheads.errors import VlmHeadsError, install_hint
 
 if TYPE_CHECKING:
     from vlmheads.grounding.measure import Grounding
@@ -97,7 +97,7 @@ def require_finders() -> None:
         raise VlmHeadsError(
             "nothing installed that finds the objects of a caption",
             f"an entry point of the group {GROUP!r}",
-            "install vlmheads with its evaluation, pip install 'vlmheads[eval]'",
+            f"install vlmheads with its evaluator: {install_hint('eval')}",
         )
 
 

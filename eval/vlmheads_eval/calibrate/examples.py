@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlmheads_eval.chair.mentions import Vocabulary
 from vlmheads_eval.chair.spans import mention_spans
-from vlmheads_eval.chair.variants import Lineage
+from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.chair.words import plurals
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ class Answer(NamedTuple):
     truth: frozenset[str]
 
 
-def read_answer(tokenizer: Any, text: str, truth: frozenset[str], lineage: Lineage) -> Answer:
+def read_answer(tokenizer: Any, text: str, truth: frozenset[str], variant: Variant) -> Answer:
     """Return a caption as tokens with its mentions, as CHAIR reads them."""
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     named = {}
-    for mention in lineage.read(text).mentions:
+    for mention in variant.read(text).mentions:
         for start, _ in mention_spans(text, (mention,)):
             named[start] = mention.node
     return Answer(coded["input_ids"], coded["offset_mapping"], text, named, truth)
@@ -122,7 +122,7 @@ def choices(
         said |= set(mentions)
 
 
-def make_lesson(
+def make_example(
     captioner: Any,
     images: Sequence[Any],
     prompt: str,

@@ -10,14 +10,14 @@ import numpy as np
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.calibrate.examples import (
     Weights,
-    make_lesson,
+    make_example,
     object_tokens,
     read_answer,
     split_images,
 )
 from vlmheads_eval.chair.ground_truth import GroundTruth
-from vlmheads_eval.chair.measures import count_mentions, overall, score_reading
-from vlmheads_eval.chair.variants import Lineage, lineage
+from vlmheads_eval.chair.measures import count_mentions, overall, score_mentions
+from vlmheads_eval.chair.variants import Variant, get_variant
 from vlmheads_eval.data import Material, Sample, load_material
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Settings:
         fewest: invented mentions that the plain captions must hold at least.
         max_new_tokens: where captions are cut off.
         seed: of the draw of what is held out, and of the order of steps.
-        lineage: how captions are read.
+        variant: how captions are read.
     """
 
     rounds: int = 10
@@ -62,7 +62,7 @@ class Settings:
     fewest: int = 20
     max_new_tokens: int = 96
     seed: int = 0
-    lineage: str = "pattern"
+    variant: str = "pattern"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Source:
     folder: Path
 
 
-def load_source(data: str, workspace: Path, reading: Lineage, **options: Any) -> Source:
+def load_source(data: str, workspace: Path, variant: Variant, **options: Any) -> Source:
     """Return the images and ground truth of a COCO folder or of a split of the test bench.
 
     Raises VlmHeadsError for a folder without annotations, or one whose images are not there.
@@ -90,7 +90,7 @@ def load_source(data: str, workspace: Path, reading: Lineage, **options: Any) ->
             f"files such as {material.samples[0].image}" if material.samples else "images",
             "pass --images FOLDER",
         )
-    truth = load_ground_truth(material.ground_truth, reading)
+    truth = load_ground_truth(material.ground_truth, variant)
     return Source(Material(samples, material.ground_truth), truth, folder)
 
 
@@ -102,14 +102,14 @@ class Reader:
         captioner: the model, without plugins.
         samples: image key -> sample.
         truth: image key -> categories in the image.
-        reading: how captions are read.
+        variant: how captions are read.
         max_new_tokens: where captions are cut off.
     """
 
     captioner: Any
     samples: Mapping[str, Sample]
     truth: Mapping[str, frozenset[str]]
-    reading: Lineage
+    variant: Variant
     max_new_tokens: int
 
     def texts(self, keys: Sequence[str], gains: "HeadMap | None" = None) -> list[str]:
@@ -132,7 +132,7 @@ class Reader:
     def object_f1(self, keys: Sequence[str], texts: Sequence[str]) -> float:
         """Return object F1 of captions, from the sums over images."""
         scores = [
-            score_reading(key, self.reading.read(text), self.truth[key])
+            score_mentions(key, self.variant.read(text), self.truth[key])
             for key, text in zip(keys, texts, strict=True)
         ]
         sums = np.sum([count_mentions(one) for one in scores], axis=0)
@@ -143,7 +143,7 @@ class Reader:
         mentions = [
             mention.node in self.truth[key]
             for key, text in zip(keys, texts, strict=True)
-            for mention in self.reading.read(text).mentions
+            for mention in self.variant.read(text).mentions
         ]
         return len(mentions), len(mentions) - sum(mentions)
 
@@ -167,14 +167,14 @@ def learn(
     from vlmheads.gains.learn import calibrate
     from vlmheads.images import read_image
 
-    reading = lineage(settings.lineage)
+    variant = get_variant(settings.variant)
     samples = {one.key: one for source in sources for one in source.material.samples}
     truth = {key: source.truth.objects[key] for source in sources for key in _known(source)}
-    reader = Reader(captioner, samples, truth, reading, settings.max_new_tokens)
+    reader = Reader(captioner, samples, truth, variant, settings.max_new_tokens)
     parts = [split_images(_known(one), settings.held_out, settings.seed) for one in sources]
     held_out = [part for _, part in parts]
     learned = interleaved([part for part, _ in parts])
-    objects = object_tokens(captioner.processor.tokenizer, reading.vocabulary)
+    objects = object_tokens(captioner.processor.tokenizer, variant.vocabulary)
     tokenizer = captioner.processor.tokenizer
     every = [key for part in held_out for key in part] + learned[: settings.images]
     mentions, invented = reader.invented(every, reader.texts(every))
@@ -191,10 +191,10 @@ def learn(
         keys = [learned[at % len(learned)] for at in range(start, start + settings.images)]
         keys = list(dict.fromkeys(keys))
         pairs = list(zip(keys, reader.texts(keys, gains), strict=True))
-        answers = [(key, read_answer(tokenizer, text, truth[key], reading)) for key, text in pairs]
+        answers = [(key, read_answer(tokenizer, text, truth[key], variant)) for key, text in pairs]
         answers = [(key, answer) for key, answer in answers if answer.tokens]
         return [
-            make_lesson(
+            make_example(
                 captioner,
                 [read_image(samples[key].image) for key, _ in some],
                 samples[some[0][0]].prompt,

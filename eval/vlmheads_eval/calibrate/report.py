@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmheads_eval.chair.ground_truth import load_ground_truth
-from vlmheads_eval.chair.variants import Lineage
+from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.compare.chair import RunScores, score_run
 from vlmheads_eval.compare.paired import COMPARED, at_recall, figures_of, paired, pooled
 from vlmheads_eval.report.tables import Rows, heading, shown, signed
@@ -88,16 +88,16 @@ def run_all(
 def compare_all(
     runs: Mapping[str, Sequence[Path]],
     ground_truth: Sequence[Path],
-    reading: Lineage,
+    variant: Variant,
     *,
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return figures of all runs, differences of the calibrated one, and the cut captions."""
-    truth = load_ground_truth(ground_truth, reading)
+    truth = load_ground_truth(ground_truth, variant)
     scored: dict[str, RunScores] = {}
     for name, paths in runs.items():
-        several = [score_run(path.name, path, truth, reading) for path in paths]
+        several = [score_run(path.name, path, truth, variant) for path in paths]
         scored[name] = several[0] if len(several) == 1 else pooled(name, several)
     calibrated, plain = scored[CALIBRATED], scored[PLAIN]
     cut = at_recall(plain, [calibrated], draws=draws, seed=seed)[CALIBRATED]
@@ -108,7 +108,7 @@ def compare_all(
     }
     return {
         "images": len(plain.counts),
-        "lineage": reading.name,
+        "variant": variant.name,
         "figures": {name: figures_of(run, SHOWN) for name, run in scored.items()},
         "calibrated less": {
             name: {rate: one.to_dict() for rate, one in found.items()}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.chair.variants import Lineage
+from vlmheads.errors import VlmHeadsError, install_hint
+from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.records import image_key
 
 ACCEPTED = (
@@ -31,18 +31,18 @@ class GroundTruth:
     files: tuple[Path, ...]
 
 
-def load_ground_truth(paths: Iterable[Path], lineage: Lineage) -> GroundTruth:
+def load_ground_truth(paths: Iterable[Path], variant: Variant) -> GroundTruth:
     """Read ground truth as CHAIR forms it: instance categories, and objects that people named.
 
     Args:
         paths: COCO folders (2014, 2017 or one `instances.json` and `captions.json`), annotation
             files, or object-set JSONs; their sets are united.
-        lineage: reads the human captions, as the reference reads them with its own rules.
+        variant: reads the human captions, as the reference reads them with its own rules.
     """
     files = tuple(file for path in paths for file in annotation_files(path))
     objects: dict[str, set[str]] = {}
     for file in files:
-        for key, found in _sets(file, lineage):
+        for key, found in _sets(file, variant):
             objects.setdefault(key, set()).update(found)
     if not objects:
         raise VlmHeadsError(f"no image in {', '.join(map(str, files)) or 'no file'}", ACCEPTED)
@@ -64,13 +64,13 @@ def annotation_files(path: Path) -> list[Path]:
     return found
 
 
-def _sets(file: Path, lineage: Lineage) -> Iterator[tuple[str, Iterable[str]]]:
+def _sets(file: Path, variant: Variant) -> Iterator[tuple[str, Iterable[str]]]:
     content = load_annotations(file)
     if "annotations" in content:
         with _naming(file):
-            yield from _coco_sets(file, content, lineage)
+            yield from _coco_sets(file, content, variant)
         return
-    nodes = lineage.vocabulary.nodes
+    nodes = variant.vocabulary.nodes
     for image_id, names in content.get("imid_to_objects", content).items():
         if not isinstance(names, list):
             continue  # Notes beside the sets, such as "about".
@@ -91,17 +91,17 @@ def load_annotations(file: Path) -> dict[str, Any]:
 
 
 def _coco_sets(
-    file: Path, content: dict[str, Any], lineage: Lineage
+    file: Path, content: dict[str, Any], variant: Variant
 ) -> Iterator[tuple[str, Iterable[str]]]:
     coco = load_coco(content)
     for image_id in coco.imgs:
         yield image_key(image_id), ()
-    nodes = lineage.vocabulary.nodes
+    nodes = variant.vocabulary.nodes
     names = {number: category["name"] for number, category in coco.cats.items()}
     for annotation in coco.anns.values():
         key = image_key(annotation["image_id"])
         if "caption" in annotation:
-            yield key, [mention.node for mention in lineage.read(annotation["caption"]).mentions]
+            yield key, [mention.node for mention in variant.read(annotation["caption"]).mentions]
         else:
             yield key, [_node(names[annotation["category_id"]], nodes, file)]
 
@@ -112,7 +112,7 @@ def load_coco(content: dict[str, Any]) -> Any:
         from pycocotools.coco import COCO
     except ImportError as error:
         raise VlmHeadsError(
-            "pycocotools is not installed", todo="install it with pip install 'vlmheads[eval]'"
+            "pycocotools is not installed", todo=f"install it with {install_hint('eval')}"
         ) from error
     coco = COCO()
     coco.dataset = content
@@ -137,6 +137,6 @@ def _node(name: str, nodes: Mapping[str, str], file: Path) -> str:
         raise VlmHeadsError(
             f"{file}: category {name!r}",
             "categories of the vocabulary",
-            "name it in a vocabulary file of your own (--vocabulary, lineage fixed)",
+            "name it in a vocabulary file of your own (--vocabulary, variant fixed)",
         )
     return node

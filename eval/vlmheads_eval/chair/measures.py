@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlmheads_eval.chair.mentions import Mention, Reading
+from vlmheads_eval.chair.mentions import CaptionMentions, Mention
 from vlmheads_eval.records import Caption, ImageId
 
 
@@ -53,12 +53,12 @@ class CaptionScore:
         }
 
 
-def score_reading(
-    image_id: ImageId, reading: Reading, truth: frozenset[str] | None
+def score_mentions(
+    image_id: ImageId, mentions: CaptionMentions, truth: frozenset[str] | None
 ) -> CaptionScore:
     """Return the score of what a caption says against its image's categories, None if unknown."""
     return CaptionScore(
-        image_id, tuple(reading.mentions), truth or frozenset(), reading.length, truth is not None
+        image_id, tuple(mentions.mentions), truth or frozenset(), mentions.length, truth is not None
     )
 
 

@@ -68,7 +68,7 @@ def _from_table(table: dict[str, Any]) -> Vocabulary:
     return Vocabulary(nodes, dict(table.get("doubles", {})))
 
 
-LINEAGES = ("pattern", "wordnet", "fixed")
+VARIANTS = ("pattern", "wordnet", "fixed")
 
 
 class Mention(NamedTuple):
@@ -79,18 +79,18 @@ class Mention(NamedTuple):
     place: int
 
 
-class Reading(NamedTuple):
+class CaptionMentions(NamedTuple):
     """What a caption says: its mentions in order, and its length in words, punctuation included."""
 
     mentions: list[Mention]
     length: int
 
 
-Reader = Callable[[str], Reading]
-Finder = Callable[[list[str]], Reading]
+Reader = Callable[[str], CaptionMentions]
+Finder = Callable[[list[str]], CaptionMentions]
 
 
-def find_mentions(words: list[str], vocabulary: Vocabulary) -> Reading:
+def find_mentions(words: list[str], vocabulary: Vocabulary) -> CaptionMentions:
     """Return the mentions among normalised words, as the CHAIR script finds them.
 
     Pairs of the table become one word, from left to right. Beside a "toilet" every "seat" is
@@ -107,7 +107,7 @@ def find_mentions(words: list[str], vocabulary: Vocabulary) -> Reading:
         for word, place in zip(counted, places, strict=False)
         if word in nodes
     ]
-    return Reading(mentions, len(merged))
+    return CaptionMentions(mentions, len(merged))
 
 
 def _join_doubles(words: list[str], vocabulary: Vocabulary) -> tuple[list[str], Sequence[int]]:

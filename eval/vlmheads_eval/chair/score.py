@@ -14,9 +14,9 @@ from vlmheads_eval.chair.measures import (
     count_mentions,
     measure,
     overall,
-    score_reading,
+    score_mentions,
 )
-from vlmheads_eval.chair.variants import Lineage
+from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.records import Caption, image_key
 from vlmheads_eval.statistics import Array, Estimate, estimate
 
@@ -24,7 +24,7 @@ from vlmheads_eval.statistics import Array, Estimate, estimate
 def score_chair(
     captions: Iterable[Caption],
     truth: GroundTruth,
-    lineage: Lineage,
+    variant: Variant,
     each: Callable[[Caption, CaptionScore], None] | None = None,
 ) -> dict[str, Any]:
     """Return CHAIR of captions, with what makes it honest beside it, in flat memory.
@@ -32,11 +32,11 @@ def score_chair(
     Args:
         captions: one or more an image.
         truth: the categories in each image.
-        lineage: how captions are read.
+        variant: how captions are read.
         each: is handed every caption's score as it is made, in order.
 
     Returns:
-        "lineage"; "overall": the measures of `measures.MEASURES` as fractions, None where nothing
+        "variant"; "overall": the measures of `measures.MEASURES` as fractions, None where nothing
         counts; "frontier": the same for the captions cut after 1, 2, ... sentences; "reference":
         the figures under the names and units of the reference scripts; "unknown_images": captions
         of images that the ground truth does not have.
@@ -44,16 +44,16 @@ def score_chair(
     sums = np.zeros(len(Counts._fields), dtype=np.int64)
     cut = np.zeros((LONGEST, len(Counts._fields)), dtype=np.int64)
     unknown = 0
-    for caption, words, score in score_captions(captions, truth, lineage):
+    for caption, words, score in score_captions(captions, truth, variant):
         sums += count(caption, score)
-        cut += truncated_counts(words, score, lineage)
+        cut += truncated_counts(words, score, variant)
         unknown += not score.known
         if each is not None:
             each(caption, score)
     figures = overall(sums)
     words_a_caption = figures["words"]
     return {
-        "lineage": lineage.name,
+        "variant": variant.name,
         "overall": figures,
         "reference": {
             "CHAIRs": figures["CHAIRs"],
@@ -67,7 +67,7 @@ def score_chair(
 
 
 def score_captions(
-    captions: Iterable[Caption], truth: GroundTruth, lineage: Lineage
+    captions: Iterable[Caption], truth: GroundTruth, variant: Variant
 ) -> Iterator[tuple[Caption, list[str], CaptionScore]]:
     """Yield every caption with its words and its score, one at a time and in the order given.
 
@@ -77,14 +77,14 @@ def score_captions(
     for caption in captions:
         objects = truth.objects.get(image_key(caption.image_id))
         try:
-            words = lineage.words(caption.text)
+            words = variant.words(caption.text)
         except VlmHeadsError as error:
             raise VlmHeadsError(f"{caption.place}: {error}") from error
-        yield caption, words, score_reading(caption.image_id, lineage.find(words), objects)
+        yield caption, words, score_mentions(caption.image_id, variant.find(words), objects)
 
 
 SENTENCE_ENDS = frozenset(".!?")
-# Quotes and brackets, also as the lineage "pattern" puts quotes into the singular.
+# Quotes and brackets, also as the variant "pattern" puts quotes into the singular.
 CLOSERS = frozenset(("''", '"', ")", "]", "\u201d", "\u2019", "'", "'s", "'s's"))
 # The measures of cut captions; the rest describe whole captions.
 CUT_MEASURES = (
@@ -111,7 +111,7 @@ def sentence_ends(words: Sequence[str]) -> list[int]:
 
 
 def truncated_counts(
-    words: list[str], score: CaptionScore, lineage: Lineage
+    words: list[str], score: CaptionScore, variant: Variant
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the counts [LONGEST, columns] of a caption cut after 1, 2, ... sentences."""
     full = count_mentions(score)
@@ -119,8 +119,8 @@ def truncated_counts(
     rows = [full] * LONGEST
     for kept, end in enumerate(ends[:LONGEST]):
         if end < len(words):
-            reading = lineage.find(words[:end])
-            cut = score_reading(score.image_id, reading, score.truth)
+            mentions = variant.find(words[:end])
+            cut = score_mentions(score.image_id, mentions, score.truth)
             rows[kept] = count_mentions(cut)
     return np.array(rows, dtype=np.int64)
 

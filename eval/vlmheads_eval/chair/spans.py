@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vlmheads_eval.chair.mentions import Mention
-from vlmheads_eval.chair.variants import Lineage, Places, mended_coco, object_places
+from vlmheads_eval.chair.variants import Places, Variant, corrected_coco, object_places
 from vlmheads_eval.chair.words import split_words
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int
     """Return start and end of every mention in the text; nothing where it cannot be told.
 
     Words are found one after the other in the lower-case text. Behind a dropped "seat" the places
-    of the reference lineages are one too low, and so is the mark.
+    of the reference variants are one too low, and so is the mark.
     """
     places = _word_places(text, split_words(text.lower()))
     found = (
@@ -30,7 +30,7 @@ def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int
 def coco_objects(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return start, end and COCO category of every object that a text names, in order.
 
-    They are the mentions of the lineage `fixed`: written forms of CHAIR's table, singular and
+    They are the mentions of the variant `fixed`: written forms of CHAIR's table, singular and
     plural; what the text denies is left out. Nothing where the places cannot be told.
 
     Raises:
@@ -44,7 +44,7 @@ def coco_objects(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @cache
 def _coco_places() -> Places:
-    return object_places(mended_coco(), coco=True)
+    return object_places(corrected_coco(), coco=True)
 
 
 def _word_places(text: str, words: list[str]) -> list[tuple[int, int] | None]:
@@ -71,7 +71,7 @@ def _covered(places: list[tuple[int, int] | None]) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True)
-class MarkedCaption:
+class CaptionSpans:
     """A caption with the places of its object words.
 
     Args:
@@ -85,16 +85,16 @@ class MarkedCaption:
     invented: tuple[tuple[int, int], ...]
 
 
-def mark(text: str, truth: frozenset[str], lineage: Lineage) -> MarkedCaption:
+def caption_spans(text: str, truth: frozenset[str], variant: Variant) -> CaptionSpans:
     """Mark the mentions of a caption, as CHAIR reads it, against its image's categories."""
     kinds: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    for mention in lineage.read(text).mentions:
+    for mention in variant.read(text).mentions:
         kinds[mention.node in truth] += mention_spans(text, (mention,))
-    return MarkedCaption(text, tuple(kinds[True]), tuple(kinds[False]))
+    return CaptionSpans(text, tuple(kinds[True]), tuple(kinds[False]))
 
 
-def mark_tokens(
-    tokenizer: Any, captions: Sequence[MarkedCaption]
+def token_masks(
+    tokenizer: Any, captions: Sequence[CaptionSpans]
 ) -> tuple["Tensor", "Tensor", "Tensor"]:
     """Return tokens [N, T] of captions, and which of them are grounded and invented words [N, T].
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.chair.mentions import (
-    LINEAGES,
+    VARIANTS,
+    CaptionMentions,
     Finder,
     Mention,
-    Reading,
     Vocabulary,
     coco_vocabulary,
     find_mentions,
@@ -22,7 +22,7 @@ from vlmheads_eval.compat import lemmatiser, tagger
 
 
 @dataclass(frozen=True)
-class Lineage:
+class Variant:
     """One way to read captions.
 
     Args:
@@ -37,12 +37,12 @@ class Lineage:
     find: Finder
     vocabulary: Vocabulary
 
-    def read(self, caption: str) -> Reading:
+    def read(self, caption: str) -> CaptionMentions:
         """Return the mentions of a caption."""
         return self.find(self.words(caption))
 
 
-def lineage(name: str = "pattern", vocabulary: Path | None = None) -> Lineage:
+def get_variant(name: str = "pattern", vocabulary: Path | None = None) -> Variant:
     """Return a reading of captions by its name.
 
     Args:
@@ -51,22 +51,22 @@ def lineage(name: str = "pattern", vocabulary: Path | None = None) -> Lineage:
             "pattern" should have been (docs/evaluation.md). Numbers of two must not be mixed.
         vocabulary: a JSON file of other categories, for "fixed" alone.
     """
-    if name not in LINEAGES:
-        raise VlmHeadsError(f"lineage {name!r}", " or ".join(LINEAGES))
+    if name not in VARIANTS:
+        raise VlmHeadsError(f"variant {name!r}", " or ".join(VARIANTS))
     if name == "fixed":
-        table = load_vocabulary(vocabulary) if vocabulary else mended_coco()
-        return Lineage(name, plain_words, fixed_finder(table, coco=vocabulary is None), table)
+        table = load_vocabulary(vocabulary) if vocabulary else corrected_coco()
+        return Variant(name, plain_words, fixed_finder(table, coco=vocabulary is None), table)
     if vocabulary:
         raise VlmHeadsError(
-            f"a vocabulary of your own with the lineage {name!r}",
-            "the lineage 'fixed'",
+            f"a vocabulary of your own with the variant {name!r}",
+            "the variant 'fixed'",
             "the others reproduce a reference that knows COCO's 80 categories alone",
         )
     if name == "wordnet":
         tagger(), lemmatiser()  # Missing data is said before the first caption.
     words = pattern_words if name == "pattern" else wordnet_words
     table = coco_vocabulary()
-    return Lineage(name, words, partial(find_mentions, vocabulary=table), table)
+    return Variant(name, words, partial(find_mentions, vocabulary=table), table)
 
 
 def plain_words(caption: str) -> list[str]:
@@ -152,7 +152,7 @@ def object_places(vocabulary: Vocabulary, *, coco: bool) -> Places:
     ]
 
 
-def mended_coco() -> Vocabulary:
+def corrected_coco() -> Vocabulary:
     """Return CHAIR's table without dead entries: spaces, capitals and typing errors mended."""
     table = coco_vocabulary()
     nodes = {
@@ -182,7 +182,7 @@ def _phrases(vocabulary: Vocabulary) -> dict[str, list[Phrase]]:
     return found
 
 
-def _find(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> Reading:
+def _find(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> CaptionMentions:
     spans = _phrase_spans(phrases, coco, words)
     mentions = [
         Mention(phrase.word, phrase.node, start)
@@ -190,7 +190,7 @@ def _find(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> Rea
         if phrase.node
     ]
     joined = sum(end - start - 1 for start, end, _ in spans)
-    return Reading(mentions, len(words) - joined)
+    return CaptionMentions(mentions, len(words) - joined)
 
 
 def _phrase_spans(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> list[Span]:
@@ -204,7 +204,7 @@ def _phrase_spans(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]
 
 def _counted(spans: list[Span], coco: bool, words: list[str]) -> list[Span]:
     """Leave out what the caption denies, and a toilet's seat."""
-    refused = denied(words, [(start, end) for start, end, _ in spans])
+    refused = negated(words, [(start, end) for start, end, _ in spans])
     on_toilet = coco and any(phrase.word == "toilet" for *_, phrase in spans)
     return [
         span
@@ -251,29 +251,29 @@ def _is_colour(words: list[str], start: int, end: int) -> bool:
     return before not in BEFORE_FRUIT or after not in AFTER_FRUIT or second_colour
 
 
-OUTRIGHT = frozenset("no without neither nor lacks lacking absent".split())
-VERBAL = frozenset(("not", "n't"))
+NEGATIONS = frozenset("no without neither nor lacks lacking absent".split())
+NOT_WORDS = frozenset(("not", "n't"))
 # After "not": what still denies that the object is there ("does not show any cat"). "Is not sitting
 # on a bench" denies the sitting and leaves the bench.
-DENIES_WITH = frozenset("have has contain include show feature see depict".split())
+NEGATED_VERBS = frozenset("have has contain include show feature see depict".split())
 ARTICLES = frozenset("a an any another one many other".split())
 # "No doubt" and "not only" deny nothing.
 IDIOMS = frozenset("only just merely doubt longer sure clear certain matter necessarily".split())
-ENDS_A_CLAUSE = frozenset(
+CLAUSE_ENDS = frozenset(
     """. , ; : ! ? but while although though however except and with on in at near behind beside
     under over""".split()
 )
-JOINING = frozenset(", or nor any a an other the".split())
-REACH = 5  # Words between the negation and the object.
+COORDINATORS = frozenset(", or nor any a an other the".split())
+WINDOW = 5  # Words between the negation and the object.
 
 
-def denied(words: list[str], spans: list[tuple[int, int]]) -> list[bool]:
+def negated(words: list[str], spans: list[tuple[int, int]]) -> list[bool]:
     """Say for every mention whether the caption denies it.
 
-    A mention is denied when "no", "without", "neither", "nor", "lacks" or a "not" with an article
+    A mention is negated when "no", "without", "neither", "nor", "lacks" or a "not" with an article
     ("there isn't a cat", "does not show any cars") stands at most five words before it with no
     clause end, preposition or other mention between; and when it is joined by a comma, "or" or
-    "nor" to a denied one ("no cars, trucks or buses").
+    "nor" to a negated one ("no cars, trucks or buses").
 
     Args:
         words: the caption's words in lower case.
@@ -283,22 +283,22 @@ def denied(words: list[str], spans: list[tuple[int, int]]) -> list[bool]:
     previous = 0
     for start, _ in spans:
         between = words[previous:start]
-        joined = bool(found) and found[-1] and bool(between) and JOINING.issuperset(between)
-        found.append(joined or _negated(words, max(previous, start - REACH - 1), start))
+        joined = bool(found) and found[-1] and bool(between) and COORDINATORS.issuperset(between)
+        found.append(joined or _in_negation(words, max(previous, start - WINDOW - 1), start))
         previous = spans[len(found) - 1][1]
     return found
 
 
-def _negated(words: list[str], floor: int, start: int) -> bool:
+def _in_negation(words: list[str], floor: int, start: int) -> bool:
     for position in range(start - 1, floor - 1, -1):
         word = words[position]
-        if word in ENDS_A_CLAUSE:
+        if word in CLAUSE_ENDS:
             return False
-        if word in OUTRIGHT:
+        if word in NEGATIONS:
             return words[position + 1] not in IDIOMS
-        if word in VERBAL:
+        if word in NOT_WORDS:
             following = words[position + 1 : start]
-            if following and following[0] in DENIES_WITH:
+            if following and following[0] in NEGATED_VERBS:
                 following = following[1:]
             return bool(following) and following[0] in ARTICLES
     return False

@@ -229,7 +229,7 @@ ENDINGS = (
 
 @lru_cache(maxsize=65536)
 def singularise(word: str) -> str:
-    """Return the singular of a lower-case word, as CHAIR's `pattern` lineage does.
+    """Return the singular of a lower-case word, as CHAIR's `pattern` variant does.
 
     Every token goes through it, verbs and function words too: "has" becomes "ha", "bus" becomes
     "bu", "is" stays. The rules are those of the inflector of Bermi Ferrer Martinez with the word

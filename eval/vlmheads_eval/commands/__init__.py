@@ -6,14 +6,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from vlmheads.errors import VlmHeadsError
+from vlmheads.errors import VlmHeadsError, install_hint
 
 EXTRA = frozenset(("nltk", "pycocotools", "yaml"))  # Packages of the extra "eval".
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Refusal(click.ClickException):
+class CommandError(click.ClickException):
     """What the library refuses, as one line; the exit code is 2 as that of `vlmheads`."""
 
     exit_code = 2
@@ -31,11 +31,11 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except VlmHeadsError as error:
-            raise Refusal(" ".join(str(error).split())) from error
+            raise CommandError(" ".join(str(error).split())) from error
         except ModuleNotFoundError as error:
             if error.name not in EXTRA:
                 raise
-            message = f"{error.name} is not installed; install it with pip install 'vlmheads[eval]'"
-            raise Refusal(message) from error
+            message = f"{error.name} is not installed; install it with {install_hint('eval')}"
+            raise CommandError(message) from error
 
     return wrapped

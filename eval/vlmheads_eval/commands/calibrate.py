@@ -65,7 +65,7 @@ TESTS = ("testbed:test", "testbed:counterfactual")
     help="Invented mentions that there have to be. [default: 20]",
 )
 @click.option("--max-new-tokens", type=click.IntRange(1), help="[default: 96]")
-@click.option("--lineage", help='How CHAIR reads captions. [default: "pattern"]')
+@click.option("--variant", help='How CHAIR reads captions. [default: "pattern"]')
 @click.option("--seed", default=1, show_default=True, help="Of images, order and scenes.")
 @click.option(
     "--test",
@@ -110,16 +110,16 @@ def calibrate(
     import vlmheads
     from vlmheads.commands.show import quiet_loading
     from vlmheads_eval.calibrate.learn import Settings, learn, load_source, refuse_overlap
-    from vlmheads_eval.chair.variants import lineage
+    from vlmheads_eval.chair.variants import get_variant
 
     given["images"] = round_images
     settings = Settings(seed=seed, **{k: v for k, v in given.items() if v is not None})
-    reading = lineage(settings.lineage)
+    variant = get_variant(settings.variant)
     workspace = out.parent / f"{out.stem}-data"
     about: dict[str, Any] = {"prompt": prompt}
     sources = [
         load_source(
-            one, workspace, reading, images=images, seed=seed, prompt=prompt, num=_at_most(one, num)
+            one, workspace, variant, images=images, seed=seed, prompt=prompt, num=_at_most(one, num)
         )
         for one in data
     ]
@@ -127,7 +127,7 @@ def calibrate(
         tests = TESTS
     tests = () if tests == ("none",) else tests
     tested = {
-        one: load_source(one, workspace, reading, prompt=prompt, num=_at_most(one, test_num))
+        one: load_source(one, workspace, variant, prompt=prompt, num=_at_most(one, test_num))
         for one in tests
     }
     refuse_overlap(sources, list(tested.values()))
@@ -189,7 +189,7 @@ def _test(
     import hashlib
 
     from vlmheads_eval.calibrate.report import compare_all, run_all, tables
-    from vlmheads_eval.chair.variants import lineage
+    from vlmheads_eval.chair.variants import get_variant
     from vlmheads_eval.report.tables import markdown
 
     digest = hashlib.sha256(gains.values.numpy().tobytes()).hexdigest()
@@ -206,10 +206,10 @@ def _test(
         say=lambda line: click.echo(line, err=True),
     )
     result = compare_all(
-        runs, source.material.ground_truth, lineage(settings.lineage), draws=10_000, seed=0
+        runs, source.material.ground_truth, get_variant(settings.variant), draws=10_000, seed=0
     )
     levels, changes = tables(result)
-    click.echo(f"\n{name}, {result['images']} images, lineage {result['lineage']}\n")
+    click.echo(f"\n{name}, {result['images']} images, variant {result['variant']}\n")
     click.echo(markdown(levels))
     click.echo(markdown(changes))
     click.echo("* the plain captions cut to the same recall; 95 % intervals, paired by image")

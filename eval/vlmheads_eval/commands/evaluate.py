@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlmheads_eval.chair.mentions import LINEAGES
+from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
 from vlmheads_eval.commands.score import score
 from vlmheads_eval.pope.parsers import PARSERS
@@ -83,7 +83,7 @@ def _options(command: Any) -> Any:
             help="By default what the first run folder was asked, else chair.",
         ),
         click.option(
-            "--lineage", default="pattern", show_default=True, type=click.Choice(LINEAGES)
+            "--variant", default="pattern", show_default=True, type=click.Choice(VARIANTS)
         ),
         click.option(
             "--parser", default="strict", show_default=True, type=click.Choice(list(PARSERS))

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import click
 
-from vlmheads_eval.chair.mentions import LINEAGES
+from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
 from vlmheads_eval.pope.parsers import PARSERS
 
@@ -37,24 +37,24 @@ def score() -> None:
 @score.command()
 @PREDICTIONS
 @GROUND_TRUTH
-@click.option("--lineage", default="pattern", show_default=True, type=click.Choice(LINEAGES))
+@click.option("--variant", default="pattern", show_default=True, type=click.Choice(VARIANTS))
 @click.option(
     "--vocabulary",
     type=click.Path(exists=True, path_type=Path),
-    help="Other categories than COCO's, for --lineage fixed.",
+    help="Other categories than COCO's, for --variant fixed.",
 )
 @click.option(
     "--repeats/--no-repeats",
     default=None,
     help="Several captions an image. By default in a JSON list yes, in JSON Lines no.",
 )
-@click.option("--download", is_flag=True, help="Fetch NLTK's data for --lineage wordnet first.")
+@click.option("--download", is_flag=True, help="Fetch NLTK's data for --variant wordnet first.")
 @JSON
 @one_line_errors
 def chair(
     predictions: Path,
     ground_truth: tuple[Path, ...],
-    lineage: str,
+    variant: str,
     vocabulary: Path | None,
     repeats: bool | None,
     download: bool,
@@ -63,7 +63,8 @@ def chair(
     """CHAIR of captions, with what keeps it honest beside it."""
     from vlmheads_eval.chair.ground_truth import load_ground_truth
     from vlmheads_eval.chair.measures import CaptionScore
-    from vlmheads_eval.chair.score import score_chair, variants
+    from vlmheads_eval.chair.score import score_chair
+    from vlmheads_eval.chair.variants import get_variant
     from vlmheads_eval.compat import download_nltk_data
     from vlmheads_eval.records import Caption, file_hashes, read_captions
     from vlmheads_eval.report.tables import print_chair
@@ -71,8 +72,8 @@ def chair(
     if download:
         download_nltk_data()
     ground_truth = _truth(predictions, ground_truth)
-    reading = variants.lineage(lineage, vocabulary)
-    truth = load_ground_truth(ground_truth, reading)
+    chosen = get_variant(variant, vocabulary)
+    truth = load_ground_truth(ground_truth, chosen)
     unknown = 0
     with _spool(json_file is not None) as spool:
 
@@ -91,7 +92,7 @@ def chair(
                 json.dump(score.to_dict(), spool)
 
         captions = read_captions(predictions, repeats=repeats)
-        result = score_chair(captions, truth, reading, each)
+        result = score_chair(captions, truth, chosen, each)
         result["inputs"] = file_hashes([predictions, *truth.files])
         if unknown > MESSAGES_SHOWN:
             click.echo(f"... and {unknown - MESSAGES_SHOWN} more such images", err=True)

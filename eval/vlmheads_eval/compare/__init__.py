@@ -9,7 +9,7 @@ def compared(
     ground_truth: tuple[Path, ...],
     names: str | None,
     task: str | None,
-    lineage: str,
+    variant: str,
     parser: str,
     draws: int,
     seed: int,
@@ -17,7 +17,7 @@ def compared(
     """Return the comparison of runs, and their scores where they are captions."""
     from vlmheads.errors import VlmHeadsError
     from vlmheads_eval.chair.ground_truth import load_ground_truth
-    from vlmheads_eval.chair import variants
+    from vlmheads_eval.chair.variants import get_variant
     from vlmheads_eval.compare.chair import compare_chair, score_run
     from vlmheads_eval.compare.pope import compare_pope
     from vlmheads_eval.pope.questions import read_questions
@@ -40,11 +40,9 @@ def compared(
         }
         result = compare_pope(answers, files, parser, draws=draws, seed=seed)
         return {**result, "inputs": file_hashes([*runs, *truth_paths])}, []
-    reading = variants.lineage(lineage)
-    truth = load_ground_truth(truth_paths, reading)
-    scores = [
-        score_run(title, run, truth, reading) for title, run in zip(titles, runs, strict=True)
-    ]
+    chosen = get_variant(variant)
+    truth = load_ground_truth(truth_paths, chosen)
+    scores = [score_run(title, run, truth, chosen) for title, run in zip(titles, runs, strict=True)]
     result = compare_chair(scores, draws=draws, seed=seed)
     inputs = file_hashes([*runs, *truth.files])
-    return {**result, "lineage": lineage, "inputs": inputs}, scores
+    return {**result, "variant": variant, "inputs": inputs}, scores

@@ -12,7 +12,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.measures import MEASURES, CaptionScore, Counts, count, measure, overall
 from vlmheads_eval.chair.score import frontier, frontier_distance, score_captions, truncated_counts
-from vlmheads_eval.chair.variants import Lineage
+from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.records import Caption, image_key, read_captions
 from vlmheads_eval.statistics import (
     ALPHA,
@@ -51,16 +51,16 @@ class RunScores:
     cut: dict[str, Array]
 
 
-def score_run(name: str, path: Path, truth: GroundTruth, lineage: Lineage) -> RunScores:
+def score_run(name: str, path: Path, truth: GroundTruth, variant: Variant) -> RunScores:
     """Return a run's scores image by image, for comparing and reporting."""
     scored = []
     counts: dict[str, Array] = {}
     cut: dict[str, Array] = {}
-    for caption, words, score in score_captions(read_captions(path), truth, lineage):
+    for caption, words, score in score_captions(read_captions(path), truth, variant):
         scored.append((caption, score))
         key = image_key(caption.image_id)
         full = np.array(count(caption, score))
-        points = np.vstack([truncated_counts(words, score, lineage), full])
+        points = np.vstack([truncated_counts(words, score, variant), full])
         counts[key] = counts.get(key, 0) + full
         cut[key] = cut.get(key, 0) + points
     return RunScores(name, tuple(scored), counts, cut)
@@ -172,7 +172,7 @@ def _corrected(methods: list[dict[str, Any]], sums: dict[str, Array]) -> list[di
     return result
 
 
-SHORTER = "shorter, not better"
+NOT_SHOWN = "not shown to beat truncation"
 # Rates that a looping caption cannot talk down by naming the same safe object again.
 FRONTIER_RATES = ("CHAIRs", "unique_hallucination")
 
@@ -186,7 +186,7 @@ def judge(
 
     "worse": CHAIR_S or CHAIR_I is higher and neither is lower, after Holm's correction at 5 %.
     "better": one is lower, neither higher, and at equal recall CHAIR_S or the unique-object rate
-    lies below the baseline's truncation frontier, neither above. "shorter, not better": lower, yet
+    lies below the baseline's truncation frontier, neither above. "not shown to beat truncation": lower, yet
     not below that frontier: cutting the baseline's captions does as much. Else "not
     distinguishable".
     """
@@ -196,7 +196,7 @@ def judge(
     if sum(signs) >= 0 or max(signs) > 0:
         return SAME
     sides = [_sign(frontier[name].value, holm[f"frontier {name}"]) for name in FRONTIER_RATES]
-    return BETTER if min(sides) < 0 and max(sides) <= 0 else SHORTER
+    return BETTER if min(sides) < 0 and max(sides) <= 0 else NOT_SHOWN
 
 
 def _sign(value: float | None, p: float | None) -> int:

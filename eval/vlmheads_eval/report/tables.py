@@ -42,7 +42,7 @@ def heading(name: str) -> str:
 def print_chair(result: Mapping[str, Any]) -> None:
     """Print CHAIR of one file and the truncation frontier of its captions."""
     figures = result["overall"]
-    title = f"CHAIR, lineage {result['lineage']}, {figures['captions']} captions"
+    title = f"CHAIR, variant {result['variant']}, {figures['captions']} captions"
     table = Table(title=title, title_justify="left")
     table.add_column("measure")
     table.add_column("value", justify="right")
@@ -202,7 +202,7 @@ def footnote(result: Mapping[str, Any]) -> str:
         + f"; 95 % intervals of {result['draws']} paired draws over images, seed {result['seed']}."
     )
     if result["task"] == "chair":
-        text += f" CHAIR lineage {result['lineage']}."
+        text += f" CHAIR variant {result['variant']}."
     else:
         text += f" POPE parser {result['parser']}, mean over splits."
     return text

@@ -16,8 +16,8 @@ from vlmheads_eval.calibrate.examples import (
     split_images,
 )
 from vlmheads_eval.calibrate.report import shuffled_gains
-from vlmheads_eval.chair.spans import mark, mark_tokens
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.spans import caption_spans, token_masks
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.commands.calibrate import calibrate
 from vlmheads_testbed.coco import write_dataset
 
@@ -79,7 +79,7 @@ def captioner() -> vlmheads.Captioner:
 
 def test_object_words_are_found_among_the_tokens(captioner: vlmheads.Captioner) -> None:
     tokenizer = captioner.processor.tokenizer
-    objects = object_tokens(tokenizer, lineage("pattern").vocabulary)
+    objects = object_tokens(tokenizer, get_variant("pattern").vocabulary)
     for word, category in (("dog", "dog"), ("buses", "bus"), ("puppies", "dog")):
         (token,) = tokenizer(word, add_special_tokens=False).input_ids
         assert category in objects[token]
@@ -89,7 +89,9 @@ def test_object_words_are_found_among_the_tokens(captioner: vlmheads.Captioner) 
 
 def test_an_answer_knows_what_it_names_where(captioner: vlmheads.Captioner) -> None:
     text = "There is a beach with a dog. There are two birds."
-    found = read_answer(captioner.processor.tokenizer, text, frozenset({"dog"}), lineage("pattern"))
+    found = read_answer(
+        captioner.processor.tokenizer, text, frozenset({"dog"}), get_variant("pattern")
+    )
     assert {text[at:].split()[0]: name for at, name in found.named.items()} == {
         "dog.": "dog",
         "birds.": "bird",
@@ -98,8 +100,8 @@ def test_an_answer_knows_what_it_names_where(captioner: vlmheads.Captioner) -> N
 
 
 def test_marked_words_are_marked_tokens(captioner: vlmheads.Captioner) -> None:
-    marked = mark("There is a dog and a bird.", frozenset({"dog"}), lineage("pattern"))
-    ids, grounded, invented = mark_tokens(captioner.processor.tokenizer, [marked])
+    marked = caption_spans("There is a dog and a bird.", frozenset({"dog"}), get_variant("pattern"))
+    ids, grounded, invented = token_masks(captioner.processor.tokenizer, [marked])
     decode = captioner.processor.tokenizer.decode
     assert decode(ids[grounded]).strip() == "dog"
     assert decode(ids[invented]).strip() == "bird"

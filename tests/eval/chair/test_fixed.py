@@ -1,14 +1,14 @@
 import json
 
 import pytest
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 
 from vlmheads.errors import VlmHeadsError
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    read = lineage("fixed").read
+    read = get_variant("fixed").read
     return lambda caption: [mention.node for mention in read(caption).mentions]
 
 
@@ -68,8 +68,10 @@ def test_the_colour_orange_is_no_fruit(nodes, caption, expected):
 
 
 def test_places_are_those_of_the_words_also_behind_a_dropped_seat():
-    reading = lineage("fixed").read("A toilet with its seat up, next to a chair, a cat and a sink.")
-    assert [(mention.word, mention.place) for mention in reading.mentions] == [
+    variant = get_variant("fixed").read(
+        "A toilet with its seat up, next to a chair, a cat and a sink."
+    )
+    assert [(mention.word, mention.place) for mention in variant.mentions] == [
         *(("toilet", 1), ("chair", 10), ("cat", 13), ("sink", 16))
     ]
 
@@ -78,14 +80,14 @@ def test_a_vocabulary_of_other_categories_is_counted(tmp_path):
     table = {"categories": {"crane": ["digger crane"], "lorry": []}, "doubles": {"toy lorry": "-"}}
     path = tmp_path / "words.json"
     path.write_text(json.dumps(table))
-    read = lineage("fixed", path).read
+    read = get_variant("fixed", path).read
     mentions = read("Two digger cranes, a crane, a toy lorry, lorries and a dog.").mentions
     assert [mention.node for mention in mentions] == ["crane", "crane", "lorry"]
 
 
 def test_a_vocabulary_is_refused_for_a_reference_lineage(tmp_path):
-    with pytest.raises(VlmHeadsError, match="lineage 'fixed'"):
-        lineage("pattern", tmp_path / "words.json")
+    with pytest.raises(VlmHeadsError, match="variant 'fixed'"):
+        get_variant("pattern", tmp_path / "words.json")
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"categories": {}}', '{"categories": {"a": "b"}}'])
@@ -93,4 +95,4 @@ def test_a_vocabulary_of_another_shape_is_refused_by_name(tmp_path, content):
     path = tmp_path / "words.json"
     path.write_text(content)
     with pytest.raises(VlmHeadsError, match=r"words\.json"):
-        lineage("fixed", path)
+        get_variant("fixed", path)

@@ -3,7 +3,7 @@ import json
 import pytest
 from vlmheads_eval.chair.ground_truth import load_ground_truth
 from vlmheads_eval.chair.score import score_captions, score_chair
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.records import read_captions
 
 KEYS = {"pattern": "A_pattern", "wordnet": "B_wordnet"}
@@ -12,24 +12,24 @@ opera_llava-1.5_greedy opera_llava-1.5_ours opera_minigpt4_greedy opera_shikra_b
 
 
 @pytest.fixture(scope="module", params=["pattern", "wordnet"])
-def reading(request):
+def variant(request):
     if request.param == "wordnet":
         request.getfixturevalue("nltk_data")
-    return lineage(request.param)
+    return get_variant(request.param)
 
 
 @pytest.fixture(scope="module")
-def handmade_truth(handmade, reading):
+def handmade_truth(handmade, variant):
     files = [handmade / "handmade_instances.json", handmade / "handmade_captions_gt.json"]
-    return load_ground_truth(files, reading)
+    return load_ground_truth(files, variant)
 
 
-def test_every_handmade_caption_scores_as_in_the_reference(handmade, handmade_truth, reading):
-    expected = json.loads((handmade / "handmade_expected.json").read_text())[KEYS[reading.name]]
+def test_every_handmade_caption_scores_as_in_the_reference(handmade, handmade_truth, variant):
+    expected = json.loads((handmade / "handmade_expected.json").read_text())[KEYS[variant.name]]
     captions = read_captions(handmade / "handmade_captions.json")
     actual = [
         score.to_dict() | {"truth": sorted(score.truth)}
-        for _, _, score in score_captions(captions, handmade_truth, reading)
+        for _, _, score in score_captions(captions, handmade_truth, variant)
     ]
     assert actual == [
         {
@@ -47,37 +47,37 @@ def test_every_handmade_caption_scores_as_in_the_reference(handmade, handmade_tr
     ]
 
 
-def test_the_handmade_corpus_scores_as_in_the_reference(handmade, handmade_truth, reading):
-    expected = json.loads((handmade / "handmade_expected.json").read_text())[KEYS[reading.name]]
+def test_the_handmade_corpus_scores_as_in_the_reference(handmade, handmade_truth, variant):
+    expected = json.loads((handmade / "handmade_expected.json").read_text())[KEYS[variant.name]]
     captions = read_captions(handmade / "handmade_captions.json")
-    actual = score_chair(captions, handmade_truth, reading)["reference"]
+    actual = score_chair(captions, handmade_truth, variant)["reference"]
     assert {name: actual[name] for name in expected["overall_metrics"]} == pytest.approx(
         expected["overall_metrics"], abs=1e-12
     )
 
 
-def test_every_word_of_the_vocabulary_is_read_as_in_the_reference(shared_json, reading):
-    letter = KEYS[reading.name][0]
+def test_every_word_of_the_vocabulary_is_read_as_in_the_reference(shared_json, variant):
+    letter = KEYS[variant.name][0]
     golden = shared_json("chair/vocab_golden.json")
-    actual = [reading.read(entry["caption"]).mentions for entry in golden]
+    actual = [variant.read(entry["caption"]).mentions for entry in golden]
     assert [([m.word for m in found], [m.node for m in found]) for found in actual] == [
         (entry[f"{letter}_words"], entry[f"{letter}_nodes"]) for entry in golden
     ]
 
 
 @pytest.fixture(scope="module")
-def coco_truth(shared, reading):
-    return load_ground_truth([shared("coco/gt_objects_2014.json")], reading)
+def coco_truth(shared, variant):
+    return load_ground_truth([shared("coco/gt_objects_2014.json")], variant)
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_published_captions_score_as_in_the_reference(run, shared, coco_truth, reading):
-    expected = json.loads(shared(f"captions/{run}.expected.json").read_text())[KEYS[reading.name]]
+def test_published_captions_score_as_in_the_reference(run, shared, coco_truth, variant):
+    expected = json.loads(shared(f"captions/{run}.expected.json").read_text())[KEYS[variant.name]]
     scores = []
     result = score_chair(
         read_captions(shared(f"captions/{run}.jsonl")),
         coco_truth,
-        reading,
+        variant,
         each=lambda _, score: scores.append(score.to_dict()),
     )
     assert [

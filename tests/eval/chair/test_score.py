@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.chair.measures import repeated_share
 from vlmheads_eval.chair.score import score_chair, sentence_ends
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.records import Caption
 
 from vlmheads.errors import VlmHeadsError
 
-PATTERN = lineage("pattern")
+PATTERN = get_variant("pattern")
 TRUTH = GroundTruth({"1": frozenset({"dog"}), "2": frozenset({"cat", "dog"})}, ())
 
 
@@ -117,7 +117,7 @@ def test_the_score_does_not_depend_on_the_order(texts, draws):
 @given(st.text(max_size=60))
 def test_any_text_can_be_scored(text):
     for name in ("pattern", "fixed"):
-        result = score_chair([Caption(1, text)], TRUTH, lineage(name))
+        result = score_chair([Caption(1, text)], TRUTH, get_variant(name))
         assert result["overall"]["captions"] == 1
 
 

@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 from vlmheads_eval.commands.evaluate import evaluate
 
+from vlmheads.errors import install_hint
+
 
 @pytest.fixture
 def run():
@@ -119,7 +121,7 @@ def test_captions_without_ground_truth_are_refused(run, files):
 def test_missing_data_of_wordnet_is_one_line_that_says_what_to_do(files):
     truth, captions = files
     command = [sys.executable, "-m", "vlmheads_eval", "score", "chair", str(captions)]
-    command += ["-g", str(truth), "--lineage", "wordnet"]
+    command += ["-g", str(truth), "--variant", "wordnet"]
     # Neither the variable nor a home folder with data: what a new machine has.
     environment = {**os.environ, "NLTK_DATA": "", "HOME": str(captions.parent)}
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -149,7 +151,7 @@ def test_a_missing_package_of_the_extra_is_one_line(files):
     command = [sys.executable, "-c", code, "score", "chair", str(captions), "-g", str(truth)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 2
-    assert "nltk is not installed; install it with pip install 'vlmheads[eval]'" in found.stderr
+    assert f"nltk is not installed; install it with {install_hint('eval')}" in found.stderr
     assert len(found.stderr.splitlines()) == 1
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 from vlmheads_eval.chair.ground_truth import GroundTruth
-from vlmheads_eval.chair.variants import lineage
-from vlmheads_eval.compare.chair import SHORTER, compare_chair, score_run
+from vlmheads_eval.chair.variants import get_variant
+from vlmheads_eval.compare.chair import NOT_SHOWN, compare_chair, score_run
 from vlmheads_eval.compare.pope import compare_pope
 from vlmheads_eval.pope.questions import Question, QuestionFile
 from vlmheads_eval.report.figures import far_off
@@ -12,7 +12,7 @@ from vlmheads_eval.statistics import BETTER, SAME, WORSE
 
 from vlmheads.errors import VlmHeadsError
 
-PATTERN = lineage("pattern")
+PATTERN = get_variant("pattern")
 IMAGES = 60
 TRUTH = GroundTruth({str(n): frozenset({"dog", "car"}) for n in range(IMAGES)}, ())
 # Three sentences: what is there, what is there, what is not.
@@ -45,7 +45,7 @@ def test_what_cutting_also_reaches_is_not_better(run):
         draws=500,
     )
     # Cutting after two sentences names as much and invents nothing.
-    assert verdict(result) == SHORTER
+    assert verdict(result) == NOT_SHOWN
 
 
 def test_what_truncation_cannot_reach_is_better(run):
@@ -60,7 +60,7 @@ def test_plain_truncation_is_shorter_and_not_better(run):
     result = compare_chair(
         [run("a", [FULL] * IMAGES), run("b", ["A dog runs."] * IMAGES)], draws=500
     )
-    assert verdict(result) == SHORTER
+    assert verdict(result) == NOT_SHOWN
 
 
 def test_more_inventions_are_worse(run):
@@ -100,7 +100,7 @@ def test_one_image_can_be_compared_and_reported(run, caption, tmp_path):
     scores = [run("a", [caption]), run("b", ["A tree."])]
     result = compare_chair(scores, draws=200)
     assert verdict(result) == SAME
-    result["lineage"] = "pattern"
+    result["variant"] = "pattern"
     assert all(path.stat().st_size for path in write_report(tmp_path / "out", result, scores))
 
 
@@ -112,7 +112,7 @@ def test_images_without_any_object_divide_by_nothing(run):
 
 def test_a_report_marks_invented_words_and_hides_no_markup(run, tmp_path):
     scores = [run("<a>", ["A dog & a cat <b>."] * 2), run("b", [FULL] * 2)]
-    result = {**compare_chair(scores, draws=200), "lineage": "pattern"}
+    result = {**compare_chair(scores, draws=200), "variant": "pattern"}
     write_report(tmp_path, result, scores)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "A dog &amp; a <mark>cat</mark> &lt;b&gt;." in page
@@ -165,7 +165,7 @@ def test_a_run_far_off_is_named_beside_the_figures_instead_of_drawn(run, tmp_pat
     wrong = "A cat. A bus. A cup. A bed."
     names = ("a", "b", "c", "blind")
     scores = [run(name, [wrong if name == "blind" else FULL] * 4) for name in names]
-    result = {**compare_chair(scores, draws=200), "lineage": "pattern"}
+    result = {**compare_chair(scores, draws=200), "variant": "pattern"}
     assert far_off(result) == ["blind"]
     write_report(tmp_path, result, scores)
     page = (tmp_path / "report.html").read_text("utf-8")

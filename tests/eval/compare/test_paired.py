@@ -5,7 +5,7 @@ import pytest
 from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.measures import count
 from vlmheads_eval.chair.score import score_captions, truncated_counts
-from vlmheads_eval.chair.variants import lineage
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.compare.chair import RunScores
 from vlmheads_eval.compare.paired import (
     above_others,
@@ -23,13 +23,13 @@ TRUTH = GroundTruth({str(n): frozenset({"dog", "cat"}) for n in range(20)}, ())
 
 def run(name: str, *texts: str) -> RunScores:
     """Twenty images, whose captions are the texts in turn."""
-    reading = lineage("pattern")
+    variant = get_variant("pattern")
     captions = [Caption(n, texts[n % len(texts)]) for n in range(20)]
     counts, cut = {}, {}
-    for caption, words, score in score_captions(captions, TRUTH, reading):
+    for caption, words, score in score_captions(captions, TRUTH, variant):
         full = np.array(count(caption, score))
         counts[str(caption.image_id)] = full
-        cut[str(caption.image_id)] = np.vstack([truncated_counts(words, score, reading), full])
+        cut[str(caption.image_id)] = np.vstack([truncated_counts(words, score, variant), full])
     return RunScores(name, (), counts, cut)
 
 
