@@ -15,7 +15,7 @@ MAY_START_IN_LOWER_CASE = 1 << 4  # The flag of Punkt's orthographic context.
 
 @cache
 def tokeniser() -> "NLTKWordTokenizer":
-    """Import NLTK when the first text is read: the command line must not wait for it."""
+    """Return NLTK's word tokeniser, imported at first use so that `--help` stays fast."""
     try:
         from nltk.tokenize.destructive import NLTKWordTokenizer
     except ImportError as error:
@@ -28,7 +28,7 @@ def tokeniser() -> "NLTKWordTokenizer":
 def sentence_splitter(
     abbreviations: Collection[str], starters: Collection[str]
 ) -> "PunktSentenceTokenizer":
-    """Return NLTK's Punkt splitter with a small model of its own, so that it needs no data.
+    """Return NLTK's Punkt sentence splitter with parameters given here, so that it needs no data.
 
     Args:
         abbreviations: words whose period does not end a sentence.
@@ -62,15 +62,15 @@ def lemmatiser() -> Any:
 
 
 def with_nltk_data(load: Callable[[], Any], resource: str) -> Any:
-    """Return what `load` returns, or say which of NLTK's data are missing and how to get them."""
+    """Return what `load` returns, or say which NLTK data are missing and how to get them."""
     try:
         return load()
     except LookupError as error:
         raise VlmHeadsError(
-            f"NLTK finds no {resource}",
-            "NLTK's data in a folder that NLTK_DATA names",
-            f"run `python -m nltk.downloader {resource}` once with a network, "
-            "(the variants pattern and fixed need none)",
+            f"NLTK cannot find {resource}",
+            "NLTK's data in a folder named by NLTK_DATA",
+            f"run `python -m nltk.downloader {resource}` once while online "
+            "(the variants pattern and fixed need no data)",
         ) from error
 
 
@@ -78,11 +78,13 @@ NLTK_RESOURCES = ("averaged_perceptron_tagger_eng", "punkt_tab", "wordnet")
 
 
 def download_nltk_data() -> None:
-    """Fetch the data of the variant "wordnet" and of AMBER with NLTK's own downloader."""
+    """Fetch the data for the variant "wordnet" and for AMBER with NLTK's own downloader."""
     import nltk
 
     for resource in NLTK_RESOURCES:
         if not nltk.download(resource, quiet=True):
             raise VlmHeadsError(
-                f"NLTK could not fetch {resource}", "a network", "or set NLTK_DATA to its data"
+                f"NLTK could not fetch {resource}",
+                "network access",
+                "or set NLTK_DATA to a copy of it",
             )

@@ -1,4 +1,4 @@
-"""What a model is asked: images with prompts, of COCO folders, question files or scenes."""
+"""What to ask a model: images with prompts, from COCO folders, question files or scenes."""
 
 import json
 import random
@@ -19,14 +19,14 @@ TESTBED = "testbed:"
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to ask.
+    """One image with a prompt.
 
     Args:
-        key: names the sample in its run.
+        key: identifies the sample in its run.
         image: the image file.
         prompt: the text that goes with it.
-        record: what its prediction says beside the answer, such as image_id or question_id.
-        answer_field: under what the prediction says the answer: caption, answer or response.
+        record: further fields of its prediction, such as image_id or question_id.
+        answer_field: the field that holds the answer: caption, answer or response.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Material:
-    """The samples of a run and the ground-truth files to score them against."""
+    """The samples of a run, and the ground-truth files to score them against."""
 
     samples: tuple[Sample, ...]
     ground_truth: tuple[Path, ...]
@@ -55,18 +55,18 @@ def load_material(
     ids: Path | None = None,
     seed: int = 0,
 ) -> Material:
-    """Return what to ask of which images.
+    """Return the samples to ask about.
 
     Args:
         data: "testbed:test" or "testbed:counterfactual", a COCO folder, POPE question files, or the
             folder of AMBER's annotations and queries.
         task: "caption", "pope" or "amber".
-        workspace: where scenes and questions that are made here go.
-        images: the folder of the images, where it is not in the data.
-        prompt: for captions the prompt, for questions a frame with {question} in it.
-        num: how many images, drawn by the seed from the ids in order; all by default, 500 scenes.
-        ids: a file of image ids instead, one a line or a JSON list.
-        seed: of the draw, and of the test bench's scenes.
+        workspace: where generated scenes and questions are written.
+        images: the folder of the images, if the data do not contain it.
+        prompt: the prompt for captions; for questions a template with {question} in it.
+        num: how many images, drawn with the seed; by default all, or 500 scenes.
+        ids: a file of image ids to use instead, one per line or a JSON list.
+        seed: for the draw, and for the scenes of the test bench.
     """
     if task not in TASKS:
         raise VlmHeadsError(f"task {task!r}", " or ".join(TASKS))
@@ -107,13 +107,13 @@ def _folder_of(data: Sequence[str], workspace: Path, num: int | None, seed: int)
 def coco_images(
     folder: Path, images: Path | None
 ) -> tuple[dict[str, tuple[ImageId, Path]], dict[str, Any]]:
-    """Return key -> id and file of every image of a COCO folder by id, and the annotations.
+    """Return key -> (id, file) for the images of a COCO folder, and its annotations.
 
-    The images lie in the folder given, in `images/`, in one named after the split, or beside the
+    The images are in the folder given, in `images/`, in one named after the split, or next to the
     annotations.
     """
     files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
-    # A folder with both COCO splits means the one that models are tested on.
+    # If a folder has both COCO splits, use the one that models are tested on.
     file = next((file for file in files if "val" in file.name), files[0])
     content = load_annotations(file)
     place = file.stem.removeprefix("instances").strip("_")
@@ -149,8 +149,8 @@ def _listed(ids: Path) -> list[str]:
         text = ids.read_text("utf-8")
         listed = json.loads(text) if text.lstrip().startswith("[") else text.split()
     except ValueError as error:
-        expected = "image ids, one a line or a JSON list"
-        raise VlmHeadsError(f"{ids}: no list of ids ({error})", expected) from error
+        expected = "image ids, one per line or a JSON list"
+        raise VlmHeadsError(f"{ids}: not a list of ids ({error})", expected) from error
     return [image_key(name) for name in listed]
 
 
@@ -160,7 +160,7 @@ def _build_pope(
     workspace: Path,
     seed: int,
 ) -> list[Path]:
-    """Write POPE's three question files for the chosen images and return them."""
+    """Write POPE's three question files for the chosen images and return their paths."""
     names = {category["id"]: category["name"] for category in annotations["categories"]}
     objects: dict[str, dict[str, None]] = {key: {} for key in chosen}
     for annotation in annotations["annotations"]:
@@ -196,7 +196,7 @@ def _questions(
             Sample(
                 f"{file.split}/{question.question_id}",
                 files[question.image] if files else (images or Path()) / question.image,
-                _framed(prompt, question.text),
+                _filled(prompt, question.text),
                 {"split": file.split, "question_id": question.question_id},
                 "answer",
             )
@@ -217,7 +217,7 @@ def _amber(folder: Path, images: Path | None, prompt: str | None, num: int | Non
         Sample(
             str(query["id"]),
             _folder(images) / query["image"],
-            _framed(prompt, query["query"]),
+            _filled(prompt, query["query"]),
             {"id": int(query["id"])},
             "response",
         )
@@ -232,5 +232,5 @@ def _folder(images: Path | None) -> Path:
     return images
 
 
-def _framed(prompt: str | None, question: str) -> str:
+def _filled(prompt: str | None, question: str) -> str:
     return (prompt or "{question}").replace("{question}", question)

@@ -1,4 +1,4 @@
-"""Files in: records of JSON Lines or one JSON list, the captions among them, and hashes."""
+"""Input files: records of JSON Lines or one JSON list, captions, and file hashes."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ class Caption:
     """One generated caption of one image.
 
     Args:
-        image_id: as the file has it.
+        image_id: as the file spells it.
         text: the caption.
-        place: file and line, for messages.
-        at_limit: whether generation stopped at the token limit; None where the file does not say.
+        place: file and line, for error messages.
+        at_limit: whether the token limit ended it; None if the file does not say.
     """
 
     image_id: ImageId
@@ -30,16 +30,16 @@ class Caption:
 
 
 def image_key(image_id: ImageId) -> str:
-    """Return the one spelling of an image id: 42, "42" and "000000000042" are the same image."""
+    """Return the canonical form of an image id: 42, "42" and "000000000042" are one image."""
     text = str(image_id)
     return str(int(text)) if text.isascii() and text.isdecimal() else text
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield place and object of every record of a JSON Lines file or of one JSON list.
+    """Yield the place and the object of every record in a JSON Lines file or JSON list.
 
-    A record that is no JSON object or no UTF-8 is an error that names file and line. JSON Lines are
-    read one at a time. Blank lines are passed over.
+    A record that is not a JSON object or not UTF-8 raises an error that names the file and line.
+    JSON Lines are read one at a time; blank lines are skipped.
     """
     try:
         with path.open("rb") as file:
@@ -60,7 +60,7 @@ def _list_records(path: Path, content: bytes) -> Iterator[tuple[str, dict[str, A
         records = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise VlmHeadsError(f"{path}:{line}: bytes that are no UTF-8", "UTF-8") from error
+        raise VlmHeadsError(f"{path}:{line}: bytes that are not UTF-8", "UTF-8") from error
     except json.JSONDecodeError as error:
         raise VlmHeadsError(f"{path}:{error.lineno}: {error.msg}", "one JSON list") from error
     except RecursionError as error:
@@ -76,10 +76,10 @@ def _record(place: str, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise VlmHeadsError(f"{place}: bytes that are no UTF-8", "UTF-8") from error
+        raise VlmHeadsError(f"{place}: bytes that are not UTF-8", "UTF-8") from error
     except json.JSONDecodeError as error:
         message = f"{place}: {error.msg.removesuffix(' at')} at column {error.colno}"
-        raise VlmHeadsError(message, "one JSON object a line") from error
+        raise VlmHeadsError(message, "one JSON object per line") from error
     except (RecursionError, ValueError) as error:
         raise VlmHeadsError(f"{place}: nested too deeply or too long a number") from error
     if not isinstance(record, dict):
@@ -88,13 +88,13 @@ def _record(place: str, line: bytes) -> dict[str, Any]:
 
 
 def read_captions(path: Path, *, repeats: bool | None = None) -> Iterator[Caption]:
-    """Yield the captions of a file with `image_id` and `caption` a record, in the file's order.
+    """Yield the captions of a file whose records have `image_id` and `caption`, in order.
 
     Args:
         path: JSON Lines, a JSON list, or a run folder of `vlmheads eval predict`.
-        repeats: whether an image may come more than once. By default it may in a JSON list, where
-            several captions an image are usual, and not in JSON Lines, where it means that a line
-            was written twice.
+        repeats: whether an image may occur more than once. By default it may in a JSON list, where
+            several captions per image are common, and may not in JSON Lines, where it means that a
+            line was written twice.
     """
     seen: dict[str, str] = {}
     for place, record in read_records(predictions_file(path)):
@@ -105,22 +105,22 @@ def read_captions(path: Path, *, repeats: bool | None = None) -> Iterator[Captio
         key = image_key(caption.image_id)
         if not allowed and key in seen:
             raise VlmHeadsError(
-                f"{place}: image {caption.image_id} once more, first at {seen[key]}",
-                "one line an image",
-                "pass --repeats where several captions an image are meant",
+                f"{place}: image {caption.image_id} again, first at {seen[key]}",
+                "one line per image",
+                "pass --repeats if there are several captions per image",
             )
         seen[key] = place
         yield caption
 
 
 def predictions_file(path: Path) -> Path:
-    """Return the file with the predictions: the path itself, or the one in a run folder."""
+    """Return the file of predictions: the path itself, or the one in a run folder."""
     return path / "predictions.jsonl" if path.is_dir() else path
 
 
 def _caption(place: str, record: dict[str, Any]) -> Caption | None:
     if record.get("error"):
-        return None  # An image that failed in `predict`; config and report count it.
+        return None  # An image that failed in `predict`.
     image_id, text = record.get("image_id"), record.get("caption")
     if isinstance(image_id, bool) or not isinstance(image_id, int | str):
         raise VlmHeadsError(f"{place}: image_id {_short(image_id)}", "a number or a string")
@@ -138,12 +138,12 @@ def _short(value: object) -> str:
 
 
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each file; of a run folder that of its predictions."""
+    """Return the SHA-256 of each file; for a run folder, of its predictions."""
     files = (path / "predictions.jsonl" if path.is_dir() else path for path in paths)
     return {str(file): file_sha256(file) for file in files}
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
+    """Return the SHA-256 of a file, without reading it whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -68,7 +68,7 @@ def test_an_image_id_that_is_not_there_is_named(coco, tmp_path):
 def test_a_file_that_lists_no_ids_is_named(coco, tmp_path, content):
     ids = tmp_path / "ids.json"
     ids.write_bytes(content)
-    with pytest.raises(VlmHeadsError, match=r"ids\.json: no list of ids"):
+    with pytest.raises(VlmHeadsError, match=r"ids\.json: not a list of ids"):
         load_material([str(coco)], "caption", workspace=tmp_path, ids=ids)
 
 

@@ -21,15 +21,15 @@ def read(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"image_id": 2, "caption": "\xff"}', "no UTF-8"),
+        (b'{"image_id": 2, "caption": "\xff"}', "not UTF-8"),
         (b'{"image_id": 2, "capt', "control character at column 22"),
         (b"[1, 2]", "JSON object"),
         (b'{"caption": "A dog."}', "image_id None"),
         (b'{"image_id": true, "caption": "A dog."}', "image_id True"),
         (b'{"image_id": 2}', "caption None"),
         (b'{"image_id": 2, "caption": ["A dog."]}', "caption"),
-        (b'{"image_id": 1, "caption": "Again."}', "once more, first at"),
-        (b'{"image_id": "0001", "caption": "Again."}', "once more"),
+        (b'{"image_id": 1, "caption": "Again."}', "again, first at"),
+        (b'{"image_id": "0001", "caption": "Again."}', "again"),
         (b'{"image_id": 2, "caption": "A dog.", "at_limit": 3}', "at_limit 3"),
         (b"[" * 100_000, "nested"),
         (b'{"image_id": ' + b"9" * 5000 + b', "caption": "A dog."}', "too long a number"),

@@ -1,4 +1,4 @@
-"""Lessons for calibration: what answers should rather have said where they name objects."""
+"""Examples for calibration: which tokens are better at each choice in a model's own answers."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,14 @@ SENTENCE_ENDS = (".", "!", "?")
 
 
 class Weights(NamedTuple):
-    """How much each kind of choice counts.
+    """Weights of the kinds of choices.
 
     Args:
-        named: which object a word names: one that is there and was not named yet, or an absent one.
-        again: the same, or one that was named before.
-        going_on: to go on at the end of a sentence while objects are left to name.
-        stopping: to stop there once all are named.
-        wording: to keep to the words of the answer everywhere else.
+        named: to name an object that is present and not named yet, rather than an absent one.
+        again: to name such an object rather than one that was named before.
+        going_on: to continue after a sentence while objects remain to be named.
+        stopping: to stop after a sentence once all are named.
+        wording: to keep the words of the answer everywhere else.
     """
 
     named: float = 1.0
@@ -35,20 +35,19 @@ class Weights(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One choice in one answer: the target token it is made at, and the tokens to tell apart."""
+    """One choice in one answer: its target position, and the better and worse tokens."""
 
     place: int
     better: frozenset[int]
     worse: frozenset[int] | None  # None: all others.
     weight: float
-    swapped: bool = False  # `better` and `worse` the other way round.
+    swapped: bool = False  # `better` and `worse` are swapped.
 
 
 def object_tokens(tokenizer: Any, vocabulary: Vocabulary) -> dict[int, frozenset[str]]:
     """Return token -> categories of the words that begin with it, in singular and plural.
 
-    Of a word of several tokens it is the first that decides what is named. Words that the
-    tokenizer does not know are left out.
+    The first token of a word decides what is named. Words unknown to the tokenizer are omitted.
     """
     (start,) = tokenizer(["a"], add_special_tokens=False)["input_ids"]
     found: dict[int, set[str]] = {}
@@ -61,13 +60,13 @@ def object_tokens(tokenizer: Any, vocabulary: Vocabulary) -> dict[int, frozenset
 
 
 class Answer(NamedTuple):
-    """A caption as tokens, with what it names where, and what is there to name.
+    """A caption as tokens, with its mentions and the objects in the image.
 
     Args:
         tokens: without the end token.
         spans: characters [start, end) of each token.
         text: the caption.
-        named: start of each mention -> category.
+        named: start of each mention in the text -> category.
         truth: the categories in the image.
     """
 
@@ -79,7 +78,7 @@ class Answer(NamedTuple):
 
 
 def read_answer(tokenizer: Any, text: str, truth: frozenset[str], variant: Variant) -> Answer:
-    """Return a caption as tokens with its mentions, as CHAIR reads them."""
+    """Return a caption as tokens with its mentions, as CHAIR finds them."""
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     named = {}
     for mention in variant.read(text).mentions:
@@ -91,12 +90,12 @@ def read_answer(tokenizer: Any, text: str, truth: frozenset[str], variant: Varia
 def choices(
     answer: Answer, objects: Mapping[int, frozenset[str]], end: int, weights: Weights
 ) -> Iterator[Choice]:
-    """Yield the choices of an answer that is followed by the token `end`.
+    """Yield the choices in an answer that is followed by the token `end`.
 
-    Where it names an object while some that are there are left to name, all words for these are
-    better: than all words for absent objects, and than all words for those that were named before.
+    At a mention, while present objects remain to be named, all words for these are better than all
+    words for absent objects and than all words for objects named before.
     """
-    left, said = set(answer.truth), set[str]()
+    left, named = set(answer.truth), set[str]()
     for place in range(len(answer.tokens) + 1):
         whole = place == len(answer.tokens)
         start, stop = (len(answer.text),) * 2 if whole else answer.spans[place]
@@ -109,7 +108,7 @@ def choices(
                 yield Choice(place, ending, None, weights.stopping)
         elif mentions and not whole:
             better = frozenset(token for token, names in objects.items() if names & left)
-            again = frozenset(t for t, names in objects.items() if names & said) - better
+            again = frozenset(t for t, names in objects.items() if names & named) - better
             for worse, weight in (
                 (frozenset(objects) - better - again, weights.named),
                 (again, weights.again),
@@ -119,7 +118,7 @@ def choices(
         elif not whole:
             yield Choice(place, frozenset({answer.tokens[place]}), None, weights.wording)
         left -= set(mentions)
-        said |= set(mentions)
+        named |= set(mentions)
 
 
 def make_example(
@@ -130,9 +129,9 @@ def make_example(
     objects: Mapping[int, frozenset[str]],
     weights: Weights,
 ) -> "Example":
-    """Return the choices of a batch of answers, at least one, with the inputs of their prompts.
+    """Return the choices in a batch of at least one answer, with the inputs of their prompts.
 
-    The last target of each answer is the end token, in place of which going on is weighed.
+    The last target of each answer is the end token, which is weighed against continuing.
     """
     import torch
 
@@ -171,13 +170,13 @@ def make_example(
 
 
 def end_token(model: Any) -> int:
-    """Return the token that ends an answer of a model, the first of several."""
+    """Return a model's end token, the first one if it has several."""
     ends = model.generation_config.eos_token_id
     return int(ends[0] if isinstance(ends, (list, tuple)) else ends)
 
 
 def split_images(keys: Sequence[str], held_out: float, seed: int) -> tuple[list[str], list[str]]:
-    """Return the images to learn from, and the share of them that is held out, at least one."""
+    """Return the images to learn from, and the held-out ones, at least one."""
     shuffled = list(keys)
     random.Random(seed).shuffle(shuffled)
     count = max(1, round(held_out * len(shuffled)))

@@ -1,4 +1,4 @@
-"""Calibration on images with known objects: from a model's own captions to gains of its heads."""
+"""Calibration on images with known objects: gains of heads from a model's own captions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
     from vlmheads.headmap import HeadMap
 
 
-CAPTIONS = 64  # Images captioned at once.
+CAPTIONS = 64  # Images per generation.
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How calibration goes about it.
+    """Settings of calibration.
 
     Args:
-        rounds: the most rounds; each captions some images under the gains so far, and learns.
-        images: captions of a round.
-        batch_size: captions of a step.
+        rounds: maximum number of rounds; each captions images under the gains so far, and learns.
+        images: captions per round.
+        batch_size: captions per step.
         weights: of the kinds of choices.
         rate: Adam's step size in the first round.
-        penalty: how strongly gains are drawn to 1.
-        low: the least gain.
+        penalty: how strongly gains are pulled towards 1.
+        low: the smallest gain.
         high: the largest gain.
-        held_out: share of the images that tells which round is the best.
-        patience: rounds that may bring nothing before it stops.
-        fewest: invented mentions that the plain captions must hold at least.
-        max_new_tokens: where captions are cut off.
-        seed: of the draw of what is held out, and of the order of steps.
-        variant: how captions are read.
+        held_out: share of the images used to choose the best round.
+        patience: rounds without improvement before it stops.
+        fewest: the least number of hallucinated mentions in the plain captions.
+        max_new_tokens: token limit of captions.
+        seed: for the held-out images and the order of steps.
+        variant: the variant of CHAIR that finds mentions.
     """
 
     rounds: int = 10
@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """Images to learn from, with what is in them."""
+    """Images to learn from, with their objects."""
 
     material: Material
     truth: GroundTruth
@@ -77,7 +77,7 @@ class Source:
 def load_source(data: str, workspace: Path, variant: Variant, **options: Any) -> Source:
     """Return the images and ground truth of a COCO folder or of a split of the test bench.
 
-    Raises VlmHeadsError for a folder without annotations, or one whose images are not there.
+    Raises VlmHeadsError for a folder without annotations or without its images.
     """
     from vlmheads_eval.chair.ground_truth import load_ground_truth
 
@@ -95,15 +95,15 @@ def load_source(data: str, workspace: Path, variant: Variant, **options: Any) ->
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Captions of given images under gains, read against what is in the images.
+class GainCaptioner:
+    """Captions of given images under gains, scored against the objects in the images.
 
     Args:
         captioner: the model, without plugins.
         samples: image key -> sample.
         truth: image key -> categories in the image.
-        variant: how captions are read.
-        max_new_tokens: where captions are cut off.
+        variant: the variant of CHAIR that finds mentions.
+        max_new_tokens: token limit of captions.
     """
 
     captioner: Any
@@ -113,7 +113,7 @@ class Reader:
     max_new_tokens: int
 
     def texts(self, keys: Sequence[str], gains: "HeadMap | None" = None) -> list[str]:
-        """Caption images; plain where no gains are given."""
+        """Caption images under gains, or plain without them."""
         from vlmheads.images import read_image
         from vlmheads.registry import get_plugin
         from vlmheads_eval.predict.model import Generator
@@ -125,8 +125,8 @@ class Reader:
         for some in (keys[at : at + CAPTIONS] for at in range(0, len(keys), CAPTIONS)):
             chosen = [self.samples[key] for key in some]
             images = [read_image(sample.image) for sample in chosen]
-            said = describe(images, [sample.prompt for sample in chosen])
-            found += [one.text for one in said]
+            answers = describe(images, [sample.prompt for sample in chosen])
+            found += [answer.text for answer in answers]
         return found
 
     def object_f1(self, keys: Sequence[str], texts: Sequence[str]) -> float:
@@ -138,8 +138,8 @@ class Reader:
         sums = np.sum([count_mentions(one) for one in scores], axis=0)
         return float(overall(sums)["object_f1"] or 0)
 
-    def invented(self, keys: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
-        """Return how many mentions captions have, and how many of them are invented."""
+    def mention_counts(self, keys: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
+        """Return how many mentions captions have, and how many of them are hallucinated."""
         mentions = [
             mention.node in self.truth[key]
             for key, text in zip(keys, texts, strict=True)
@@ -157,12 +157,12 @@ def learn(
     say: Callable[[str], None] = lambda line: None,
     progress: "Callable[[Checkpoint], bool]" = lambda look: True,
 ) -> "Calibration":
-    """Caption images round by round, see what the captions name, and learn gains from it.
+    """Caption images round by round, and learn gains from what the captions name.
 
-    What is held out is captioned after each round; its cost is 1 less the mean over the sources of
-    object F1.
+    The held-out images are captioned after each round; their cost is 1 minus object F1, averaged
+    over the sources.
 
-    Raises VlmHeadsError for plain captions with too few invented mentions to learn from.
+    Raises VlmHeadsError for plain captions with too few hallucinated mentions to learn from.
     """
     from vlmheads.gains.learn import calibrate
     from vlmheads.images import read_image
@@ -170,23 +170,23 @@ def learn(
     variant = get_variant(settings.variant)
     samples = {one.key: one for source in sources for one in source.material.samples}
     truth = {key: source.truth.objects[key] for source in sources for key in _known(source)}
-    reader = Reader(captioner, samples, truth, variant, settings.max_new_tokens)
+    reader = GainCaptioner(captioner, samples, truth, variant, settings.max_new_tokens)
     parts = [split_images(_known(one), settings.held_out, settings.seed) for one in sources]
     held_out = [part for _, part in parts]
     learned = interleaved([part for part, _ in parts])
     objects = object_tokens(captioner.processor.tokenizer, variant.vocabulary)
     tokenizer = captioner.processor.tokenizer
     every = [key for part in held_out for key in part] + learned[: settings.images]
-    mentions, invented = reader.invented(every, reader.texts(every))
-    say(f"{len(every)} plain captions with {mentions} mentions, {invented} of them invented")
-    if invented < settings.fewest:
+    mentions, hallucinated = reader.mention_counts(every, reader.texts(every))
+    say(f"{len(every)} plain captions with {mentions} mentions, {hallucinated} hallucinated")
+    if hallucinated < settings.fewest:
         raise VlmHeadsError(
-            f"{invented} invented mentions in {len(every)} captions",
+            f"{hallucinated} hallucinated mentions in {len(every)} captions",
             f"at least {settings.fewest} to learn from",
-            "give more images with --num or --data",
+            "use more images with --num or --data",
         )
 
-    def lessons(number: int, gains: "HeadMap") -> list[Any]:
+    def examples(number: int, gains: "HeadMap") -> list[Any]:
         start = (number - 1) * settings.images
         keys = [learned[at % len(learned)] for at in range(start, start + settings.images)]
         keys = list(dict.fromkeys(keys))
@@ -216,7 +216,7 @@ def learn(
     }
     return calibrate(
         captioner.model,
-        lessons,
+        examples,
         judge,
         rounds=settings.rounds,
         rate=settings.rate,
@@ -231,13 +231,13 @@ def learn(
 
 
 def interleaved(parts: Sequence[Sequence[str]]) -> list[str]:
-    """Return the keys of several sources in turn, so that any stretch holds some of each."""
+    """Interleave the keys of several sources, so that every part contains some of each."""
     longest = max(map(len, parts))
     return [part[at] for at in range(longest) for part in parts if at < len(part)]
 
 
 def _known(source: Source) -> list[str]:
-    """Keys of the images in which something is known to be."""
+    """Return the keys of the images that contain an object."""
     return [one.key for one in source.material.samples if source.truth.objects.get(one.key)]
 
 
@@ -253,13 +253,13 @@ def refuse_overlap(learned: Sequence[Source], tested: Sequence[Source]) -> None:
     ]
     if shared:
         raise VlmHeadsError(
-            f"{len(shared)} test images were learned from, image {shared[0]} for one",
+            f"{len(shared)} test images were learned from, image {shared[0]} among them",
             "other images to test on",
-            "give other --data, or another --seed",
+            "use other --data, or another --seed",
         )
 
 
 def _identity(sample: Sample) -> tuple[str, int, bytes]:
-    """Tell an image by its id and its first bytes."""
+    """Identify an image by its id, its size and its first bytes."""
     with sample.image.open("rb") as file:
         return sample.key, sample.image.stat().st_size, file.read(4096)

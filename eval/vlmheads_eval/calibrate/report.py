@@ -1,4 +1,4 @@
-"""Calibrated gains on images that were not learned from, against plain, VHR and shuffled gains."""
+"""Calibrated gains compared with plain, VHR and shuffled gains on images not learned from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ SHOWN = (*COMPARED, "words", "repetition", "at_limit")
 
 
 def shuffled_gains(gains: "HeadMap", seed: int) -> "HeadMap":
-    """Return the same gains, each at another head drawn at random: a control of their places."""
+    """Return the same gains at randomly permuted heads: a control for which heads they are at."""
     import torch
 
     from vlmheads.headmap import HeadMap
@@ -46,7 +46,7 @@ def run_all(
 ) -> dict[str, list[Path]]:
     """Caption the images plain, under VHR, the gains and shuffled gains; return the run folders.
 
-    Called again with the same gains it goes on where it was stopped.
+    Called again with the same gains, it resumes.
     """
     from vlmheads.images import read_image
     from vlmheads.plugin import Plugin
@@ -93,7 +93,7 @@ def compare_all(
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return figures of all runs, differences of the calibrated one, and the cut captions."""
+    """Return figures of all runs, and the calibrated run's differences from the others."""
     truth = load_ground_truth(ground_truth, variant)
     scored: dict[str, RunScores] = {}
     for name, paths in runs.items():
@@ -114,7 +114,7 @@ def compare_all(
             name: {rate: one.to_dict() for rate, one in found.items()}
             for name, found in against.items()
         },
-        "calibrated less cut captions": {rate: one.to_dict() for rate, one in cut.items()},
+        "calibrated less truncated captions": {rate: one.to_dict() for rate, one in cut.items()},
     }
 
 
@@ -126,7 +126,10 @@ def tables(result: Mapping[str, Any]) -> tuple[Rows, Rows]:
             [name, *(shown(figures[rate], "" if rate == "words" else "%") for rate in SHOWN)]
         )
     changes = [["calibrated less", *(heading(name) for name in COMPARED)]]
-    rows = {**result["calibrated less"], "cut captions*": result["calibrated less cut captions"]}
+    rows = {
+        **result["calibrated less"],
+        "truncated captions*": result["calibrated less truncated captions"],
+    }
     for name, found in rows.items():
         cells = [signed(found[rate]) if rate in found else "-" for rate in COMPARED]
         changes.append([name, *cells])

@@ -1,4 +1,4 @@
-"""What is in every image: the object sets that captions are held against."""
+"""Which objects are in every image, as CHAIR defines them."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ class GroundTruth:
 
     Args:
         objects: image key (see `image_key`) -> categories.
-        files: the files that it was read from.
+        files: the files they were read from.
     """
 
     objects: Mapping[str, frozenset[str]]
@@ -32,12 +32,12 @@ class GroundTruth:
 
 
 def load_ground_truth(paths: Iterable[Path], variant: Variant) -> GroundTruth:
-    """Read ground truth as CHAIR forms it: instance categories, and objects that people named.
+    """Read ground truth as CHAIR defines it: instance categories, and objects named by people.
 
     Args:
         paths: COCO folders (2014, 2017 or one `instances.json` and `captions.json`), annotation
-            files, or object-set JSONs; their sets are united.
-        variant: reads the human captions, as the reference reads them with its own rules.
+            files, or object-set JSONs; their sets are merged.
+        variant: how the human captions are read, as in the reference.
     """
     files = tuple(file for path in paths for file in annotation_files(path))
     objects: dict[str, set[str]] = {}
@@ -45,7 +45,7 @@ def load_ground_truth(paths: Iterable[Path], variant: Variant) -> GroundTruth:
         for key, found in _sets(file, variant):
             objects.setdefault(key, set()).update(found)
     if not objects:
-        raise VlmHeadsError(f"no image in {', '.join(map(str, files)) or 'no file'}", ACCEPTED)
+        raise VlmHeadsError(f"no images in {', '.join(map(str, files)) or 'no file'}", ACCEPTED)
     return GroundTruth({key: frozenset(found) for key, found in objects.items()}, files)
 
 
@@ -73,18 +73,18 @@ def _sets(file: Path, variant: Variant) -> Iterator[tuple[str, Iterable[str]]]:
     nodes = variant.vocabulary.nodes
     for image_id, names in content.get("imid_to_objects", content).items():
         if not isinstance(names, list):
-            continue  # Notes beside the sets, such as "about".
+            continue  # Notes next to the sets, such as "about".
         yield image_key(image_id), [_node(name, nodes, file) for name in names]
 
 
 def load_annotations(file: Path) -> dict[str, Any]:
-    """Return the JSON object of a file, or say what else is in it."""
+    """Return the JSON object in a file, or say what is in it instead."""
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
         raise VlmHeadsError(f"{file} cannot be read ({error.strerror})", ACCEPTED) from error
     except (ValueError, RecursionError) as error:
-        raise VlmHeadsError(f"{file}: no JSON ({error})", ACCEPTED) from error
+        raise VlmHeadsError(f"{file}: not JSON ({error})", ACCEPTED) from error
     if not isinstance(content, dict):
         raise VlmHeadsError(f"{file}: a JSON {type(content).__name__}", ACCEPTED)
     return content
@@ -107,7 +107,7 @@ def _coco_sets(
 
 
 def load_coco(content: dict[str, Any]) -> Any:
-    """Return pycocotools' index of a COCO annotation dictionary, without its messages."""
+    """Return pycocotools' index of a COCO annotation dictionary, silently."""
     try:
         from pycocotools.coco import COCO
     except ImportError as error:
@@ -137,6 +137,6 @@ def _node(name: str, nodes: Mapping[str, str], file: Path) -> str:
         raise VlmHeadsError(
             f"{file}: category {name!r}",
             "categories of the vocabulary",
-            "name it in a vocabulary file of your own (--vocabulary, variant fixed)",
+            "list it in a custom vocabulary (--vocabulary FILE with --variant fixed)",
         )
     return node

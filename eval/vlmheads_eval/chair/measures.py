@@ -1,4 +1,4 @@
-"""CHAIR of one caption, and the figures that keep a hallucination rate honest."""
+"""CHAIR of one caption, and the measures reported next to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class CaptionScore:
     """The result of one caption.
 
     Args:
-        image_id: as the captions file has it.
-        mentions: every object mention in order, repeats included.
+        image_id: as in the captions file.
+        mentions: every object mention in order, repetitions included.
         truth: the categories that are in the image.
         words: length of the caption in words, joined pairs as one, punctuation included.
-        known: whether the ground truth has the image; if not, `truth` is empty.
+        known: whether the image is in the ground truth; if not, `truth` is empty.
     """
 
     image_id: ImageId
@@ -30,7 +30,7 @@ class CaptionScore:
 
     @property
     def hallucinated(self) -> tuple[Mention, ...]:
-        """The mentions of what is not in the image."""
+        """The mentions of objects that are not in the image."""
         return tuple(mention for mention in self.mentions if mention.node not in self.truth)
 
     @property
@@ -56,41 +56,41 @@ class CaptionScore:
 def score_mentions(
     image_id: ImageId, mentions: CaptionMentions, truth: frozenset[str] | None
 ) -> CaptionScore:
-    """Return the score of what a caption says against its image's categories, None if unknown."""
+    """Return the score of a caption's mentions against its image's categories (None: unknown)."""
     return CaptionScore(
         image_id, tuple(mentions.mentions), truth or frozenset(), mentions.length, truth is not None
     )
 
 
-REPEATED_SHARE = 0.2  # Above this share of repeated 4-grams a caption counts as repetitive.
+REPEATED_SHARE = 0.2  # A caption with a larger share of repeated 4-grams is repetitive.
 
 
 class Counts(NamedTuple):
-    """What one caption adds to the sums that every measure is a ratio of."""
+    """What one caption adds to the sums; every measure is a ratio of such sums."""
 
     captions: int
-    hallucinated: int  # 1 if any mention is invented
+    hallucinating: int  # 1 if any mention is hallucinated
     mentions: int
-    invented: int
+    hallucinated: int  # mentions of objects that are not there
     named: int  # distinct categories mentioned
-    invented_named: int
+    hallucinated_named: int  # distinct categories mentioned that are not there
     recalled: int  # distinct categories mentioned that are there
     truth: int
     words: int
     repetitive: int
     at_limit: int
-    limit_known: int  # 1 if the file says whether the token limit was hit
+    limit_known: int  # 1 if the file says whether the token limit ended it
     empty: int
 
 
 # Measure -> numerator and denominator, each a sum of columns with their factors.
 MEASURES: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]] = {
-    "CHAIRs": ({"hallucinated": 1}, {"captions": 1}),
-    "CHAIRi": ({"invented": 1}, {"mentions": 1}),
+    "CHAIRs": ({"hallucinating": 1}, {"captions": 1}),
+    "CHAIRi": ({"hallucinated": 1}, {"mentions": 1}),
     "recall": ({"recalled": 1}, {"truth": 1}),
     "precision": ({"recalled": 1}, {"named": 1}),
     "object_f1": ({"recalled": 2}, {"named": 1, "truth": 1}),
-    "unique_hallucination": ({"invented_named": 1}, {"named": 1}),
+    "unique_hallucination": ({"hallucinated_named": 1}, {"named": 1}),
     "mentions": ({"mentions": 1}, {"captions": 1}),
     "objects": ({"named": 1}, {"captions": 1}),
     "words": ({"words": 1}, {"captions": 1}),
@@ -111,17 +111,17 @@ def count(caption: Caption, score: CaptionScore) -> Counts:
 
 
 def count_mentions(score: CaptionScore) -> Counts:
-    """Return what a scored text adds to the sums, leaving out what only whole captions tell."""
+    """Return what a scored text adds to the sums, without what needs a whole caption."""
     named = score.named
-    invented = len(score.hallucinated)
+    hallucinated = len(score.hallucinated)
     recalled = len(named & score.truth)
     return Counts(
         captions=1,
-        hallucinated=int(invented > 0),
+        hallucinating=int(hallucinated > 0),
         mentions=len(score.mentions),
-        invented=invented,
+        hallucinated=hallucinated,
         named=len(named),
-        invented_named=len(named) - recalled,
+        hallucinated_named=len(named) - recalled,
         recalled=recalled,
         truth=len(score.truth),
         words=score.words,
@@ -133,14 +133,14 @@ def count_mentions(score: CaptionScore) -> Counts:
 
 
 def repeated_share(text: str) -> float:
-    """Return the share of a text's 4-grams of words that came before in it; 0 under four words."""
+    """Return the share of a text's word 4-grams that occurred in it before; 0 under four words."""
     words = text.lower().split()
     grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def measure(sums: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
-    """Return one measure of sums [..., columns of `Counts`] as [...]; NaN where nothing counts."""
+    """Return one measure of sums [..., columns of `Counts`] as [...]; NaN where it is undefined."""
     above, below = (_combine(sums, terms) for terms in MEASURES[name])
     ratio = np.full(np.shape(above), np.nan)
     np.divide(above, below, out=ratio, where=below != 0)
@@ -153,7 +153,7 @@ def _combine(sums: np.ndarray[Any, Any], terms: Mapping[str, int]) -> np.ndarray
 
 
 def overall(sums: Sequence[int] | np.ndarray[Any, Any]) -> dict[str, float | int | None]:
-    """Return all measures of the sums over a file of captions; None where nothing counts."""
+    """Return all measures of the sums over a file of captions; None where undefined."""
     array = np.asarray(sums)
     result: dict[str, float | int | None] = {"captions": int(array[0])}
     for name in MEASURES:

@@ -1,4 +1,4 @@
-"""The objects that are counted, and the mentions of them that all variants of CHAIR share."""
+"""The vocabulary of objects, and the mentions of them that the reference CHAIR script finds."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from vlmheads.errors import VlmHeadsError
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words of categories, and word pairs that are read as one word.
+    """Words for categories, and word pairs that are read as one word.
 
     Args:
-        nodes: word -> category ("puppy" -> "dog"); a word may hold spaces.
-        doubles: two words -> the word that they are read as ("bow tie" -> "tie"). A value that is
-            no word of `nodes` keeps the pair from being counted ("home plate").
+        nodes: word -> category ("puppy" -> "dog"); a word may contain spaces.
+        doubles: two words -> the word they are read as ("bow tie" -> "tie"). A value that is not
+            in `nodes` keeps the pair from being counted ("home plate").
     """
 
     nodes: Mapping[str, str]
@@ -26,7 +26,7 @@ class Vocabulary:
 
     @cached_property
     def first_words(self) -> frozenset[str]:
-        """The words that a pair can begin with."""
+        """The first words of the pairs."""
         return frozenset(double.partition(" ")[0] for double in self.doubles)
 
     @property
@@ -37,7 +37,7 @@ class Vocabulary:
 
 @cache
 def coco_vocabulary() -> Vocabulary:
-    """Return CHAIR's own table: 80 COCO categories, 403 words, 55 pairs, typing errors included."""
+    """Return CHAIR's own table: 80 COCO categories, 403 words, 55 pairs, with its typing errors."""
     text = files("vlmheads_eval").joinpath("chair/coco_objects.json").read_text("utf-8")
     return _from_table(json.loads(text))
 
@@ -45,14 +45,14 @@ def coco_vocabulary() -> Vocabulary:
 def load_vocabulary(path: Path) -> Vocabulary:
     """Read a table of other categories: `{"categories": {name: [word, ...]}, "doubles": {...}}`.
 
-    A category's own name always stands for it. Raises VlmHeadsError for a file of another shape.
+    A category's own name always counts. Raises VlmHeadsError for any other content.
     """
     expected = '{"categories": {name: [word, ...]}} and optionally "doubles": {"two words": word}'
     try:
         table = json.loads(path.read_text("utf-8"))
         vocabulary = _from_table(table)
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise VlmHeadsError(f"{path} is no vocabulary ({error})", expected) from error
+        raise VlmHeadsError(f"{path} is not a vocabulary ({error})", expected) from error
     if not vocabulary.nodes:
         raise VlmHeadsError(f"{path} names no category", expected)
     return vocabulary
@@ -72,7 +72,7 @@ VARIANTS = ("pattern", "wordnet", "fixed")
 
 
 class Mention(NamedTuple):
-    """One object word: as it was read, its category, and its place among the caption's words."""
+    """One object word: as looked up, its category, and its position among the caption's words."""
 
     word: str
     node: str
@@ -80,22 +80,21 @@ class Mention(NamedTuple):
 
 
 class CaptionMentions(NamedTuple):
-    """What a caption says: its mentions in order, and its length in words, punctuation included."""
+    """The mentions of a caption in order, and its length in words, punctuation included."""
 
     mentions: list[Mention]
     length: int
 
 
-Reader = Callable[[str], CaptionMentions]
 Finder = Callable[[list[str]], CaptionMentions]
 
 
 def find_mentions(words: list[str], vocabulary: Vocabulary) -> CaptionMentions:
     """Return the mentions among normalised words, as the CHAIR script finds them.
 
-    Pairs of the table become one word, from left to right. Beside a "toilet" every "seat" is
-    dropped. The places are those of the reference: counted before the pairs were joined, and one
-    too low behind each dropped "seat".
+    Pairs in the table are joined into one word, from left to right. If there is a "toilet", every
+    "seat" is dropped. Positions are those of the reference: counted before the pairs are joined,
+    and one too low after each dropped "seat".
     """
     merged, places = _join_doubles(words, vocabulary)
     counted = merged
@@ -119,7 +118,7 @@ def _join_doubles(words: list[str], vocabulary: Vocabulary) -> tuple[list[str], 
     done = 0
     for position in [at for at, word in enumerate(words) if word in first_words]:
         double = doubles.get(" ".join(words[position : position + 2]))
-        if double is None or position < done:  # The second word of a pair begins no other.
+        if double is None or position < done:  # The second word of a pair starts no other pair.
             continue
         merged += words[done:position]
         merged.append(double)

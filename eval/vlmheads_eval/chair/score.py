@@ -27,19 +27,19 @@ def score_chair(
     variant: Variant,
     each: Callable[[Caption, CaptionScore], None] | None = None,
 ) -> dict[str, Any]:
-    """Return CHAIR of captions, with what makes it honest beside it, in flat memory.
+    """Return CHAIR of captions with the measures that qualify it, in constant memory.
 
     Args:
-        captions: one or more an image.
+        captions: one or more per image.
         truth: the categories in each image.
-        variant: how captions are read.
-        each: is handed every caption's score as it is made, in order.
+        variant: how mentions are found.
+        each: called with every caption and its score, in order.
 
     Returns:
-        "variant"; "overall": the measures of `measures.MEASURES` as fractions, None where nothing
-        counts; "frontier": the same for the captions cut after 1, 2, ... sentences; "reference":
-        the figures under the names and units of the reference scripts; "unknown_images": captions
-        of images that the ground truth does not have.
+        "variant"; "overall": the measures of `measures.MEASURES` as fractions, None where
+        undefined; "frontier": the same for the captions cut after 1, 2, ... sentences; "reference":
+        the figures with the names and units of the reference scripts; "unknown_images": captions
+        of images that are not in the ground truth.
     """
     sums = np.zeros(len(Counts._fields), dtype=np.int64)
     cut = np.zeros((LONGEST, len(Counts._fields)), dtype=np.int64)
@@ -51,7 +51,7 @@ def score_chair(
         if each is not None:
             each(caption, score)
     figures = overall(sums)
-    words_a_caption = figures["words"]
+    words_per_caption = figures["words"]
     return {
         "variant": variant.name,
         "overall": figures,
@@ -59,7 +59,7 @@ def score_chair(
             "CHAIRs": figures["CHAIRs"],
             "CHAIRi": figures["CHAIRi"],
             "Recall": figures["recall"],
-            "Len": None if words_a_caption is None else 0.01 * words_a_caption,
+            "Len": None if words_per_caption is None else 0.01 * words_per_caption,
         },
         "frontier": frontier(cut),
         "unknown_images": unknown,
@@ -69,9 +69,9 @@ def score_chair(
 def score_captions(
     captions: Iterable[Caption], truth: GroundTruth, variant: Variant
 ) -> Iterator[tuple[Caption, list[str], CaptionScore]]:
-    """Yield every caption with its words and its score, one at a time and in the order given.
+    """Yield every caption with its words and its score, in order.
 
-    An image that the ground truth does not know counts as an empty one, as in the reference, and
+    An image that is not in the ground truth counts as one without objects, as in the reference;
     its score says so (`known`).
     """
     for caption in captions:
@@ -84,20 +84,20 @@ def score_captions(
 
 
 SENTENCE_ENDS = frozenset(".!?")
-# Quotes and brackets, also as the variant "pattern" puts quotes into the singular.
+# Quotes and brackets, also in the form that the variant "pattern" gives them.
 CLOSERS = frozenset(("''", '"', ")", "]", "\u201d", "\u2019", "'", "'s", "'s's"))
-# The measures of cut captions; the rest describe whole captions.
+# The measures of truncated captions; the others describe whole captions.
 CUT_MEASURES = (
     *("CHAIRs", "CHAIRi", "unique_hallucination", "recall", "precision", "object_f1"),
     *("mentions", "objects", "words"),
 )
-LONGEST = 10  # Sentences; the captions of today's models rarely have more.
+LONGEST = 10  # Sentences; captions rarely have more.
 
 
 def sentence_ends(words: Sequence[str]) -> list[int]:
-    """Return for every sentence the number of words up to its end, marks and quotes included.
+    """Return for every sentence the number of words up to its end, closing marks included.
 
-    A period is a word of its own only at the end of a sentence, so the words tell by themselves.
+    A period is a separate word only at the end of a sentence, so the words are enough.
     """
     ends = []
     for position, word in enumerate(words, 1):
@@ -113,7 +113,7 @@ def sentence_ends(words: Sequence[str]) -> list[int]:
 def truncated_counts(
     words: list[str], score: CaptionScore, variant: Variant
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the counts [LONGEST, columns] of a caption cut after 1, 2, ... sentences."""
+    """Return the counts [LONGEST, columns] of a caption truncated after 1, 2, ... sentences."""
     full = count_mentions(score)
     ends = sentence_ends(words)
     rows = [full] * LONGEST
@@ -126,9 +126,9 @@ def truncated_counts(
 
 
 def frontier(sums: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    """Return the measures of sums [LONGEST, columns] for each number of sentences that are kept.
+    """Return the measures of sums [LONGEST, columns] for each number of sentences kept.
 
-    Numbers of sentences from which nothing changes any more are left out.
+    It stops at the number of sentences that leaves every caption whole.
     """
     words = Counts._fields.index("words")
     points = []
@@ -143,17 +143,17 @@ def frontier(sums: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
 def frontier_distance(
     name: str, frontier: tuple[Array, Array], method: tuple[Array, Array]
 ) -> Estimate:
-    """Return the method's rate minus that of the baseline's captions cut to the same recall.
+    """Return a method's rate minus that of the baseline's captions truncated to the same recall.
 
-    Below zero the method invents less than plain truncation that names as much of what is there.
-    Between whole numbers of sentences the frontier is a straight line in recall. Above the
-    baseline's own recall it stays at the baseline's rate; below one sentence CHAIR_S goes straight
-    to zero, as it does for empty captions, and the other rates stay.
+    Below zero, the method hallucinates less than truncation that recalls as many objects. Between
+    whole numbers of sentences the frontier is linear in recall. Above the baseline's recall it
+    stays at the baseline's rate; below one sentence CHAIR_S falls linearly to zero, as for empty
+    captions, and the other rates stay constant.
 
     Args:
         name: a measure.
-        frontier: sums of the cut captions [points, columns] and of their draws [draws, points,
-            columns], the last point whole captions.
+        frontier: sums of the truncated captions [points, columns] and of their draws [draws,
+            points, columns]; the last point is whole captions.
         method: sums [columns] and their draws [draws, columns].
     """
     value = _distance(name, frontier[0][np.newaxis], method[0][np.newaxis])[0]
@@ -172,7 +172,7 @@ def _distance(name: str, frontier: Array, method: Array) -> Array:
 def interpolate(at: Array, x: Array, y: Array) -> Array:
     """Return for every row the value at `at` [rows] of the line through x, y [rows, points].
 
-    x does not fall along a row. Outside of it the nearest end counts.
+    x must not decrease along a row. Outside its range the nearest end is used.
     """
     points = x.shape[1]
     after = np.clip((x < at[:, np.newaxis]).sum(axis=1), 1, points - 1)

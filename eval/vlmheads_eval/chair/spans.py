@@ -1,4 +1,4 @@
-"""Where in a caption's text and among its tokens its mentions stand."""
+"""Character spans and token masks of the mentions in a caption."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int]]:
-    """Return start and end of every mention in the text; nothing where it cannot be told.
+    """Return start and end of every mention in the text, omitting any that cannot be located.
 
-    Words are found one after the other in the lower-case text. Behind a dropped "seat" the places
-    of the reference variants are one too low, and so is the mark.
+    Words are located one after the other in the lower-case text. After a dropped "seat" the
+    positions of the reference variants are one too low, and so are the spans.
     """
     places = _word_places(text, split_words(text.lower()))
     found = (
@@ -30,11 +30,11 @@ def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int
 def coco_objects(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return start, end and COCO category of every object that a text names, in order.
 
-    They are the mentions of the variant `fixed`: written forms of CHAIR's table, singular and
-    plural; what the text denies is left out. Nothing where the places cannot be told.
+    These are the mentions of the variant `fixed`: written forms of CHAIR's table, singular and
+    plural, without negated ones. Mentions that cannot be located are omitted.
 
     Raises:
-        VlmHeadsError: words that only NLTK can take apart, where it is not installed.
+        VlmHeadsError: words that only NLTK can split, and NLTK is not installed.
     """
     words = split_words(text.lower())
     places = _word_places(text, words)
@@ -48,16 +48,16 @@ def _coco_places() -> Places:
 
 
 def _word_places(text: str, words: list[str]) -> list[tuple[int, int] | None]:
-    """Return start and end of each word in the text, None where it cannot be told."""
+    """Return start and end of each word in the text, None for words that cannot be located."""
     lower = text.lower()
     if len(lower) != len(text):
-        return []  # A letter whose lower case is longer moves all that follows.
+        return []  # A letter whose lower case is longer shifts all that follows.
     places: list[tuple[int, int] | None] = []
     cursor = 0
     for word in words:
         found = lower.find(word, cursor)
         if found < 0:
-            places.append(None)  # A quote, which the tokeniser writes in another way.
+            places.append(None)  # A quote, which the tokeniser rewrites.
             continue
         cursor = found + len(word)
         places.append((found, cursor))
@@ -65,28 +65,28 @@ def _word_places(text: str, words: list[str]) -> list[tuple[int, int] | None]:
 
 
 def _covered(places: list[tuple[int, int] | None]) -> tuple[int, int] | None:
-    """Return where the first of some words begins and the last ends."""
+    """Return the start of the first and the end of the last of some words."""
     known = [place for place in places if place]
     return (known[0][0], known[-1][1]) if known else None
 
 
 @dataclass(frozen=True)
 class CaptionSpans:
-    """A caption with the places of its object words.
+    """A caption with the character spans of its object words.
 
     Args:
         text: the caption.
         grounded: characters [start, end) of mentions of what is in the image.
-        invented: characters [start, end) of mentions of what is not.
+        hallucinated: characters [start, end) of mentions of what is not.
     """
 
     text: str
     grounded: tuple[tuple[int, int], ...]
-    invented: tuple[tuple[int, int], ...]
+    hallucinated: tuple[tuple[int, int], ...]
 
 
 def caption_spans(text: str, truth: frozenset[str], variant: Variant) -> CaptionSpans:
-    """Mark the mentions of a caption, as CHAIR reads it, against its image's categories."""
+    """Return the spans of a caption's mentions, sorted by whether the image has the object."""
     kinds: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     for mention in variant.read(text).mentions:
         kinds[mention.node in truth] += mention_spans(text, (mention,))
@@ -96,9 +96,9 @@ def caption_spans(text: str, truth: frozenset[str], variant: Variant) -> Caption
 def token_masks(
     tokenizer: Any, captions: Sequence[CaptionSpans]
 ) -> tuple["Tensor", "Tensor", "Tensor"]:
-    """Return tokens [N, T] of captions, and which of them are grounded and invented words [N, T].
+    """Return tokens [N, T] of captions, and masks [N, T] of grounded and of hallucinated words.
 
-    Rows are padded behind. The tokenizer has to be a fast one, which knows places in the text.
+    Rows are padded on the right. The tokenizer must be a fast one, which reports offsets.
     """
     import torch
 
@@ -115,6 +115,6 @@ def token_masks(
         tokens = coded["input_ids"][row]
         ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
         for place, (start, end) in enumerate(coded["offset_mapping"][row]):
-            for kind, spans in enumerate((caption.grounded, caption.invented)):
+            for kind, spans in enumerate((caption.grounded, caption.hallucinated)):
                 marks[kind, row, place] = any(start < last and end > first for first, last in spans)
     return ids, marks[0], marks[1]

@@ -1,4 +1,4 @@
-"""The variants of CHAIR that the literature mixes, and ours, by name."""
+"""The variants of CHAIR that the literature mixes, and `fixed`, our corrected one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from vlmheads_eval.compat import lemmatiser, tagger
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to read captions.
+    """How one variant of CHAIR finds the objects in a caption.
 
     Args:
         name: "pattern", "wordnet" or "fixed".
-        words: from a caption to its words in the form that is looked up.
-        find: from such words, or the first of them, to the mentions among them.
+        words: from a caption to its words, normalised for lookup.
+        find: from such words, or a prefix of them, to the mentions among them.
         vocabulary: the words and categories that it counts.
     """
 
@@ -43,13 +43,14 @@ class Variant:
 
 
 def get_variant(name: str = "pattern", vocabulary: Path | None = None) -> Variant:
-    """Return a reading of captions by its name.
+    """Return a variant by name.
 
     Args:
         name: "pattern" as the CHAIR script of Rohrbach et al. (2018) and its standalone port;
-            "wordnet" as the OPERA variant of it, which most papers since 2024 use; "fixed" as
-            "pattern" should have been (docs/evaluation.md). Numbers of two must not be mixed.
-        vocabulary: a JSON file of other categories, for "fixed" alone.
+            "wordnet" as the OPERA variant of it, which most papers since 2024 use; "fixed"
+            corrects the documented errors of "pattern" (docs/evaluation.md). Figures of different
+            variants must not be compared.
+        vocabulary: a JSON file of other categories, for "fixed" only.
     """
     if name not in VARIANTS:
         raise VlmHeadsError(f"variant {name!r}", " or ".join(VARIANTS))
@@ -58,24 +59,24 @@ def get_variant(name: str = "pattern", vocabulary: Path | None = None) -> Varian
         return Variant(name, plain_words, fixed_finder(table, coco=vocabulary is None), table)
     if vocabulary:
         raise VlmHeadsError(
-            f"a vocabulary of your own with the variant {name!r}",
+            f"a custom vocabulary with the variant {name!r}",
             "the variant 'fixed'",
-            "the others reproduce a reference that knows COCO's 80 categories alone",
+            "the others reproduce a reference that knows only COCO's 80 categories",
         )
     if name == "wordnet":
-        tagger(), lemmatiser()  # Missing data is said before the first caption.
+        tagger(), lemmatiser()  # Report missing data before the first caption.
     words = pattern_words if name == "pattern" else wordnet_words
     table = coco_vocabulary()
     return Variant(name, words, partial(find_mentions, vocabulary=table), table)
 
 
 def plain_words(caption: str) -> list[str]:
-    """Return a caption's words in lower case and otherwise as they are."""
+    """Return a caption's words in lower case, otherwise unchanged."""
     return split_words(caption.lower())
 
 
 def pattern_words(caption: str) -> list[str]:
-    """Return a caption's words, each put into the singular, verbs and function words too."""
+    """Return a caption's words, each in the singular, verbs and function words included."""
     return [singularise(word) for word in split_words(caption.lower())]
 
 
@@ -97,14 +98,14 @@ def wordnet_lemma(word: str, part_of_speech: str) -> str:
 
 ANIMALS = frozenset("bird cat dog horse sheep cow elephant bear zebra giraffe".split())
 YOUNG_OR_GROWN = frozenset(("baby", "adult"))
-# What the table of the reference misses; its other faults are of letters, spaces and capitals.
+# Missing from the reference's table; its other errors are in spelling, spaces and capitals.
 ADDED_TO_COCO = {"hair dryer": "hair drier", "soldier": "person", "knife": "knife"}
 TYPING_ERRORS = ("solider", "televison", "phon", "knive")
 COLOURS = frozenset(
     """orange red yellow green blue purple pink black white grey gray brown beige tan silver gold
     golden""".split()
 )
-# What may stand behind the fruit, in place of the noun that the colour would describe.
+# What may follow the fruit; the colour is followed by a noun instead.
 AFTER_FRUIT = frozenset(
     """. , ; : ! ? ) and or is are was were with on in at from by near next beside behind under
     over between to for that which sits lies sitting lying placed resting hanging cut sliced
@@ -117,33 +118,33 @@ BEFORE_FRUIT = frozenset(
 
 
 class Phrase(NamedTuple):
-    """A word of the vocabulary as it is written: its words, what it is read as, its category."""
+    """A vocabulary entry as written: its words, the entry it counts as, and its category."""
 
     words: tuple[str, ...]
     word: str
-    node: str | None  # None: read over, such as "home plate".
+    node: str | None  # None: not counted, such as "home plate".
 
 
-Span = tuple[int, int, Phrase]  # first word, word after the last, and what they are read as
+Span = tuple[int, int, Phrase]  # first word, end (exclusive), entry
 Places = Callable[[list[str]], list[tuple[int, int, str]]]
 
 
 def fixed_finder(vocabulary: Vocabulary, *, coco: bool) -> Finder:
-    """Return what finds mentions by CHAIR's own table, mended, or by one of other categories.
+    """Return a function that finds the mentions of a vocabulary by its written forms.
 
-    It looks up written forms, singular and plural, and cuts no endings, so "bus", "ties" and "men"
-    count. A mention that the caption denies ("there isn't a cat") is left out, and places are
-    always those of the caption's own words.
+    It looks up singular and plural forms instead of stripping endings, so "bus", "ties" and "men"
+    count. A negated mention ("there isn't a cat") does not count, and positions always refer to
+    the caption's own words.
 
     Args:
         vocabulary: the words to count.
-        coco: whether COCO's own cases apply too: young animals, toilet seats, the colour orange.
+        coco: whether COCO's special cases apply: young animals, toilet seats, the colour orange.
     """
     return partial(_find, _phrases(vocabulary), coco)
 
 
 def object_places(vocabulary: Vocabulary, *, coco: bool) -> Places:
-    """Return what finds first word, word after the last, and category of the same mentions."""
+    """Return a function that finds start, end (exclusive) and category of the same mentions."""
     phrases = _phrases(vocabulary)
     return lambda words: [
         (start, end, phrase.node)
@@ -153,7 +154,7 @@ def object_places(vocabulary: Vocabulary, *, coco: bool) -> Places:
 
 
 def corrected_coco() -> Vocabulary:
-    """Return CHAIR's table without dead entries: spaces, capitals and typing errors mended."""
+    """Return CHAIR's table with its spaces, capitals and typing errors corrected."""
     table = coco_vocabulary()
     nodes = {
         word.strip().lower(): node
@@ -164,7 +165,7 @@ def corrected_coco() -> Vocabulary:
 
 
 def _phrases(vocabulary: Vocabulary) -> dict[str, list[Phrase]]:
-    """Map the first word of every written form to its phrases, the longest first."""
+    """Map the first word of every written form to its phrases, longest first."""
     written: dict[tuple[str, ...], Phrase] = {}
     readings: dict[str, tuple[str, str | None]] = {
         word: (word, node) for word, node in vocabulary.nodes.items()
@@ -194,7 +195,7 @@ def _find(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> Cap
 
 
 def _phrase_spans(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> list[Span]:
-    """Return every phrase of the vocabulary among the words, but the colour orange."""
+    """Return every vocabulary phrase among the words except the colour orange."""
     return [
         (start, end, phrase)
         for start, end, phrase in _spans(words, phrases, coco)
@@ -203,13 +204,13 @@ def _phrase_spans(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]
 
 
 def _counted(spans: list[Span], coco: bool, words: list[str]) -> list[Span]:
-    """Leave out what the caption denies, and a toilet's seat."""
-    refused = negated(words, [(start, end) for start, end, _ in spans])
+    """Leave out negated mentions and toilet seats."""
+    negations = negated(words, [(start, end) for start, end, _ in spans])
     on_toilet = coco and any(phrase.word == "toilet" for *_, phrase in spans)
     return [
         span
-        for span, no in zip(spans, refused, strict=True)
-        if not no and not (on_toilet and span[2].word == "seat")
+        for span, is_negated in zip(spans, negations, strict=True)
+        if not is_negated and not (on_toilet and span[2].word == "seat")
     ]
 
 
@@ -242,7 +243,7 @@ def _longest(words: list[str], position: int, phrases: dict[str, list[Phrase]]) 
 
 
 def _is_colour(words: list[str], start: int, end: int) -> bool:
-    """Say whether a singular "orange" is the colour: by the words before and behind it."""
+    """Return whether a singular "orange" is the colour, judged by the words around it."""
     if words[start] != "orange":
         return False
     before = words[start - 1] if start else ""
@@ -253,11 +254,11 @@ def _is_colour(words: list[str], start: int, end: int) -> bool:
 
 NEGATIONS = frozenset("no without neither nor lacks lacking absent".split())
 NOT_WORDS = frozenset(("not", "n't"))
-# After "not": what still denies that the object is there ("does not show any cat"). "Is not sitting
-# on a bench" denies the sitting and leaves the bench.
+# After "not", these verbs negate the object ("does not show any cat"); other verbs negate only the
+# action ("is not sitting on a bench").
 NEGATED_VERBS = frozenset("have has contain include show feature see depict".split())
 ARTICLES = frozenset("a an any another one many other".split())
-# "No doubt" and "not only" deny nothing.
+# "No doubt" and "not only" negate nothing.
 IDIOMS = frozenset("only just merely doubt longer sure clear certain matter necessarily".split())
 CLAUSE_ENDS = frozenset(
     """. , ; : ! ? but while although though however except and with on in at near behind beside
@@ -268,12 +269,12 @@ WINDOW = 5  # Words between the negation and the object.
 
 
 def negated(words: list[str], spans: list[tuple[int, int]]) -> list[bool]:
-    """Say for every mention whether the caption denies it.
+    """Return for every mention whether it is negated, by a small rule instead of a parser.
 
-    A mention is negated when "no", "without", "neither", "nor", "lacks" or a "not" with an article
-    ("there isn't a cat", "does not show any cars") stands at most five words before it with no
-    clause end, preposition or other mention between; and when it is joined by a comma, "or" or
-    "nor" to a negated one ("no cars, trucks or buses").
+    A mention is negated if "no", "without", "neither", "nor", "lacks" or a "not" with an article
+    ("there isn't a cat", "does not show any cars") precedes it with at most five words, and no
+    clause end, preposition or other mention, in between; or if a comma, "or" or "nor" joins it to
+    a negated one ("no cars, trucks or buses").
 
     Args:
         words: the caption's words in lower case.

@@ -1,4 +1,4 @@
-"""Words of English text: split as NLTK splits them, put into the singular and the plural."""
+"""Words of English text: split as NLTK splits them, in the singular and in the plural."""
 
 import re
 from functools import cache, lru_cache
@@ -10,8 +10,8 @@ from vlmheads_eval.compat import sentence_splitter, tokeniser
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
-# What the English Punkt model takes for an abbreviation. Of the rest of the model hardly anything
-# bears on lower-case text: collocations and sentence starters only ever decide before a capital.
+# The abbreviations of the English Punkt model. Hardly anything else in the model matters for
+# lower-case text: collocations and sentence starters only decide before a capital letter.
 ABBREVIATIONS = frozenset(
     """a.a a.c a.d a.g a.h a.m a.m.e a.s a.t adm ala ariz aug ave b.f b.v bros c c.i.t c.o.m.b
     c.v calif chg cie co col colo conn corp cos ct d d.c d.h d.w dec dr e e.f e.h e.l e.m f f.g
@@ -21,35 +21,35 @@ ABBREVIATIONS = frozenset(
     r.j r.k r.t rep reps s s.a s.a.y s.c s.g s.p.a s.s sen sep sept sr st sw t t.j tenn tues u.k
     u.n u.s u.s.a u.s.s.r v va vs vt w w.c w.r w.va w.w wash wed wis yr""".split()
 ) | {". . "}
-# After a number or an initial these four may start a sentence, no other lower-case word may.
+# The only lower-case words that may start a sentence after a number or an initial.
 SENTENCE_STARTERS = ("administrators", "b-week", "r-revised", "z-holiday")
 
-# Chunks between white space whose words depend on nothing around them.
+# Chunks between white space whose words do not depend on their context.
 PLAIN = re.compile(r"-|([^\W_]+(?:[-'/][^\W_]+)*)([,;:]?)")
-# Chunks that end a sentence whatever follows in letters: two letters at least, so no initial.
+# Chunks that end a sentence whatever word follows: at least two letters, so not an initial.
 CLOSING = re.compile(r"((?:[^\W\d_]+-)*[^\W\d_]{2,})([.!?])")
-# Words of letters alone that NLTK takes apart.
+# Words without punctuation that NLTK splits.
 CONTRACTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a lower-case text, those of `nltk.word_tokenize(text)`.
+    """Return the words of a lower-case text, equal to `nltk.word_tokenize(text)`.
 
-    Sentences are split first, because only a sentence's last period is a word of its own; the
-    abbreviations of the Punkt model are all that is needed of it once letters are lower-case.
+    Sentences are split first, because only the last period of a sentence is a separate word; for
+    lower-case text this needs only the abbreviations of the Punkt model.
     """
     words = _chunked_words(text)
     return _segmented_words(text) if words is None else words
 
 
 def _segmented_words(text: str) -> list[str]:
-    """Return the words of any text: NLTK is asked only for sentences with something odd in them.
+    """Return the words of any text, passing only unusual sentences to NLTK.
 
-    Behind a closing chunk and before a letter or digit a sentence ends whatever stands around, so
-    that the text can be cut there.
+    Between a closing chunk and a letter or digit a sentence always ends, so the text can be split
+    there.
     """
     words: list[str] = []
-    segment: list[str] | None = []  # The segment's words, None once NLTK has to be asked.
+    segment: list[str] | None = []  # The segment's words; None once NLTK is needed.
     start = 0
     chunks = list(re.finditer(r"\S+", text))
     for position, chunk in enumerate(chunks, 1):
@@ -73,9 +73,8 @@ def _nltk_words(text: str) -> list[str]:
         return [word for sentence in _sentences().tokenize(text) for word in tokenise(sentence)]
     except TimeoutError as error:
         raise VlmHeadsError(
-            f"{len(text)} characters without a plain sentence end, which NLTK cannot take apart "
-            "in time",
-            "a caption as models write them",
+            f"{len(text)} characters without a plain sentence end, which NLTK cannot split in time",
+            "text that looks like a caption",
         ) from error
 
 
@@ -85,7 +84,7 @@ def _sentences() -> "PunktSentenceTokenizer":
 
 
 def _chunked_words(text: str) -> list[str] | None:
-    """Return the words of a text in which every chunk is plain, None for any other text."""
+    """Return the words of a text made of plain chunks only, or None."""
     words: list[str] = []
     chunks = text.split()
     last = len(chunks) - 1
@@ -99,10 +98,10 @@ def _chunked_words(text: str) -> list[str] | None:
 
 @lru_cache(maxsize=65536)
 def chunk_words(chunk: str) -> tuple[tuple[str, ...] | None, bool]:
-    """Return the words of one chunk, None where they depend on its place, and whether it closes."""
+    """Return a chunk's words (None: they depend on context), and whether it ends a sentence."""
     match = PLAIN.fullmatch(chunk)
     if match:
-        # A word after it keeps the chunk from being a sentence's end.
+        # The word appended keeps the chunk from ending the sentence.
         return _word_and_mark(match) or tuple(tokeniser().tokenize(chunk + " x")[:-1]), False
     match = CLOSING.fullmatch(chunk)
     if match and not _abbreviated(chunk):
@@ -111,7 +110,7 @@ def chunk_words(chunk: str) -> tuple[tuple[str, ...] | None, bool]:
 
 
 def _word_and_mark(match: re.Match[str]) -> tuple[str, ...]:
-    """Return a word of letters and the mark behind it, nothing for any other chunk."""
+    """Return a word of letters and the mark after it, or nothing for any other chunk."""
     word, mark = match.groups()
     if word is None or not word.isalpha() or word in CONTRACTED:
         return ()
@@ -137,7 +136,7 @@ PREPOSITIONS = frozenset(
     till to under until unto upon with""".split()
 )
 
-# A word that is the *end* of one of these stays as it is. The reference asks it that way round,
+# A word that is the *end* of one of these stays as it is. The reference tests it that way round,
 # which is the only reason why "is" (debris) and "as" (christmas) keep their s.
 UNCHANGED = tuple(
     """bison bream breeches britches carp chassis christmas clippers cod contretemps corps debris
@@ -173,12 +172,12 @@ IRREGULAR_SINGULARS = dict(
 
 
 class Ending(NamedTuple):
-    """What to do with a word that has one of these endings: cut so many letters, add these."""
+    """A rule for words with one of these endings: how many letters to cut, and what to add."""
 
     endings: tuple[str, ...]
     cut: int
     add: str
-    barred: str | None = None  # Letters that may not stand before it; "" asks for any letter.
+    barred: str | None = None  # Letters that must not precede it; "" requires some letter.
 
 
 def _ending(
@@ -187,7 +186,7 @@ def _ending(
     return Ending(tuple(start + ending for ending in endings.split()), cut, add, barred)
 
 
-# In the order in which they are tried; the first that fits decides.
+# Tried in this order; the first match decides.
 ENDINGS = (
     _ending("ae", 1, barred=""),
     _ending("itis", 0, barred=""),
@@ -231,9 +230,9 @@ ENDINGS = (
 def singularise(word: str) -> str:
     """Return the singular of a lower-case word, as CHAIR's `pattern` variant does.
 
-    Every token goes through it, verbs and function words too: "has" becomes "ha", "bus" becomes
-    "bu", "is" stays. The rules are those of the inflector of Bermi Ferrer Martinez with the word
-    lists of pattern.en, which the CHAIR script of Rohrbach et al. (2018) calls.
+    It is applied to every token, verbs and function words included: "has" becomes "ha", "bus"
+    becomes "bu", "is" stays. The rules are those of the inflector of Bermi Ferrer Martinez with the
+    word lists of pattern.en, which the CHAIR script of Rohrbach et al. (2018) calls.
     """
     first, *rest = word.split("-")
     if rest and rest[0] in PREPOSITIONS:
@@ -252,7 +251,7 @@ def _regular_singular(word: str) -> str:
     if word.startswith("oxen"):
         return "ox" + word[4:]
     if word.endswith("analyses"):
-        # Inside a longer word the reference repeats the "a" (psychoanalyasis).
+        # In a longer word the reference repeats the "a" (psychoanalyasis).
         return word[:-3] + ("sis" if word == "analyses" else "asis")
     for rule in ENDINGS:
         for ending in rule.endings:
@@ -296,10 +295,10 @@ SIBILANTS = ("s", "x", "z", "ch", "sh")
 
 
 def plurals(noun: str) -> tuple[str, ...]:
-    """Return how a noun or noun phrase is written in the plural ("bus": "buses", "busses")."""
+    """Return the plural forms of a noun or noun phrase ("bus": "buses", "busses")."""
     head, space, last = noun.rpartition(" ")
     for ending, forms in IRREGULAR_PLURALS.items():
-        # A compound inflects as its last part does (pocketknife, grandchild).
+        # A compound inflects like its last part (pocketknife, grandchild).
         if last == ending or (len(ending) > 4 and last.endswith(ending)):
             return tuple(head + space + last[: -len(ending)] + form for form in forms)
     return tuple(head + space + form for form in _regular_plurals(last))

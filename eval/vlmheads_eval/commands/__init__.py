@@ -1,4 +1,4 @@
-"""The commands, and their errors as one line without a traceback."""
+"""The commands of the evaluator, and errors as one line without a traceback."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class CommandError(click.ClickException):
-    """What the library refuses, as one line; the exit code is 2 as that of `vlmheads`."""
+    """An error as one line, with exit code 2 as in `vlmheads`."""
 
     exit_code = 2
 
@@ -24,7 +24,7 @@ class CommandError(click.ClickException):
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn what the library refuses into one line, and leave every other fault visible."""
+    """Turn errors of the library into one line, and let every other exception through."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:

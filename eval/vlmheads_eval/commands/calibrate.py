@@ -1,4 +1,4 @@
-"""`vlmheads calibrate`: gains of a model's heads, learned from images with known objects."""
+"""`vlmheads calibrate`: learn gains of a model's heads from images with known objects."""
 
 import json
 import time
@@ -31,48 +31,50 @@ TESTS = ("testbed:test", "testbed:counterfactual")
     type=click.IntRange(2),
     default=320,
     show_default=True,
-    help="So many images of each --data, drawn by the seed.",
+    help="Images from each --data, drawn with the seed.",
 )
 @click.option("--model", default="embedded", show_default=True)
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", help="Such as cpu or cuda:0.")
-@click.option("--prompt", help='What to ask. [default: "Describe the image."]')
+@click.option("--prompt", help='The prompt. [default: "Describe the image."]')
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The head map of gains, safetensors.",
+    help="Where to write the head map of gains (safetensors).",
 )
-@click.option("--rounds", type=click.IntRange(1), help="The most rounds. [default: 10]")
-@click.option("--round-images", type=click.IntRange(1), help="Captions of a round. [default: 192]")
+@click.option("--rounds", type=click.IntRange(1), help="Maximum number of rounds. [default: 10]")
+@click.option("--round-images", type=click.IntRange(1), help="Captions per round. [default: 192]")
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), help="First step size. [default: 0.03]"
 )
 @click.option(
-    "--penalty", type=click.FloatRange(0), help="How strongly gains are drawn to 1. [default: 0.02]"
+    "--penalty",
+    type=click.FloatRange(0),
+    help="How strongly gains are pulled towards 1. [default: 0.02]",
 )
-@click.option("--low", type=click.FloatRange(0, 1), help="The least gain. [default: 0]")
+@click.option("--low", type=click.FloatRange(0, 1), help="The smallest gain. [default: 0]")
 @click.option("--high", type=click.FloatRange(1), help="The largest gain. [default: 4]")
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 0.9, min_open=True),
-    help="Share of the images that tells which round is best. [default: 0.25]",
+    help="Share of the images used to choose the best round. [default: 0.25]",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Captions of a step. [default: 16]")
+@click.option("--batch-size", type=click.IntRange(1), help="Captions per step. [default: 16]")
 @click.option(
     "--fewest",
     type=click.IntRange(1),
-    help="Invented mentions that there have to be. [default: 20]",
+    help="Least number of hallucinated mentions to learn from. [default: 20]",
 )
 @click.option("--max-new-tokens", type=click.IntRange(1), help="[default: 96]")
-@click.option("--variant", help='How CHAIR reads captions. [default: "pattern"]')
-@click.option("--seed", default=1, show_default=True, help="Of images, order and scenes.")
+@click.option("--variant", help='The variant of CHAIR. [default: "pattern"]')
+@click.option("--seed", default=1, show_default=True, help="For images, order and scenes.")
 @click.option(
     "--test",
     "tests",
     multiple=True,
-    help="COCO folders or splits to test on afterwards, with seed 0; by default, and with "
-    "--data of the test bench alone, its test and counterfactual scenes. none for none.",
+    help="COCO folders or splits to test on afterwards, with seed 0, or none. By default, if all "
+    "--data are from the test bench, its test and counterfactual scenes.",
 )
 @click.option("--test-num", type=click.IntRange(1), default=500, show_default=True)
 @click.option(
@@ -103,9 +105,9 @@ def calibrate(
 ) -> None:
     """Learn gains of the heads of a model from images with known objects.
 
-    The plain model captions the images of --data; gains are learned that make it name what is
-    there, and was not named yet, rather than anything else. Use them with `--plugin
-    gains:head_map=OUT`, or fold them into the weights with `vlmheads bake`.
+    The model captions the images of --data; the gains learned from these captions make it name
+    objects that are present and not named yet. Use them with `--plugin gains:head_map=OUT`, or
+    fold them into the weights with `vlmheads bake`.
     """
     import vlmheads
     from vlmheads.commands.show import quiet_loading
@@ -140,13 +142,13 @@ def calibrate(
         settings,
         provenance={"model": model, "data": list(data)} | about,
         say=lambda line: click.echo(line, err=True),
-        progress=_tell,
+        progress=_show_checkpoint,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     found.gains.save(out)
     values = found.gains.mean()
     click.echo(
-        f"{out}: gains from {values.min():.2f} to {values.max():.2f}, of round {found.best}; "
+        f"{out}: gains from {values.min():.2f} to {values.max():.2f}, from round {found.best}; "
         f"{time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} s of processor time"
     )
     if not found.best:
@@ -160,7 +162,7 @@ def calibrate(
 
 
 def _at_most(data: str, num: int) -> int | None:
-    """Return how many images to take: all of a folder that has no more."""
+    """Return how many images to use; None for all images of a folder that has no more."""
     if data.startswith(TESTBED) or not Path(data).is_dir():
         return num
     from vlmheads_eval.data import coco_images
@@ -169,9 +171,10 @@ def _at_most(data: str, num: int) -> int | None:
     return num if num < len(entries) else None
 
 
-def _tell(look: "Checkpoint") -> bool:
-    loss = "" if look.loss is None else f"cost {look.loss:.4f}, "
-    click.echo(f"round {look.round}: {loss}object F1 held out {1 - look.held_out:.4f}", err=True)
+def _show_checkpoint(checkpoint: "Checkpoint") -> bool:
+    loss = "" if checkpoint.loss is None else f"cost {checkpoint.loss:.4f}, "
+    f1 = 1 - checkpoint.held_out
+    click.echo(f"round {checkpoint.round}: {loss}held-out object F1 {f1:.4f}", err=True)
     return True
 
 
@@ -185,7 +188,7 @@ def _test(
     settings: Any,
     draws: int,
 ) -> dict[str, Any]:
-    """Caption a test set under everything, compare, and print it."""
+    """Caption a test set under the gains and the controls, compare, and print it."""
     import hashlib
 
     from vlmheads_eval.calibrate.report import compare_all, run_all, tables
@@ -212,5 +215,5 @@ def _test(
     click.echo(f"\n{name}, {result['images']} images, variant {result['variant']}\n")
     click.echo(markdown(levels))
     click.echo(markdown(changes))
-    click.echo("* the plain captions cut to the same recall; 95 % intervals, paired by image")
+    click.echo("* the plain captions truncated to the same recall; 95 % intervals, paired by image")
     return result

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 
-AUTO_BATCH = 32  # Where "auto" begins; a batch that does not fit is halved.
+AUTO_BATCH = 32  # Where "auto" starts; a batch that does not fit is halved.
 
 
 def _batch_size(context: click.Context, option: click.Parameter, value: str) -> int:
@@ -32,31 +32,31 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
     multiple=True,
     default=("testbed:test",),
     show_default=True,
-    help="testbed:test, testbed:counterfactual, a COCO folder, POPE question files (give it more "
-    "than once), or AMBER's data folder.",
+    help="testbed:test, testbed:counterfactual, a COCO folder, POPE question files (repeat the "
+    "option), or AMBER's data folder.",
 )
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Folder of images.")
 @click.option("--model", default="embedded", show_default=True)
-@click.option("--plugin", "plugins", multiple=True, help='Such as vhr or "vhr:alpha=1.5".')
+@click.option("--plugin", "plugins", multiple=True, help='For example vhr or "vhr:alpha=1.5".')
 @click.option("--control", type=click.Choice(("random-heads", "text-only")))
-@click.option("--control-seed", default=0, show_default=True, help="Of the random heads.")
+@click.option("--control-seed", default=0, show_default=True, help="For the random heads.")
 @click.option("--task", default="caption", show_default=True, help="caption, pope or amber.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--num", type=click.IntRange(1), help="So many images, drawn by the seed.")
-@click.option("--ids", type=click.Path(exists=True, path_type=Path), help="Just these image ids.")
+@click.option("--num", type=click.IntRange(1), help="Number of images, drawn with the seed.")
+@click.option("--ids", type=click.Path(exists=True, path_type=Path), help="Only these image ids.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--prompt", help="For questions a frame with {question} in it.")
+@click.option("--prompt", help="For questions, a template with {question} in it.")
 @click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
 @click.option("--batch-size", default="8", show_default=True, callback=_batch_size)
-@click.option("--retry-failed", is_flag=True, help="Ask again about images that failed.")
+@click.option("--retry-failed", is_flag=True, help="Retry images that failed.")
 @click.option("--dtype", default="auto", show_default=True)
-@click.option("--device", help="Such as cpu or cuda:0.")
+@click.option("--device", help="For example cpu or cuda:0.")
 @one_line_errors
 def predict(**options: Any) -> None:
-    """Ask a model about images and keep every answer in the folder OUT.
+    """Ask a model about images and store the answers in the folder OUT.
 
-    It can be stopped at any point and called again to go on. Start it with `accelerate launch -m
-    vlmheads_eval predict ...` to share the work between several processes.
+    It can be stopped at any point; call it again to resume. Start it with `accelerate launch -m
+    vlmheads_eval predict ...` to share the work between processes.
     """
     from vlmheads_eval.predict.run import run_prediction
 
@@ -64,7 +64,7 @@ def predict(**options: Any) -> None:
 
 
 def _options(command: Any) -> Any:
-    """Add what compare and report share."""
+    """Add the arguments and options that compare and report share."""
     for option in (
         click.argument(
             "runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
@@ -74,13 +74,13 @@ def _options(command: Any) -> Any:
             "-g",
             multiple=True,
             type=click.Path(exists=True, path_type=Path),
-            help="What is in the images; by default what the first run folder was made from.",
+            help="The objects in the images; by default those of the first run folder.",
         ),
         click.option("--names", help="Names of the runs, separated by commas."),
         click.option(
             "--task",
             type=click.Choice(("chair", "pope")),
-            help="By default what the first run folder was asked, else chair.",
+            help="By default the task of the first run folder, otherwise chair.",
         ),
         click.option(
             "--variant", default="pattern", show_default=True, type=click.Choice(VARIANTS)
@@ -97,7 +97,9 @@ def _options(command: Any) -> Any:
 
 @click.command()
 @_options
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures as JSON."
+)
 @one_line_errors
 def compare(json_file: Path | None, **options: Any) -> None:
     """Compare RUNS with the first of them, the baseline, on the images that all have."""
@@ -134,15 +136,15 @@ def report(out: Path, **options: Any) -> None:
 @click.command("run")
 @click.argument("spec")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--data", help="In place of the spec's data, such as your COCO folder.")
-@click.option("--num", type=click.IntRange(1), help="In place of the spec's number of images.")
-@click.option("--seed", type=int, help="In place of the spec's, for another draw of images.")
-@click.option("--device", help="Such as cpu or cuda:0.")
+@click.option("--data", help="Replaces the spec's data, for example your COCO folder.")
+@click.option("--num", type=click.IntRange(1), help="Replaces the spec's number of images.")
+@click.option("--seed", type=int, help="Replaces the spec's seed, for another draw of images.")
+@click.option("--device", help="For example cpu or cuda:0.")
 @one_line_errors
 def run(
     spec: str, out: Path, data: str | None, num: int | None, seed: int | None, device: str | None
 ) -> None:
-    """Run SPEC, a YAML file or the name of a shipped one, and report; call it again to resume."""
+    """Run SPEC, a YAML file or the name of a shipped one, and report. Call it again to resume."""
     import json
     from dataclasses import replace
 

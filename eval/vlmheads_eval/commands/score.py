@@ -1,4 +1,4 @@
-"""`vlmheads eval score`: CHAIR, POPE and AMBER of predictions."""
+"""`vlmheads eval score`: CHAIR, POPE and AMBER for predictions."""
 
 import json
 import os
@@ -21,17 +21,17 @@ GROUND_TRUTH = click.option(
     "-g",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
-    help="What is in the images, or the questions; several are united. A run folder knows its own.",
+    help="Objects in the images, or questions; several are merged. A run folder has its own.",
 )
 JSON = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the whole result here."
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the full result as JSON."
 )
 MESSAGES_SHOWN = 20
 
 
 @click.group()
 def score() -> None:
-    """Score predictions: a run folder, JSON Lines or a JSON list."""
+    """Score predictions in a run folder, JSON Lines or a JSON list."""
 
 
 @score.command()
@@ -41,14 +41,14 @@ def score() -> None:
 @click.option(
     "--vocabulary",
     type=click.Path(exists=True, path_type=Path),
-    help="Other categories than COCO's, for --variant fixed.",
+    help="Categories other than COCO's, for --variant fixed.",
 )
 @click.option(
     "--repeats/--no-repeats",
     default=None,
-    help="Several captions an image. By default in a JSON list yes, in JSON Lines no.",
+    help="Allow several captions per image. By default in a JSON list, not in JSON Lines.",
 )
-@click.option("--download", is_flag=True, help="Fetch NLTK's data for --variant wordnet first.")
+@click.option("--download", is_flag=True, help="Download NLTK's data for --variant wordnet first.")
 @JSON
 @one_line_errors
 def chair(
@@ -60,7 +60,7 @@ def chair(
     download: bool,
     json_file: Path | None,
 ) -> None:
-    """CHAIR of captions, with what keeps it honest beside it."""
+    """CHAIR of captions, with recall, length, repetition and the truncation frontier."""
     from vlmheads_eval.chair.ground_truth import load_ground_truth
     from vlmheads_eval.chair.measures import CaptionScore
     from vlmheads_eval.chair.score import score_chair
@@ -84,7 +84,7 @@ def chair(
                 if unknown <= MESSAGES_SHOWN:
                     click.echo(
                         f"{caption.place}: image {caption.image_id!r} is not in the ground truth; "
-                        "counted as an empty image, as the reference does",
+                        "counted as an image without objects, as in the reference",
                         err=True,
                     )
             if spool:
@@ -110,7 +110,7 @@ def chair(
 def pope(
     predictions: Path, ground_truth: tuple[Path, ...], parser: str, json_file: Path | None
 ) -> None:
-    """POPE of answers; one question file a split as ground truth."""
+    """POPE of answers; the ground truth is one question file per split."""
     from vlmheads_eval.pope.questions import read_questions
     from vlmheads_eval.pope.score import read_answers, score_pope
     from vlmheads_eval.records import predictions_file
@@ -129,10 +129,10 @@ def pope(
     "--similarity",
     default="exact",
     show_default=True,
-    help='Which words count as the same: "exact" or "spacy:MODEL". The paper used '
+    help='Which words count as the same: "exact" or "spacy:MODEL". The paper uses '
     "spacy:en_core_web_lg.",
 )
-@click.option("--download", is_flag=True, help="Fetch NLTK's data first.")
+@click.option("--download", is_flag=True, help="Download NLTK's data first.")
 @JSON
 @one_line_errors
 def amber(
@@ -142,7 +142,7 @@ def amber(
     download: bool,
     json_file: Path | None,
 ) -> None:
-    """AMBER of descriptions and answers; its data folder as ground truth."""
+    """AMBER of descriptions and answers; the ground truth is its data folder."""
     from vlmheads_eval.amber import load_amber, read_responses, score_amber
     from vlmheads_eval.compat import download_nltk_data
     from vlmheads_eval.records import file_hashes, predictions_file
@@ -159,7 +159,7 @@ def amber(
 
 
 def _truth(predictions: Path, given: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Return the ground truth given or that of the run folder; say where a run is not complete."""
+    """Return the ground truth given or that of the run folder; warn about an incomplete run."""
     from vlmheads_eval.run_folder import CONFIG, ground_truth_of, missing
 
     if (predictions / CONFIG).is_file():
@@ -171,7 +171,7 @@ def _truth(predictions: Path, given: tuple[Path, ...]) -> tuple[Path, ...]:
 
 @contextmanager
 def _spool(wanted: bool) -> Iterator[IO[str] | None]:
-    """Hold captions' results on disk, so that memory does not grow with their number."""
+    """Keep the results of captions on disk, so that memory does not grow with their number."""
     if not wanted:
         yield None
         return
@@ -182,7 +182,7 @@ def _spool(wanted: bool) -> Iterator[IO[str] | None]:
 def _write_with_captions(path: Path, result: dict[str, Any], captions: IO[str]) -> None:
     captions.seek(0)
     with _replacing(path) as file:
-        # "overall" stands first for the reader, the captions last.
+        # "overall" comes first for human readers, the captions last.
         head = {"overall": result["overall"], **result}
         file.write(json.dumps(head, indent=1).removesuffix("\n}") + ',\n "captions": [\n')
         shutil.copyfileobj(captions, file)
@@ -197,7 +197,7 @@ def _write(path: Path | None, result: dict[str, Any]) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[str]]:
-    """Write a file beside its place and move it there whole."""
+    """Write a temporary file next to the path, then move it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:

@@ -14,7 +14,7 @@ def compared(
     draws: int,
     seed: int,
 ) -> tuple[dict[str, Any], list[Any]]:
-    """Return the comparison of runs, and their scores where they are captions."""
+    """Return the comparison of runs, and the scores of runs of captions."""
     from vlmheads.errors import VlmHeadsError
     from vlmheads_eval.chair.ground_truth import load_ground_truth
     from vlmheads_eval.chair.variants import get_variant
@@ -29,7 +29,7 @@ def compared(
         names.split(",") if names else [run.stem if run.is_file() else run.name for run in runs]
     )
     if len(titles) != len(runs):
-        raise VlmHeadsError(f"{len(titles)} names", f"{len(runs)}, one a run")
+        raise VlmHeadsError(f"{len(titles)} names", f"{len(runs)}, one per run")
     truth_paths = ground_truth or ground_truth_of(runs[0])
     asked = read_config(runs[0])["task"] if (runs[0] / CONFIG).is_file() else "caption"
     if (task or asked) == "pope":

@@ -1,4 +1,4 @@
-"""Runs of captions compared on the images that all of them have, and the verdicts on them."""
+"""Runs of captions compared on the images that all of them have, and the verdicts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,17 +29,17 @@ from vlmheads_eval.statistics import (
     resample,
 )
 
-# Measures whose differences are tested; Holm's correction is over methods, for each by itself.
+# Measures whose differences are tested, with Holm's correction over methods for each measure.
 TESTED = ("CHAIRs", "CHAIRi", "unique_hallucination")
 
 
 @dataclass(frozen=True)
 class RunScores:
-    """The scores of one run, one caption an image or more.
+    """The scores of one run, with one caption per image or more.
 
     Args:
-        name: as it stands in tables.
-        scored: every caption with its score, in the file's order.
+        name: as shown in tables.
+        scored: every caption with its score, in the order of the file.
         counts: image key -> counts [columns of `Counts`].
         cut: image key -> counts of the captions cut after 1, 2, ... sentences and whole
             [LONGEST + 1, columns].
@@ -52,7 +52,7 @@ class RunScores:
 
 
 def score_run(name: str, path: Path, truth: GroundTruth, variant: Variant) -> RunScores:
-    """Return a run's scores image by image, for comparing and reporting."""
+    """Return the scores of a run for every image."""
     scored = []
     counts: dict[str, Array] = {}
     cut: dict[str, Array] = {}
@@ -69,12 +69,12 @@ def score_run(name: str, path: Path, truth: GroundTruth, variant: Variant) -> Ru
 def compare_chair(
     runs: Sequence[RunScores], *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Any]:
-    """Compare runs with the first, the baseline, on the images that all of them have.
+    """Compare runs with the first one, the baseline, on the images that all of them have.
 
     For every method: differences of all measures with 95 % intervals from one paired bootstrap over
     images, McNemar's test of CHAIR_S, the distance to the baseline's truncation frontier at equal
     recall, p values corrected over methods by Holm, the smallest detectable differences, and a
-    verdict (see `verdicts.judge`). Fractions throughout.
+    verdict (see `judge`). Rates are fractions.
     """
     images = common_images(runs)
     counts = {run.name: np.array([run.counts[key] for key in images]) for run in runs}
@@ -122,13 +122,13 @@ def compare_chair(
 
 
 def common_images(runs: Sequence[Any]) -> list[str]:
-    """Return the images that every run has, in the order of the first; refuse names used twice."""
+    """Return the images that every run has, in the order of the first; refuse duplicate names."""
     names = [run.name for run in runs]
     if len(set(names)) != len(names):
-        raise VlmHeadsError(f"two runs of one name among {names}", "a name of its own each")
+        raise VlmHeadsError(f"two runs of one name among {names}", "distinct names")
     images = [key for key in runs[0].counts if all(key in run.counts for run in runs)]
     if not images:
-        raise VlmHeadsError(f"no image that {' and '.join(names)} have in common", "one or more")
+        raise VlmHeadsError(f"no image that {' and '.join(names)} have in common", "at least one")
     return images
 
 
@@ -138,14 +138,14 @@ def _interval(name: str, counts: Array, drawn: Array) -> list[float | None]:
 
 
 def _mcnemar(baseline: Array, method: Array) -> dict[str, Any]:
-    column = Counts._fields.index("hallucinated")
+    column = Counts._fields.index("hallucinating")
     first, second = baseline[:, column] > 0, method[:, column] > 0
-    mended, broken = int((first & ~second).sum()), int((~first & second).sum())
-    return {"mended": mended, "broken": broken, "p": mcnemar(mended, broken)}
+    fixed, broken = int((first & ~second).sum()), int((~first & second).sum())
+    return {"fixed": fixed, "broken": broken, "p": mcnemar(fixed, broken)}
 
 
 def _corrected(methods: list[dict[str, Any]], sums: dict[str, Array]) -> list[dict[str, Any]]:
-    """Correct the p values over the methods, pass the verdicts, and make all of it plain data."""
+    """Correct the p values over the methods, add the verdicts, and return plain data."""
     tests = {
         "CHAIRs": {method["name"]: method["mcnemar"]["p"] for method in methods},
         "CHAIRi": {method["name"]: method["difference"]["CHAIRi"].p for method in methods},
@@ -173,7 +173,7 @@ def _corrected(methods: list[dict[str, Any]], sums: dict[str, Array]) -> list[di
 
 
 NOT_SHOWN = "not shown to beat truncation"
-# Rates that a looping caption cannot talk down by naming the same safe object again.
+# Rates that a caption cannot lower by repeating a safe object.
 FRONTIER_RATES = ("CHAIRs", "unique_hallucination")
 
 
@@ -185,10 +185,9 @@ def judge(
     """Return the verdict on a method against its baseline.
 
     "worse": CHAIR_S or CHAIR_I is higher and neither is lower, after Holm's correction at 5 %.
-    "better": one is lower, neither higher, and at equal recall CHAIR_S or the unique-object rate
-    lies below the baseline's truncation frontier, neither above. "not shown to beat truncation": lower, yet
-    not below that frontier: cutting the baseline's captions does as much. Else "not
-    distinguishable".
+    "better": one is lower, neither is higher, and at equal recall CHAIR_S or the unique-object
+    rate is below the baseline's truncation frontier and neither is above it. "not shown to beat
+    truncation": lower, but not below that frontier. Otherwise "not distinguishable".
     """
     signs = [_sign(difference[name].value, holm[name]) for name in ("CHAIRs", "CHAIRi")]
     if sum(signs) > 0 and min(signs) >= 0:
@@ -206,16 +205,16 @@ def _sign(value: float | None, p: float | None) -> int:
 
 
 def notes(difference: Mapping[str, Estimate], figures: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know beside the rates: loops, cut captions, lost recall."""
+    """Return what qualifies the rates: repetition, captions at the token limit, lost recall."""
     found = []
     if (figures["repetition"] or 0) > 0.01:
-        found.append(f"{figures['repetition']:.1%} of its captions repeat themselves")
+        found.append(f"{figures['repetition']:.1%} of its captions are repetitive")
     if (figures["at_limit"] or 0) > 0.01:
-        found.append(f"{figures['at_limit']:.1%} of its captions stop at the token limit")
+        found.append(f"{figures['at_limit']:.1%} of its captions end at the token limit")
     if figures["empty"]:
         found.append(f"{figures['empty']:.1%} of its captions are empty")
     recall = difference["recall"]
     if recall.value is not None and recall.p is not None and recall.p < ALPHA:
         word = "less" if recall.value < 0 else "more"
-        found.append(f"names {abs(recall.value) * 100:.1f} points {word} of what is there")
+        found.append(f"names {abs(recall.value) * 100:.1f} points {word} of the objects present")
     return found

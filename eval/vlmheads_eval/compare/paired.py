@@ -11,17 +11,17 @@ from vlmheads_eval.chair.score import frontier_distance
 from vlmheads_eval.compare.chair import RunScores, common_images
 from vlmheads_eval.statistics import DRAWS, Array, Estimate, differ, holm, resample
 
-# What is told apart by default: rates of invention, recall, and both in one.
+# Compared by default: hallucination rates, recall, and object F1, which combines both.
 COMPARED = ("CHAIRi", "CHAIRs", "unique_hallucination", "recall", "object_f1")
 CUT = "cut captions"
-TOGETHER = 16  # Baselines whose cut captions are drawn at once, for the sake of memory.
+TOGETHER = 16  # Baselines whose truncated captions are resampled at once, to limit memory.
 AT_RECALL = ("CHAIRs", "unique_hallucination", "object_f1")
 
 
 def pooled(name: str, runs: Sequence[RunScores]) -> RunScores:
-    """Return several draws of a control as one run: the sums of their counts, image by image.
+    """Return several draws of a control as one run, by summing their counts per image.
 
-    Its measures are ratios of these sums, so that a difference from it is one from all draws.
+    Its measures are ratios of these sums, so a difference from it is a difference from all draws.
     """
     images = common_images(runs)
     return RunScores(
@@ -33,7 +33,7 @@ def pooled(name: str, runs: Sequence[RunScores]) -> RunScores:
 
 
 def figures_of(run: RunScores, names: Sequence[str] = COMPARED) -> dict[str, float]:
-    """Return measures of a run over all of its images; NaN where nothing counts."""
+    """Return measures of a run over all of its images; NaN where undefined."""
     sums = np.sum(list(run.counts.values()), axis=0)
     return {name: float(measure(sums, name)) for name in names}
 
@@ -46,7 +46,7 @@ def paired(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Return the differences second less first, with paired bootstrap intervals over images."""
+    """Return the differences second minus first, with paired bootstrap intervals over images."""
     return differences([(first, second)], names, draws=draws, seed=seed)[0]
 
 
@@ -57,7 +57,7 @@ def differences(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> list[dict[str, Estimate]]:
-    """Return `paired` of many pairs, whose runs are drawn together; names tell runs apart."""
+    """Return `paired` for many pairs, resampled together; run names must be distinct."""
     if not pairs:
         return []
     runs = {run.name: run for pair in pairs for run in pair}
@@ -86,10 +86,10 @@ def at_recall(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, dict[str, Estimate]]:
-    """Return each method's distances to the baseline's captions cut to the same recall.
+    """Return each method's distances to the baseline's captions truncated to the same recall.
 
-    See `frontier_distance`; of object F1 a distance above 0 is the better one. Where a method
-    recalls more than the baseline, it is held against the baseline's whole captions.
+    See `frontier_distance`; for object F1 a positive distance is better. A method that recalls
+    more than the baseline is compared with the baseline's whole captions.
     """
     images = common_images([baseline, *methods])
     cut = np.array([baseline.cut[key] for key in images])
@@ -110,7 +110,7 @@ def above_others(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, dict[str, Estimate]]:
-    """Return one method's distances to each baseline's captions cut to the same recall."""
+    """Return one method's distances to each baseline's captions truncated to the same recall."""
     images = common_images([method, *baselines])
     counts = _counts(method, images)
     found = {}
@@ -132,7 +132,7 @@ def _distances(
 def corrected(found: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
     """Return the estimates of several runs as plain data, with Holm's correction over the runs.
 
-    The correction is for each measure by itself; its p value stands beside the others as "holm".
+    Each measure is corrected separately; the corrected p value is in "holm".
     """
     names = next(iter(found.values()), {})
     tests = {name: holm({run: one[name].p for run, one in found.items()}) for name in names}

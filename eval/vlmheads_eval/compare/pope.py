@@ -33,10 +33,10 @@ def compare_pope(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare runs with the first by a paired bootstrap over images, six questions of one together.
+    """Compare runs with the first one by a paired bootstrap over images, not over questions.
 
     Differences of the mean over splits, with 95 % intervals; accuracy and F1 corrected over methods
-    by Holm. A method is better or worse where one of the two is and the other is not the opposite.
+    by Holm. A method is better (or worse) if one of the two is and the other is not the opposite.
     """
     chosen = PARSERS[parser]
     images = list(dict.fromkeys(q.image for file in files for q in file.questions))

@@ -1,4 +1,4 @@
-"""How a yes or no is read out of an answer: six official ways that disagree, and a strict one."""
+"""Parsers that read yes or no from an answer: six official ones that disagree, and a strict one."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,15 +10,15 @@ Reply = Literal["yes", "no"]
 
 @dataclass(frozen=True)
 class Parser:
-    """One reading of answers, and what it does with an answer that says neither.
+    """One parser of answers, and how it counts an answer that says neither.
 
     Args:
         name: as on the command line.
         read: from the answer and the question's label to "yes", "no" or None for neither. Only
-            "vcd" looks at the label.
-        unparsed: "wrong" counts neither as a wrong answer; "dropped" leaves it out of every figure;
-            "wrong but not missed" leaves it out of recall alone.
-        true_yes_ratio: whether the reference prints the labels' share of "yes" as yes ratio.
+            "vcd" uses the label.
+        unparsed: "wrong" counts it as a wrong answer; "dropped" excludes it from every figure;
+            "wrong but not missed" excludes it from recall only.
+        true_yes_ratio: whether the reference reports the labels' share of "yes" as the yes ratio.
     """
 
     name: str
@@ -39,7 +39,7 @@ def _opera(answer: str, label: Reply) -> Reply:
 
 
 def _vcd(answer: str, label: Reply) -> Reply:
-    # The script looks for the label alone, so an answer without it is always wrong.
+    # The script searches only for the label, so an answer without it is always wrong.
     if label in answer.lower():
         return label
     return "no" if label == "yes" else "yes"
@@ -75,13 +75,13 @@ def _one_of(yes: bool, no: bool) -> Reply | None:
 
 
 def _without_punctuation(text: str) -> str:
-    """Take punctuation out as VLMEvalKit does: with a space where none stands beside the sign."""
+    """Remove punctuation as VLMEvalKit does: it becomes a space unless it has one next to it."""
     grouped = re.search(r"\d,\d", text) is not None
     cleaned = text
     for sign in ';/[]"{}()=+\\_-><@`,?!':
         beside_space = f"{sign} " in text or f" {sign}" in text
         cleaned = cleaned.replace(sign, "" if beside_space or grouped else " ")
-    # The reference passes a flag as the count of `sub`, so that only 32 periods go.
+    # The reference passes a flag as the count of `sub`, so only 32 periods are removed.
     return re.sub(r"\.(?!\d)", "", cleaned, count=32)
 
 

@@ -33,7 +33,7 @@ class Question:
 def sample_images(
     images: Sequence[tuple[str, Sequence[str]]], number: int, seed: int, objects: int = 3
 ) -> list[tuple[str, Sequence[str]]]:
-    """Return `number` of the images that have enough objects, drawn as the reference draws them."""
+    """Return `number` images with enough objects, drawn as in the reference."""
     rich = [image for image in images if len(image[1]) >= objects]
     if len(rich) < number:
         raise VlmHeadsError(
@@ -50,15 +50,15 @@ def build_questions(
     objects: int = 3,
     reference_wording: bool = False,
 ) -> list[Question]:
-    """Return POPE's questions: for each image so many objects that are there, each before one not.
+    """Return POPE's questions: per image, present objects, each followed by an absent one.
 
     Args:
         images: file name and objects of each image, in order.
         strategy: the absent objects are drawn at "random", are the most frequent ones ("popular"),
-            or those that most often come with the object asked before ("adversarial").
-        draws: the source of random choices; one generator over several calls repeats the reference.
-        objects: questions of each answer an image.
-        reference_wording: keep the reference's fault of writing "imange" after "an".
+            or those that co-occur most often with the present one ("adversarial").
+        draws: the random generator; one generator over several calls reproduces the reference.
+        objects: questions with each answer per image.
+        reference_wording: keep the reference's error of writing "imange" after "an".
     """
     if strategy not in STRATEGIES:
         raise VlmHeadsError(f"strategy {strategy!r}", " or ".join(STRATEGIES))
@@ -94,9 +94,9 @@ def _absent(
             return name
     if barred.issuperset(all_names):
         raise VlmHeadsError(
-            f"{image} has every object of the sample or has been asked for it",
-            "an object to ask for that is not there",
-            "take more images or fewer questions an image",
+            f"{image}: every object of the sample is present or was already asked for",
+            "an absent object to ask for",
+            "use more images or fewer questions per image",
         )
     while (name := draws.choice(all_names)) in barred:
         pass
@@ -126,7 +126,7 @@ class QuestionFile:
 def read_questions(path: Path) -> QuestionFile:
     """Read POPE, RePOPE, A-OKVQA or GQA questions, JSON Lines or a JSON list.
 
-    The split is the strategy in the file's name, or the name itself.
+    The split is the strategy in the file name, or the name itself.
     """
     questions = []
     for place, record in read_records(path):
@@ -139,7 +139,7 @@ def read_questions(path: Path) -> QuestionFile:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise VlmHeadsError(
-                f"{place}: no question ({error})", "question_id, image, text and label"
+                f"{place}: not a question ({error})", "question_id, image, text and label"
             ) from error
         if question.label not in ("yes", "no"):
             raise VlmHeadsError(f"{place}: label {question.label!r}", "yes or no")

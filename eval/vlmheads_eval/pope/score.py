@@ -1,4 +1,4 @@
-"""POPE: yes/no questions for objects, scored with the parser of one's choice (Li et al., 2023)."""
+"""POPE's accuracy, precision, recall, F1 and yes ratio, with a choice of parsers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ from vlmheads_eval.records import read_records
 ANSWER_FIELDS = ("answer", "text", "response", "caption")
 
 
-# Split and question number, None where a record does not say -> the answers.
+# (split, question number), None where a record does not say -> the answers.
 AnswerTable = Mapping[tuple[str | None, int | None], Sequence[str]]
 
 
 class Outcome(NamedTuple):
-    """What one answer adds to the sums; `unparsed_yes`: neither yes nor no where yes is right."""
+    """What one answer adds to the sums; `unparsed_yes`: neither yes nor no, and yes is correct."""
 
     true_yes: int = 0
     false_yes: int = 0
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 def read_answers(path: Path) -> dict[tuple[str | None, int | None], list[str]]:
-    """Read answers by split and question number; None where a record does not say."""
+    """Read answers by split and question number, None where a record does not say."""
     answers: dict[tuple[str | None, int | None], list[str]] = {}
     for place, record in read_records(path):
         if record.get("error"):
@@ -43,19 +43,19 @@ def read_answers(path: Path) -> dict[tuple[str | None, int | None], list[str]]:
             raise VlmHeadsError(f"{place}: question_id {number!r}", "a whole number")
         same = answers.setdefault((record.get("split"), number), [])
         if same and number is not None:
-            raise VlmHeadsError(f"{place}: question {number} once more", "one answer a question")
+            raise VlmHeadsError(f"{place}: question {number} again", "one answer per question")
         same.append(text)
     return answers
 
 
 def match_answers(file: QuestionFile, answers: AnswerTable) -> list[str]:
-    """Return one answer a question: by split and number, by number, or by order without numbers."""
+    """Return one answer per question: by split and number, by number, or by order if unnumbered."""
     if set(answers) == {(None, None)}:
         ordered = answers[None, None]
         if len(ordered) != len(file.questions):
             raise VlmHeadsError(
                 f"{len(ordered)} answers without question_id",
-                f"{len(file.questions)}, one a line of {file.path}",
+                f"{len(file.questions)}, one per line of {file.path}",
             )
         return list(ordered)
     found = []
@@ -65,7 +65,7 @@ def match_answers(file: QuestionFile, answers: AnswerTable) -> list[str]:
         if not same:
             raise VlmHeadsError(
                 f"no answer to question {number} of {file.path} (split {file.split})",
-                "one answer a question",
+                "one answer per question",
                 "resume the run, or pass the question file that was answered",
             )
         found.append(same[0])
@@ -88,9 +88,9 @@ def outcomes(
 
 
 def figures(sums: np.ndarray[Any, Any], parser: Parser) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the measures of sums [..., columns of `Outcome`] as [...]; NaN where nothing counts.
+    """Return the measures of sums [..., columns of `Outcome`] as [...]; NaN where undefined.
 
-    "yes" is the positive class. What an unparsed answer counts as is the parser's.
+    "yes" is the positive class. The parser decides how unparsed answers count.
     """
     outcome = {name: sums[..., column] for column, name in enumerate(Outcome._fields)}
     asked = sums.sum(axis=-1)
@@ -123,10 +123,10 @@ def score_pope(
     answers: AnswerTable,
     parser: str = "strict",
 ) -> dict[str, Any]:
-    """Return POPE's measures a split and their mean, with the SHA-256 of every question file.
+    """Return POPE's measures per split and their mean, with the SHA-256 of every question file.
 
-    Fractions; None where nothing counts. Raises VlmHeadsError for an unknown parser, a question
-    without an answer, or two files of one split.
+    Rates are fractions, None where undefined. Raises VlmHeadsError for an unknown parser, a
+    question without an answer, or two files of one split.
     """
     if parser not in PARSERS:
         raise VlmHeadsError(f"parser {parser!r}", " or ".join(PARSERS))
@@ -134,7 +134,7 @@ def score_pope(
     splits: dict[str, Any] = {}
     for file in files:
         if file.split in splits:
-            raise VlmHeadsError(f"two question files of the split {file.split}", "one a split")
+            raise VlmHeadsError(f"two question files of the split {file.split}", "one per split")
         rows = outcomes(file.questions, match_answers(file, answers), chosen)
         sums = rows.sum(axis=0)
         splits[file.split] = {

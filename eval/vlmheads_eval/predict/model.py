@@ -1,4 +1,4 @@
-"""Asking a model about every sample of a run, resumably and on any number of processes."""
+"""From images and prompts to answers of a model: plain, under plugins or under a control."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,14 @@ from vlmheads.registry import resolve
 
 
 class Answer(NamedTuple):
-    """What a model said: text, generated tokens, and whether the token limit cut it off."""
+    """What a model answered.
+
+    Args:
+        text: the answer.
+        tokens: generated tokens, without the end token.
+        at_limit: whether the limit on new tokens ended it, rather than an end token or another
+            criterion such as a time limit.
+    """
 
     text: str
     tokens: int
@@ -28,16 +35,16 @@ class Answer(NamedTuple):
 
 
 CONTROLS = ("random-heads", "text-only")
-PIECE = 1 << 24  # Bytes of a weights file that are hashed at both of its ends.
+PIECE = 1 << 24  # Bytes hashed at each end of a large weights file.
 
 
 class Generator:
-    """A loaded model that answers batches of images with a prompt each.
+    """A loaded model that answers batches of images, each with a prompt.
 
     Args:
         captioner: the model with its processor and plugins.
-        max_new_tokens: where an answer is cut off.
-        text_only: leave the images out, as a control.
+        max_new_tokens: the token limit of an answer.
+        text_only: omit the images, as a control.
     """
 
     def __init__(
@@ -55,9 +62,9 @@ class Generator:
             output = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = processor.batch_decode(new, skip_special_tokens=True)
-        lengths = self._lengths(new)
+        lengths, width = self._lengths(new), new.shape[1]
         return [
-            Answer(text.strip(), min(length, new.shape[1]), length > new.shape[1])
+            Answer(text.strip(), min(length, width), length > width == self.max_new_tokens)
             for text, length in zip(texts, lengths, strict=True)
         ]
 
@@ -80,7 +87,7 @@ class Generator:
         return inputs.to(model.device, dtype=model.dtype)
 
     def _lengths(self, new: torch.Tensor) -> list[int]:
-        """Tokens of each row before its end token; one more than there are where none came."""
+        """Tokens in each row before its end token; one more than the row has if there is none."""
         ends = self.captioner.model.generation_config.eos_token_id
         if ends is None:
             return [new.shape[1] + 1] * len(new)
@@ -98,17 +105,17 @@ def load_generator(
     dtype: str = "auto",
     device: str | None = None,
 ) -> Generator:
-    """Load a model under plugins, or under a control of what they claim.
+    """Load a model with plugins, or with a control for them.
 
     Args:
         model: a packaged model, a folder or a hub id.
         plugins: names, with options as in "vhr:alpha=1.5".
-        max_new_tokens: where an answer is cut off.
-        control: "random-heads" puts heads drawn at random in place of those that the plugins
-            choose, as many a layer and with the same gain; "text-only" leaves the images out.
-        control_seed: of the random heads; take several.
-        dtype: as for `vlmheads.Captioner.from_pretrained`.
-        device: likewise.
+        max_new_tokens: the token limit of an answer.
+        control: "random-heads" replaces the heads that the plugins choose with random ones, as
+            many per layer and with the same gain; "text-only" omits the images.
+        control_seed: for the random heads; use several seeds.
+        dtype: see `vlmheads.Captioner.from_pretrained`.
+        device: see there.
     """
     if control not in (None, *CONTROLS):
         raise VlmHeadsError(f"control {control!r}", " or ".join(CONTROLS))
@@ -119,7 +126,7 @@ def load_generator(
 
 
 def random_heads(model: Any, plugins: Sequence[Plugin], seed: int) -> tuple[Plugin, ...]:
-    """Return the plugins with a random head map, which chooses half of each layer's heads."""
+    """Return the plugins with a random head map, which selects half of each layer's heads."""
     if not plugins or not all(hasattr(plugin, "head_map") for plugin in plugins):
         names = ", ".join(plugin.name for plugin in plugins) or "no plugin"
         raise VlmHeadsError(
@@ -135,21 +142,21 @@ def random_heads(model: Any, plugins: Sequence[Plugin], seed: int) -> tuple[Plug
 
 
 def describe_plugins(plugins: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the plugins' names and options as plain values for the config."""
+    """Return the plugins' names and options as plain values for a run's config."""
     described = [plugin.describe() for plugin in resolve(plugins)]
     return [{"name": plugin["name"], **plugin["options"]} for plugin in described]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that bear on answers."""
+    """Return the versions that can change answers."""
     names = ("vlmheads", "torch", "transformers")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def model_fingerprint(model: str) -> dict[str, str]:
-    """Return what tells a model's files: SHA-256 of each, of both ends where it is large.
+    """Return the SHA-256 of each file of a model, of both ends for a large one.
 
-    For a hub id the commit that is in the local cache.
+    For a hub id, return the commit in the local cache.
     """
     from transformers import AutoConfig
 

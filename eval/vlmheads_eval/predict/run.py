@@ -1,4 +1,4 @@
-"""Asking a model about every sample of a run, resumably and on any number of processes."""
+"""Predictions for every sample of a run, resumable and on any number of processes."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ class Processes(Protocol):
     num_processes: int
 
     def wait_for_everyone(self) -> None:
-        """Return when all processes have come here."""
+        """Return when all processes have reached this call."""
 
 
 class OneProcess:
@@ -58,26 +58,27 @@ def predict(
     retry_failed: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Ask about all samples that have no prediction yet, and keep each answer as it comes.
+    """Predict all samples without a prediction, and store each answer at once.
 
-    May be killed at any point and called again, with another batch size or number of processes.
-    A sample whose image cannot be read is recorded with its error and the rest goes on.
+    It may be killed at any point and called again, with another batch size or number of processes.
+    A sample whose image cannot be read is recorded with its error, and the run goes on.
 
     Args:
         run: the run folder.
-        config: all that decides the answers; a run begun with another one is refused.
-        samples: what to ask, the same on every process.
+        config: everything that determines the answers; a run started with another one is refused.
+        samples: what to ask; the same on every process.
         describe: from images and prompts to answers.
-        read: from an image file to an image; raises VlmHeadsError for what is none.
-        batch_size: samples asked at once; halved when memory runs out.
+        read: from an image file to an image; raises VlmHeadsError for any other file.
+        batch_size: samples per generation; halved when memory runs out.
         processes: of the job; one by default.
-        retry_failed: ask again about samples that failed.
-        progress: is told after every batch how many of this process's samples are done.
+        retry_failed: retry samples that failed.
+        progress: called after every batch with the number of this process's samples that are
+            done, and their total.
     """
     job = processes or OneProcess()
     keys = [sample.key for sample in samples]
     if len(set(keys)) != len(keys):
-        raise VlmHeadsError("two samples of one name", "a name of its own for each")
+        raise VlmHeadsError("two samples with the same key", "distinct keys")
     with ExitStack() as held:
         if job.process_index == 0:
             held.enter_context(run_folder.only_writer(run / run_folder.LOCK))
@@ -85,7 +86,7 @@ def predict(
             run_folder.merge(run)
         job.wait_for_everyone()
         finished = set(run_folder.done(run, failed=not retry_failed))
-        job.wait_for_everyone()  # Nobody writes before everybody has read what is done.
+        job.wait_for_everyone()  # No process writes before all have read what is done.
         pending = [sample for sample in samples if sample.key not in finished]
         mine = pending[job.process_index :: job.num_processes]
         _ask(run, mine, describe, read, batch_size, job, progress)
@@ -125,16 +126,16 @@ def _ask(
                     records.append(_record(sample, {"error": " ".join(str(error).split())}))
             answers = _halving(describe, images, [sample.prompt for sample in readable])
             for sample, answer in zip(readable, answers, strict=True):
-                said = {sample.answer_field: answer.text, **answer._asdict()}
-                said.pop("text")
-                records.append(_record(sample, said))
+                fields = answer._asdict()
+                fields = {sample.answer_field: fields.pop("text"), **fields}
+                records.append(_record(sample, fields))
             run_folder.append(file, records)
             done += len(batch)
             progress(done, len(samples))
 
 
-def _record(sample: Sample, said: Mapping[str, Any]) -> dict[str, Any]:
-    return {"sample": sample.key, **sample.record, **said}
+def _record(sample: Sample, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"sample": sample.key, **sample.record, **fields}
 
 
 def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
@@ -143,7 +144,7 @@ def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]
 
 
 def _halving(describe: Describe, images: list[Any], prompts: list[str]) -> list[Answer]:
-    """Describe a batch, in halves where the whole does not fit into memory."""
+    """Describe a batch, in halves if it does not fit into memory."""
     if not images:
         return []
     try:
@@ -180,9 +181,9 @@ def run_prediction(
     device: str | None,
     workspace: Path | None = None,
 ) -> None:
-    """Do what `vlmheads eval predict` does.
+    """Run `vlmheads eval predict`.
 
-    What has to be made for it, scenes or questions, goes into the workspace, by default OUT/data.
+    Generated scenes and questions are written to the workspace, by default OUT/data.
     """
     workspace = workspace or out / "data"
 
@@ -200,7 +201,7 @@ def run_prediction(
 
     processes = _processes()
     if processes.process_index == 0:
-        load()  # Scenes and questions that have to be made are made by one process.
+        load()  # One process generates the scenes and questions.
     processes.wait_for_everyone()
     material = load()
     truth = [path for path in material.ground_truth if path.is_file()]
@@ -223,7 +224,7 @@ def run_prediction(
         "versions": versions(),
         "samples": [sample.key for sample in material.samples],
     }
-    run_folder.check_config(out, config)  # Before a large model is loaded for nothing.
+    run_folder.check_config(out, config)  # Before loading a large model in vain.
     describe = load_generator(
         model,
         plugins,
@@ -250,7 +251,7 @@ def run_prediction(
 
 
 def _processes() -> Any:
-    """Return the processes of this job: accelerate's where it was launched by it."""
+    """Return the processes of this job: accelerate's if accelerate launched it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return OneProcess()
     from datetime import timedelta
@@ -258,7 +259,7 @@ def _processes() -> Any:
     import torch
     from accelerate import PartialState
 
-    # A process that is done waits for the slowest, however long that takes.
+    # A finished process waits for the slowest one, however long that takes.
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
 
 
@@ -269,7 +270,7 @@ def _own_device(processes: Any) -> str | None:
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with rate and time left on standard error."""
+    """Show a progress bar with rate and remaining time on standard error."""
     if not shown:
         yield lambda done, total: None
         return

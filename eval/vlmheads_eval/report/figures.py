@@ -1,4 +1,4 @@
-"""Figures of the report, drawn as SVG, and small pictures of its images."""
+"""Figures of the report as SVG, and thumbnails of its images."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from vlmheads_eval.records import ImageId, image_key
 def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:
     """Return the baseline's truncation frontier with every run as a point and its interval.
 
-    A run that lies far off (see `far_off`) is left out, so that the others can be told apart.
+    An outlier (see `far_off`) is left out, so that the others can be distinguished.
     """
     outside = far_off(result)
     frontier = [
@@ -31,15 +31,15 @@ def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:
         if run["name"] not in outside
     }
     if not frontier and not runs:
-        return "<p>No recall to draw: the images hold no object.</p>"
+        return "<p>No recall to draw: the images contain no object.</p>"
     figure = frontier_figure(frontier, runs, "recall (%)", f"{title} (%)")
-    return as_svg(figure, f"{title} against recall, with the baseline's shortened captions")
+    return as_svg(figure, f"{title} against recall, with the baseline's truncated captions")
 
 
 def far_off(result: Mapping[str, Any]) -> list[str]:
-    """Return the runs that invent more than 2.5 times as much as the run in the middle.
+    """Return outliers: runs that hallucinate more than 2.5 times as much as the median run.
 
-    Such as a control without the picture. The baseline is never one of them.
+    A control without images is one, for example. The baseline never is.
     """
     rates = {run["name"]: run["overall"]["unique_hallucination"] or 0 for run in result["runs"]}
     if len(rates) < 3:
@@ -49,7 +49,7 @@ def far_off(result: Mapping[str, Any]) -> list[str]:
 
 
 def _reach(run: Mapping[str, Any], name: str) -> Interval:
-    """Return a run's measure in percent between the ends of its interval."""
+    """Return a run's measure and its interval in percent."""
     value = run["overall"][name]
     low, high = run["intervals"][name]
     return Interval(
@@ -66,14 +66,14 @@ def bar_chart(
     title: str,
     positions: Sequence[int],
 ) -> str:
-    """Return horizontal bars, one group a label and one bar a run in it.
+    """Return a horizontal bar chart with a group per label and a bar per run.
 
     Args:
-        labels: what each group is.
-        series: for each run one value a label; None draws no bar.
-        unit: written on the axis.
-        title: what the figure says, for those who do not see it.
-        positions: of the runs among all, for their colours.
+        labels: of the groups.
+        series: for each run one value per label; None draws no bar.
+        unit: the axis label.
+        title: alternative text of the figure.
+        positions: of the runs among all runs, for their colours.
     """
     return as_svg(bars_figure(labels, series, unit, positions=positions), title)
 
@@ -88,10 +88,10 @@ def no_pictures(image_id: ImageId) -> str | None:
 
 
 def pictures_of(ground_truth: Iterable[Path]) -> Pictures:
-    """Return what gives an image's picture as a data URI, None where its file is not there.
+    """Return a function from an image id to a thumbnail as a data URI, None without a file.
 
     Args:
-        ground_truth: COCO folders or annotation files; other files have no images beside them.
+        ground_truth: COCO folders or annotation files; other files come without images.
     """
     files: dict[str, Path] = {}
     for path in ground_truth:
@@ -115,7 +115,7 @@ def _data_uri(file: Path) -> str | None:
     try:
         image = read_image(file)
     except VlmHeadsError:
-        return None  # The caption stands for itself; `predict` has recorded the fault.
+        return None  # Show the caption without it; `predict` has recorded the error.
     image.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=85)

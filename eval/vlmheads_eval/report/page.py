@@ -1,4 +1,4 @@
-"""A comparison written out: JSON, Markdown, CSV, LaTeX, and one HTML page that stands alone."""
+"""A comparison as files: JSON, Markdown, CSV, LaTeX, and one self-contained HTML page."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ from vlmheads_eval.report.tables import (
 
 CATEGORIES = 12
 WORST = 8
-FEW = 10  # A category that is mentioned less often has no rate worth drawing.
+FEW = 10  # Rates of categories with fewer mentions are not drawn.
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--figure-text); margin: 0 auto;
   background: var(--figure-background); max-width: 1060px; padding: 24px; }
@@ -63,10 +63,10 @@ def write_report(
     """Write the comparison into a folder in every format and return the files.
 
     Args:
-        folder: made if it is not there; files of an earlier report are written over.
+        folder: created if needed; an earlier report in it is overwritten.
         result: of `compare_chair` or `compare_pope`.
-        scores: the runs' captions, for the page's figures and examples; none for POPE.
-        pictures: gives the pictures beside the examples; see `pictures_of`.
+        scores: the runs' captions, for figures and examples; none for POPE.
+        pictures: thumbnails for the examples; see `pictures_of`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     runs, changes = table(result), differences(result)
@@ -86,7 +86,7 @@ def write_report(
 def page(
     result: Mapping[str, Any], scores: Sequence[RunScores], pictures: Pictures = no_pictures
 ) -> str:
-    """Return the HTML page: tables, figures and, for captions, the worst of them."""
+    """Return the HTML page: tables, figures and, for captions, the worst ones."""
     names = [run["name"] for run in result["runs"]]
     body = [
         f"<h1>{'CHAIR' if result['task'] == 'chair' else 'POPE'}: {escape(', '.join(names))}</h1>",
@@ -99,9 +99,10 @@ def page(
         body += [
             "<h2>Against the baseline</h2>",
             '<p class="note">Differences in points with 95 % intervals. "S at equal recall" is the '
-            "distance in CHAIR_S to the baseline's own captions cut to the same recall: a method "
-            'that does not lie below it does no more than plain truncation. "Detectable" is the '
-            "smallest true difference that this number of images finds four times in five.</p>",
+            "difference in CHAIR_S from the baseline's captions truncated to the same recall: a "
+            "method that is not below zero is not shown to beat truncation. "
+            '"Detectable" is the smallest true difference that this number of images detects with '
+            "80 % power.</p>",
             _html_table(changes),
         ]
     if result["task"] == "chair":
@@ -120,9 +121,10 @@ def page(
 def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     figures = (("CHAIRs", "CHAIR_S"), ("unique_hallucination", "unique-object rate"))
     return [
-        "<h2>Invention against recall</h2>",
-        f'<p class="note">Grey: {escape(names[0])}, its captions cut after 1, 2, ... sentences. '
-        f"Below and to the right of the line is better than cutting.{_left_out(result)}</p>",
+        "<h2>Hallucination against recall</h2>",
+        f'<p class="note">Grey: {escape(names[0])}, truncated after 1, 2, ... sentences. '
+        "Points below and to the right of the line are better than truncation."
+        f"{_left_out(result)}</p>",
         '<div class="figures">',
         *(
             f"<figure><figcaption>{title}</figcaption>{frontier_plot(result, name, title)}</figure>"
@@ -133,68 +135,74 @@ def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _left_out(result: Mapping[str, Any]) -> str:
-    """Say which runs lie outside of the figures, and where."""
+    """Name the runs outside the figures, with their values."""
     places = [
         f"{escape(run['name'])} (recall {shown(run['overall']['recall'])}, "
         f"CHAIR_S {shown(run['overall']['CHAIRs'])})"
         for run in result["runs"]
         if run["name"] in far_off(result)
     ]
-    return f" Far outside of the figures: {', '.join(places)}." if places else ""
+    return f" Far outside the figures: {', '.join(places)}." if places else ""
 
 
 def _objects(scores: Sequence[RunScores], names: Sequence[str]) -> list[str]:
     positions = [names.index(run.name) for run in scores]
-    mentioned, invented = _by_category(scores)
-    total = sum(invented, Counter())
+    mentioned, hallucinated = _by_category(scores)
+    total = sum(hallucinated, Counter())
     frequent = [node for node, _ in total.most_common(CATEGORIES)]
     if not frequent:
-        return ["<h2>Invented objects</h2><p>No run invented an object.</p>"]
+        return ["<h2>Hallucinated objects</h2><p>No run hallucinated an object.</p>"]
     rates = {
         run.name: [
             100 * wrong[node] / seen[node] if seen[node] >= FEW else None for node in frequent
         ]
-        for run, seen, wrong in zip(scores, mentioned, invented, strict=True)
+        for run, seen, wrong in zip(scores, mentioned, hallucinated, strict=True)
     }
     counts = {
         run.name: [100 * wrong[node] / max(len(run.scored), 1) for node in frequent]
-        for run, wrong in zip(scores, invented, strict=True)
+        for run, wrong in zip(scores, hallucinated, strict=True)
     }
     return [
-        "<h2>Invented objects</h2>",
+        "<h2>Hallucinated objects</h2>",
         '<div class="figures">',
-        "<figure><figcaption>Most often invented</figcaption>"
+        "<figure><figcaption>Most often hallucinated</figcaption>"
         + bar_chart(
-            frequent, counts, "invented mentions in 100 captions", "Most often invented", positions
+            frequent,
+            counts,
+            "hallucinated mentions per 100 captions",
+            "Most often hallucinated",
+            positions,
         )
         + "</figure>",
-        "<figure><figcaption>Share of mentions that are invented</figcaption>"
-        + bar_chart(frequent, rates, "% of the category's mentions", "Invented share", positions)
+        "<figure><figcaption>Share of mentions that are hallucinated</figcaption>"
+        + bar_chart(
+            frequent, rates, "% of the category's mentions", "Hallucinated share", positions
+        )
         + f"</figure></div><p class='note'>No bar: fewer than {FEW} mentions.</p>",
     ]
 
 
 def _by_category(scores: Sequence[RunScores]) -> tuple[list[Counter[str]], list[Counter[str]]]:
     mentioned: list[Counter[str]] = []
-    invented: list[Counter[str]] = []
+    hallucinated: list[Counter[str]] = []
     for run in scores:
         mentioned.append(Counter(m.node for _, score in run.scored for m in score.mentions))
-        invented.append(Counter(m.node for _, score in run.scored for m in score.hallucinated))
-    return mentioned, invented
+        hallucinated.append(Counter(m.node for _, score in run.scored for m in score.hallucinated))
+    return mentioned, hallucinated
 
 
 def _worst(scores: Sequence[RunScores], pictures: Pictures) -> list[str]:
-    parts = ["<h2>Captions that invent most</h2>"]
+    parts = ["<h2>Captions with the most hallucinated objects</h2>"]
     for run in scores:
         ranked = sorted(run.scored, key=lambda pair: -len({m.node for m in pair[1].hallucinated}))
         parts.append(f"<h3>{escape(run.name)}</h3>")
         worst = [pair for pair in ranked[:WORST] if pair[1].hallucinated]
-        parts += [_marked(*pair, pictures(pair[0].image_id)) for pair in worst]
+        parts += [_highlighted(*pair, pictures(pair[0].image_id)) for pair in worst]
     return parts
 
 
-def _marked(caption: Caption, score: CaptionScore, picture: str | None) -> str:
-    """Return a caption with its invented words marked."""
+def _highlighted(caption: Caption, score: CaptionScore, picture: str | None) -> str:
+    """Return a caption with its hallucinated words highlighted."""
     pieces = []
     done = 0
     for start, end in mention_spans(caption.text, score.hallucinated):
@@ -207,7 +215,7 @@ def _marked(caption: Caption, score: CaptionScore, picture: str | None) -> str:
     there = ", ".join(sorted(score.truth)) or "nothing"
     return (
         f'<div class="worst">{image}<div><b>image {escape(str(caption.image_id))}</b> '
-        f"(there: {escape(there)})"
+        f"(present: {escape(there)})"
         f"<p>{''.join(pieces)}</p></div></div>"
     )
 
@@ -225,6 +233,6 @@ def _html_table(rows: Rows) -> str:
 
 
 def _cell(text: str) -> str:
-    """Set an interval under its figure."""
+    """Put an interval below its figure."""
     figure, bracket, interval = text.partition(" [")
     return f"{escape(figure)}<small>[{escape(interval)}</small>" if bracket else escape(text)

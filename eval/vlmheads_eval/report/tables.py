@@ -1,4 +1,4 @@
-"""Results as tables: in the terminal, in Markdown, CSV and LaTeX."""
+"""Results as tables in the terminal, in Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Measure -> heading, unit: shares are shown in percent, the rest as they are.
+# Measure -> heading, unit; shares are shown in percent.
 CHAIR_COLUMNS: Mapping[str, tuple[str, str]] = {
     "CHAIRs": ("CHAIR_S", "%"),
     "CHAIRi": ("CHAIR_I", "%"),
@@ -27,7 +27,7 @@ FRONTIER_COLUMNS = ("CHAIRs", "CHAIRi", "unique_hallucination", "recall", "objec
 
 
 def shown(value: float | None, unit: str = "%") -> str:
-    """Return a figure as it is printed: shares in percent, one decimal; a dash where none is."""
+    """Return a figure as text: shares in percent, one decimal, a dash for None."""
     if value is None:
         return "-"
     return f"{value * 100:.1f}" if unit == "%" else f"{value:.1f}"
@@ -50,7 +50,7 @@ def print_chair(result: Mapping[str, Any]) -> None:
         table.add_row(heading(name), shown(figures[name], unit))
     _print(table)
     table = Table(
-        title="The same captions cut after so many sentences (truncation frontier)",
+        title="Captions truncated after a number of sentences (truncation frontier)",
         title_justify="left",
     )
     table.add_column("sentences", justify="right")
@@ -63,7 +63,7 @@ def print_chair(result: Mapping[str, Any]) -> None:
 
 
 def print_pope(result: Mapping[str, Any]) -> None:
-    """Print POPE's measures a split and their mean."""
+    """Print POPE's measures per split and their mean."""
     names = ("accuracy", "precision", "recall", "f1", "yes_ratio", "unparsed")
     titles = ("acc.", "prec.", "recall", "F1", "yes", "unparsed")
     table = Table(title=f"POPE in %, parser {result['parser']}", title_justify="left")
@@ -108,7 +108,7 @@ Rows = list[list[str]]
 
 
 def table(result: Mapping[str, Any]) -> Rows:
-    """Return the comparison as rows of text, headings first: a run a row, verdict last."""
+    """Return the comparison as rows of text, headings first, one row per run, verdict last."""
     return _pope_table(result) if result["task"] == "pope" else _chair_table(result)
 
 
@@ -134,7 +134,7 @@ def _pope_table(result: Mapping[str, Any]) -> Rows:
 
 
 def differences(result: Mapping[str, Any]) -> Rows:
-    """Return every method's differences from the baseline, in points, with what tests say."""
+    """Return every method's differences from the baseline, in points, with test results."""
     if not result["methods"]:
         return []
     chair = result["task"] == "chair"
@@ -164,7 +164,7 @@ def signed(found: Mapping[str, float | None]) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return a p value as it is printed."""
+    """Return a p value as text."""
     if p is None:
         return "-"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -178,7 +178,7 @@ def _with_interval(value: float | None, interval: Sequence[float | None], unit: 
 
 
 def print_comparison(result: Mapping[str, Any]) -> None:
-    """Print the comparison, its differences and what it rests on: a run a column."""
+    """Print the comparison, one column per run, its differences, and how it was made."""
     console = Console()
     for title, rows in (("Runs", table(result)), ("Against the baseline", differences(result))):
         if not rows:
@@ -194,11 +194,11 @@ def print_comparison(result: Mapping[str, Any]) -> None:
 
 
 def footnote(result: Mapping[str, Any]) -> str:
-    """Return what every table rests on, in one sentence or two."""
+    """Return how a comparison was made: images, draws, seed, variant or parser."""
     left_out = {name: number for name, number in result.get("left_out", {}).items() if number}
     text = (
         f"{result['images']} images that all runs have"
-        + (f" (left out: {left_out})" if left_out else "")
+        + (f" (excluded: {left_out})" if left_out else "")
         + f"; 95 % intervals of {result['draws']} paired draws over images, seed {result['seed']}."
     )
     if result["task"] == "chair":
@@ -209,7 +209,7 @@ def footnote(result: Mapping[str, Any]) -> str:
 
 
 def markdown(rows: Rows) -> str:
-    """Return rows as a Markdown table, nothing for no rows."""
+    """Return rows as a Markdown table, or an empty text."""
     if not rows:
         return ""
     head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]

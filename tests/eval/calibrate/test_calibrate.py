@@ -99,12 +99,13 @@ def test_an_answer_knows_what_it_names_where(captioner: vlmheads.Captioner) -> N
     assert len(found.tokens) == len(found.spans)
 
 
-def test_marked_words_are_marked_tokens(captioner: vlmheads.Captioner) -> None:
-    marked = caption_spans("There is a dog and a bird.", frozenset({"dog"}), get_variant("pattern"))
-    ids, grounded, invented = token_masks(captioner.processor.tokenizer, [marked])
+def test_object_words_are_masked_tokens(captioner: vlmheads.Captioner) -> None:
+    text = "There is a dog and a bird."
+    spans = caption_spans(text, frozenset({"dog"}), get_variant("pattern"))
+    ids, grounded, hallucinated = token_masks(captioner.processor.tokenizer, [spans])
     decode = captioner.processor.tokenizer.decode
     assert decode(ids[grounded]).strip() == "dog"
-    assert decode(ids[invented]).strip() == "bird"
+    assert decode(ids[hallucinated]).strip() == "bird"
 
 
 def test_what_is_held_out_is_not_learned_from() -> None:
@@ -156,7 +157,7 @@ def test_the_command_tests_the_gains_against_its_controls(learned: Path) -> None
     (result,) = json.loads((learned / "test.json").read_text()).values()
     assert set(result["figures"]) == {"plain", "vhr", "calibrated", "shuffled gains"}
     assert set(result["calibrated less"]) == {"plain", "vhr", "shuffled gains"}
-    assert "object_f1" in result["calibrated less cut captions"]
+    assert "object_f1" in result["calibrated less truncated captions"]
 
 
 def test_the_command_gives_the_same_gains_again(learned: Path, tmp_path: Path) -> None:
@@ -166,11 +167,11 @@ def test_the_command_gives_the_same_gains_again(learned: Path, tmp_path: Path) -
     assert torch.equal(one, two)
 
 
-def test_too_few_inventions_are_refused_by_name(tmp_path: Path) -> None:
+def test_too_few_hallucinations_are_refused_by_name(tmp_path: Path) -> None:
     out = str(tmp_path / "gains.safetensors")
     code, text = run(*SMALL, "--fewest", "10000", "--test", "none", "--out", out)
     assert code == 2
-    assert "invented mentions in" in text
+    assert "hallucinated mentions in" in text
     assert "at least 10000" in text
 
 

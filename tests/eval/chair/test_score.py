@@ -137,7 +137,7 @@ def test_an_image_without_annotations_is_known_as_empty(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "a JSON list"),
         ("{}", "no image"),
         ('{"1": ["unicorn"]}', "category 'unicorn'"),

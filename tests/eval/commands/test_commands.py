@@ -74,8 +74,8 @@ def test_score_of_an_empty_file_is_written_as_json(run, files, tmp_path):
     ("line", "message"),
     [
         (b'{"image_id": 1', "captions.jsonl:3: "),
-        (b'{"image_id": 2, "caption": "x"}', "once more"),
-        (b"\xff", "no UTF-8"),
+        (b'{"image_id": 2, "caption": "x"}', "again"),
+        (b"\xff", "not UTF-8"),
     ],
     ids=["torn", "twice", "bytes"],
 )

@@ -71,13 +71,13 @@ def test_more_inventions_are_worse(run):
 def test_the_same_captions_are_not_distinguishable(run):
     result = compare_chair([run("a", mixed("A dog.")), run("b", mixed("A dog."))], draws=500)
     assert verdict(result) == SAME
-    assert result["methods"][0]["mcnemar"] == {"mended": 0, "broken": 0, "p": 1.0}
+    assert result["methods"][0]["mcnemar"] == {"fixed": 0, "broken": 0, "p": 1.0}
 
 
 def test_loops_are_said_beside_the_verdict(run):
     loop = "A dog runs on the grass. " * 9
     result = compare_chair([run("a", [FULL] * IMAGES), run("b", [loop] * IMAGES)], draws=500)
-    assert "100.0% of its captions repeat themselves" in result["methods"][0]["notes"]
+    assert "100.0% of its captions are repetitive" in result["methods"][0]["notes"]
 
 
 def test_only_images_that_all_runs_have_are_compared(run):
@@ -169,4 +169,4 @@ def test_a_run_far_off_is_named_beside_the_figures_instead_of_drawn(run, tmp_pat
     assert far_off(result) == ["blind"]
     write_report(tmp_path, result, scores)
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "Far outside of the figures: blind (recall 0.0, CHAIR_S 100.0)." in page
+    assert "Far outside the figures: blind (recall 0.0, CHAIR_S 100.0)." in page

@@ -108,7 +108,7 @@ def test_our_wording_writes_an_and_image():
 
 
 def test_an_image_with_every_object_is_refused_instead_of_searched_for_ever():
-    with pytest.raises(VlmHeadsError, match=r"a\.jpg has every object"):
+    with pytest.raises(VlmHeadsError, match=r"a\.jpg: every object"):
         build_questions(IMAGES[:1], "random", draws=random.Random(0))
 
 

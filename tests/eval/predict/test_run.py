@@ -179,7 +179,7 @@ def test_another_fault_of_the_model_is_not_hidden(tmp_path):
 
 
 def test_two_samples_of_one_name_are_refused(tmp_path):
-    with pytest.raises(VlmHeadsError, match="two samples of one name"):
+    with pytest.raises(VlmHeadsError, match="two samples with the same key"):
         ask(tmp_path, samples=[*SAMPLES, SAMPLES[0]])
 
 
