@@ -179,7 +179,7 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
             file.write(json.dumps(spent) + "\n")
 
 
-def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dict[str, Any]:
+def measured(plan: Plan, needs: dict[str, str], variant: str, draws: int) -> dict[str, Any]:
     """Score and compare all that is done; see effect_scores.py."""
     from effect_scores import compared
     from vlmheads_eval.predict.model import versions
@@ -188,7 +188,7 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
     splits = {}
     for split in plan.splits:
         runs = {one: plan.run(split, one) for one in rows}
-        splits[Path(split).name] = compared(runs, lineage, draws, plan.seed)
+        splits[Path(split).name] = compared(runs, variant, draws, plan.seed)
     return {
         "model": plan.model,
         "num": plan.num,
@@ -196,7 +196,7 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
         "prompt": plan.prompt,
         "max_new_tokens": plan.tokens,
         "batch_size": plan.batch_size,
-        "lineage": lineage,
+        "variant": variant,
         "draws": draws,
         "learned from": {"scenes of each": LEARNED_NUM, "split and seed": LEARNED},
         "versions": versions(),
@@ -279,7 +279,7 @@ def rounded(value: Any) -> Any:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--processes", default=2, show_default=True)
 @click.option("--batch-size", default=100, show_default=True)
-@click.option("--lineage", default="pattern", show_default=True)
+@click.option("--variant", default="pattern", show_default=True)
 @click.option("--draws", default=10_000, show_default=True, help="Of the bootstrap.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write this document; run nothing.")
 def main(
@@ -300,7 +300,7 @@ def main(
     seed: int,
     processes: int,
     batch_size: int,
-    lineage: str,
+    variant: str,
     draws: int,
     report: Path | None,
 ) -> None:
@@ -316,7 +316,7 @@ def main(
     plan = Plan(out, model, tuple(splits), num, seed, batch_size, scope, prompt, tokens)
     started = time.monotonic()
     needs = run_all(plan, processes, sources, rank, learn_tokens)
-    result = measured(plan, needs, lineage, draws)
+    result = measured(plan, needs, variant, draws)
     result["learned from"]["heads ranked by"] = rank
     if sources:
         result["learned from"] = {

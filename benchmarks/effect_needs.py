@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from vlmheads_eval.calibrate.report import shuffled_gains
 from vlmheads_eval.chair.ground_truth import load_ground_truth
-from vlmheads_eval.chair.spans import caption_spans, mention_spans, token_masks
+from vlmheads_eval.chair.spans import caption_spans, mention_spans
 from vlmheads_eval.chair.variants import Variant, get_variant
 from vlmheads_eval.data import Sample, load_material
 from vlmheads_eval.predict.model import Generator
@@ -21,6 +21,7 @@ from vlmheads_plugins.vti import measure_directions
 import vlmheads
 from vlmheads.detect import Attribution, attribution
 from vlmheads.detect.attribution import Method
+from vlmheads.grounding.words import token_masks
 from vlmheads.headmap import HeadMap
 from vlmheads.images import read_image
 from vlmheads.model.anatomy import examine
@@ -114,13 +115,17 @@ def _ranked(
                 caption_spans(one.text, truth.objects[sample.key], reading)
                 for one, sample in zip(said, batch, strict=True)
             ]
-            both = [at for at, one in enumerate(marked) if one.grounded and one.invented]
+            both = [at for at, one in enumerate(marked) if one.grounded and one.hallucinated]
             both = both[: BOTH - found]
             found += len(both)
             for some in (both[at : at + TOGETHER] for at in range(0, len(both), TOGETHER)):
                 inputs = captioner.prepare([images[at] for at in some], batch[0].prompt)
+                chosen = [marked[at] for at in some]
                 ids, true, invented = token_masks(
-                    captioner.processor.tokenizer, [marked[at] for at in some]
+                    captioner.processor.tokenizer,
+                    [one.text for one in chosen],
+                    [one.grounded for one in chosen],
+                    [one.hallucinated for one in chosen],
                 )
                 parts.append(
                     attribution(captioner.model, inputs, ids, true, invented, method=method)

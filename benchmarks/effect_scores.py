@@ -52,7 +52,7 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
     result = compare_chair([plain, *methods], draws=draws, seed=seed)
     for method in result["methods"]:
         del method["mcnemar"], method["notes"]
-    result["lineage"] = reading
+    result["variant"] = reading
     result["kinds"] = {setting.name: setting.kind for setting in done}
     changes = differences([(plain, run) for run in methods], draws=draws, seed=seed)
     names = [run.name for run in methods]

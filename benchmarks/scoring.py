@@ -35,7 +35,7 @@ def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
 
 
 def fresh(name: str) -> Variant:
-    """Return a lineage with nothing remembered from earlier runs."""
+    """Return a variant with nothing remembered from earlier runs."""
     from vlmheads_eval.chair import variants, words
 
     for cached in (
@@ -59,7 +59,7 @@ def timed(run: Callable[[], Any]) -> dict[str, float]:
 
 
 def reference_words(caption: str) -> list[str]:
-    """The words of the wordnet lineage by NLTK's own calls alone, as its script makes them."""
+    """The words of the wordnet variant by NLTK's own calls alone, as its script makes them."""
     from nltk.corpus import wordnet
     from nltk.stem import WordNetLemmatizer
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--ground-truth", type=Path, required=True)
     parser.add_argument("--number", type=int, default=5000)
     parser.add_argument("--words", type=int, default=90)
-    parser.add_argument("--wordnet", type=int, default=500, help="captions for this lineage")
+    parser.add_argument("--wordnet", type=int, default=500, help="captions for this variant")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 

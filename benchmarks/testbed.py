@@ -62,25 +62,25 @@ def make_bench(model: Any, processor: Any, split: str, seed: int, num: int, prom
     scenes = [scene(split, seed, index) for index in range(num)]
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), split, num, seed)
-        truth = {name: load_ground_truth([Path(folder)], get_variant(name)) for name in LINEAGES}
+        truth = {name: load_ground_truth([Path(folder)], get_variant(name)) for name in VARIANTS}
     return Bench(model, processor, split, seed, scenes, truth, prompt)
 
 
-LINEAGES = ("pattern", "fixed")
+VARIANTS = ("pattern", "fixed")
 
 
 def plain_figures(bench: Bench, captions: list[Caption]) -> dict[str, Any]:
-    """CHAIR of the plain captions in both lineages, the frontier, and the yes/no accuracy."""
+    """CHAIR of the plain captions in both variants, the frontier, and the yes/no accuracy."""
     asked = questions(bench.scenes, bench.split, bench.seed)
     replies = answers(
         bench.model, bench.processor, [one for one, _, _ in asked], [text for _, text, _ in asked]
     )
     yes = np.array([reply.startswith("Yes") for reply in replies])
     truth = np.array([answer for _, _, answer in asked])
-    reading: dict[str, Variant] = {name: get_variant(name) for name in LINEAGES}
+    reading: dict[str, Variant] = {name: get_variant(name) for name in VARIANTS}
     return {
         "chair": {
-            name: score_chair(captions, bench.truth[name], reading[name]) for name in LINEAGES
+            name: score_chair(captions, bench.truth[name], reading[name]) for name in VARIANTS
         },
         "ended": float(np.mean([caption.text.rstrip().endswith(".") for caption in captions])),
         "yes_no": {
@@ -212,11 +212,11 @@ def report(result: dict[str, Any]) -> str:
     parts = ["### The plain model", ""]
     parts.append(
         table(
-            ["split", "lineage", *SHOWN],
+            ["split", "variant", *SHOWN],
             (
                 [split, name, *cells(figures["chair"][name]["overall"])]
                 for split, figures in result["plain"].items()
-                for name in LINEAGES
+                for name in VARIANTS
             ),
         )
     )
@@ -249,7 +249,7 @@ def report(result: dict[str, Any]) -> str:
     if not result["comparison"]:
         return "\n".join(parts)
     parts += [
-        f"### VHR, plain and random heads ({result['split']}, lineage pattern, points)",
+        f"### VHR, plain and random heads ({result['split']}, variant pattern, points)",
         "",
     ]
     parts.append(
@@ -269,7 +269,7 @@ def report(result: dict[str, Any]) -> str:
             ),
         )
     )
-    parts += [f"### Plain captions cut after k sentences ({result['split']}, lineage pattern)", ""]
+    parts += [f"### Plain captions cut after k sentences ({result['split']}, variant pattern)", ""]
     cuts = result["plain"][result["split"]]["chair"]["pattern"]["frontier"]
     parts.append(table(["k", *SHOWN], ([str(cut["sentences"]), *cells(cut)] for cut in cuts)))
     return "\n".join(parts)

@@ -2,7 +2,7 @@
 
 Run: python benchmarks/words.py --out out/words.json
 It captions scenes of the splits val, test and counterfactual, marks every object word as CHAIR
-does (lineage "fixed"), fits the combined score on val alone, and measures on the others how well
+does (variant "fixed"), fits the combined score on val alone, and measures on the others how well
 each score tells the two kinds apart, how often the flags are right, and what dropping does to
 CHAIR. Intervals are 95 % bootstrap intervals over images. `--save-scorer grounding.json` writes the
 fitted score; beside the weights of a model it becomes that model's own.

@@ -86,7 +86,7 @@ def evaluate(
     """Predict, score and compare, as `vlmheads eval` does, and return the comparison.
 
     The figures are those of `vlmheads eval predict --data testbed:SPLIT --num N` for each run and
-    `vlmheads eval compare` of the runs, with the same options (batches of 8, lineage "pattern").
+    `vlmheads eval compare` of the runs, with the same options (batches of 8, variant "pattern").
 
     Args:
         study: what to do.

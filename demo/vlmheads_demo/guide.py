@@ -22,7 +22,7 @@ the word is with the image and without. A score below the threshold is underline
 a measurement of the model, not of the world: a model can be sure, and wrong.</dd>
 <dt>✓ and ✗</dt>
 <dd>Only in scenes of the test bench, whose objects are known: whether the object is there, as CHAIR
-reads the caption (lineage <i>pattern</i>).</dd>
+reads the caption (variant <i>pattern</i>).</dd>
 <dt>The overlay</dt>
 <dd>The attention on each image token in the row that predicts the word, as the plain model reads
 the caption. At first the mean of the word's vision-aware heads: the eighth of all heads whose

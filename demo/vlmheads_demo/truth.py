@@ -9,7 +9,7 @@ from vlmheads_eval.chair.measures import repeated_share, score_mentions
 from vlmheads_eval.chair.spans import mention_spans
 from vlmheads_eval.chair.variants import get_variant
 
-LINEAGE = "pattern"
+VARIANT = "pattern"
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Reading:
 
 
 def read_caption(text: str, truth: Collection[str] | None) -> Reading:
-    """Read a caption as CHAIR's lineage "pattern" does.
+    """Read a caption as CHAIR's variant "pattern" does.
 
     Args:
         text: the caption.
         truth: names of COCO categories in the picture; None where they are not known.
     """
-    reader = get_variant(LINEAGE)
+    reader = get_variant(VARIANT)
     known = None if truth is None else frozenset(reader.vocabulary.nodes[name] for name in truth)
     score = score_mentions(0, reader.find(reader.words(text)), known)
     mentions = [

@@ -1,16 +1,16 @@
 """Character spans and token masks of the mentions in a caption."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlmheads_eval.chair.mentions import Mention
 from vlmheads_eval.chair.variants import Places, Variant, corrected_coco, object_places
 from vlmheads_eval.chair.words import split_words
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int]]:
@@ -91,30 +91,3 @@ def caption_spans(text: str, truth: frozenset[str], variant: Variant) -> Caption
     for mention in variant.read(text).mentions:
         kinds[mention.node in truth] += mention_spans(text, (mention,))
     return CaptionSpans(text, tuple(kinds[True]), tuple(kinds[False]))
-
-
-def token_masks(
-    tokenizer: Any, captions: Sequence[CaptionSpans]
-) -> tuple["Tensor", "Tensor", "Tensor"]:
-    """Return tokens [N, T] of captions, and masks [N, T] of grounded and of hallucinated words.
-
-    Rows are padded on the right. The tokenizer must be a fast one, which reports offsets.
-    """
-    import torch
-
-    coded = tokenizer(
-        [caption.text for caption in captions],
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-    )
-    longest = max(1, *(len(row) for row in coded["input_ids"]))
-    shape = (len(captions), longest)
-    ids = torch.full(shape, tokenizer.pad_token_id or 0)
-    marks = torch.zeros(2, *shape, dtype=torch.bool)
-    for row, caption in enumerate(captions):
-        tokens = coded["input_ids"][row]
-        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        for place, (start, end) in enumerate(coded["offset_mapping"][row]):
-            for kind, spans in enumerate((caption.grounded, caption.hallucinated)):
-                marks[kind, row, place] = any(start < last and end > first for first, last in spans)
-    return ids, marks[0], marks[1]

@@ -29,7 +29,7 @@ def nodes():
         ("A toilet with its seat up.", ["toilet"]),
     ],
 )
-def test_a_mended_word_is_counted_once_and_as_what_it_is(nodes, caption, expected):
+def test_a_corrected_word_is_counted_once_and_as_what_it_is(nodes, caption, expected):
     assert nodes(caption) == expected
 
 
@@ -46,10 +46,25 @@ def test_a_mended_word_is_counted_once_and_as_what_it_is(nodes, caption, expecte
         ("Not only a cat but a dog.", ["cat", "dog"]),
         ("There is no cat, but a dog sleeps.", ["dog"]),
         ("No one is on the bench.", ["bench"]),
+        ("There is not cat food.", ["cat"]),
+        ("No cat or dog.", []),
+        ("No cat, dog.", []),
+        ("No cat and a dog.", ["dog"]),
+        ("No cat sees a dog.", ["dog"]),
+        ("No roof over the dog.", ["dog"]),
     ],
 )
-def test_a_denied_object_is_no_mention(nodes, caption, expected):
+def test_a_negated_object_is_no_mention(nodes, caption, expected):
     assert nodes(caption) == expected
+
+
+@pytest.mark.parametrize("negation", ["without", "no", "neither", "not a", "does not show a"])
+@pytest.mark.parametrize("between", range(9))
+def test_a_negation_reaches_over_at_most_five_words(nodes, negation, between):
+    words = "very big old brown tired wet loud lazy".split()[:between]
+    caption = " ".join([negation, *words, "dog"])
+    inside = between + len(negation.partition("not ")[2].split())  # "a", or "show a", is between.
+    assert nodes(caption) == ([] if inside <= 5 else ["dog"])
 
 
 @pytest.mark.parametrize(
@@ -85,7 +100,7 @@ def test_a_vocabulary_of_other_categories_is_counted(tmp_path):
     assert [mention.node for mention in mentions] == ["crane", "crane", "lorry"]
 
 
-def test_a_vocabulary_is_refused_for_a_reference_lineage(tmp_path):
+def test_a_vocabulary_is_refused_for_a_reference_variant(tmp_path):
     with pytest.raises(VlmHeadsError, match="variant 'fixed'"):
         get_variant("pattern", tmp_path / "words.json")
 

@@ -168,3 +168,52 @@ def test_the_embedded_model_says_the_same_in_any_batch_and_on_two_processes(embe
         assert finished.returncode == 0, finished.stderr.decode()[-2000:]
         found.append((out / "predictions.jsonl").read_bytes())
     assert found[0] == found[1] == found[2]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    from vlmheads_testbed.coco import write_dataset
+
+    from vlmheads.images import read_image
+
+    folder = tmp_path_factory.mktemp("scenes")
+    write_dataset(folder, "test", 4)
+    return [read_image(path) for path in sorted((folder / "images").iterdir())]
+
+
+def answers(pictures, limit, model="embedded"):
+    generator = load_generator(model, [], limit)
+    return generator(pictures, ["Describe the image."] * len(pictures))
+
+
+def test_answers_that_end_by_themselves_are_not_at_the_limit(embedded, pictures):
+    found = answers(pictures, 200)
+    assert not any(answer.at_limit for answer in found)
+    assert len({answer.tokens for answer in found}) > 1
+    assert all(answer.tokens < 200 and answer.text.endswith(".") for answer in found)
+
+
+def test_only_the_answers_of_a_batch_that_the_token_limit_ends_are_at_it(embedded, pictures):
+    lengths = [answer.tokens for answer in answers(pictures, 200)]
+    # The longest answer still lacks its end token here, so the limit ends it.
+    limit = max(lengths)
+    found = answers(pictures, limit)
+    assert [answer.at_limit for answer in found] == [length >= limit for length in lengths]
+    assert [answer.tokens for answer in found] == lengths
+    assert len({answer.at_limit for answer in found}) == 2
+
+
+def test_an_answer_that_a_time_limit_ends_is_not_at_the_token_limit(embedded, pictures):
+    generator = load_generator("embedded", [], 30)
+    generator.captioner.model.generation_config.max_time = 1e-9
+    found = generator(pictures, ["Describe the image."] * len(pictures))
+    assert [(answer.tokens, answer.at_limit) for answer in found] == [(1, False)] * len(pictures)
+
+
+def test_a_recorded_prediction_says_what_ended_it(embedded, tmp_path):
+    for limit, ended in ((5, True), (200, False)):
+        out = tmp_path / str(limit)
+        options = ["predict", "--num", "2", "--max-new-tokens", str(limit), "--out", str(out)]
+        assert CliRunner().invoke(evaluate, options).exit_code == 0
+        lines = (out / "predictions.jsonl").read_text("utf-8").splitlines()
+        assert [json.loads(line)["at_limit"] for line in lines] == [ended] * 2
