@@ -30,7 +30,7 @@ def test_the_sentence_splitter_knows_which_words_may_start_a_sentence():
     without = sentence_splitter({"no"}, ()).tokenize(text)
     starting = sentence_splitter({"no"}, ("administrators",)).tokenize(text)
     assert (len(without), len(starting)) == (1, 2), (
-        "the flag 1 << 4 of PunktParameters.add_ortho_context no longer means that a word may start "
+        "the flag 1 << 4 of PunktParameters.add_ortho_context no longer lets a word start "
         "a sentence in lower case"
     )
 
