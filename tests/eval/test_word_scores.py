@@ -120,3 +120,11 @@ def test_words_of_one_kind_cannot_be_fitted_on() -> None:
     alike = WordTable(words.image, np.ones_like(words.true), words.values, words.divergences, 101)
     with pytest.raises(VlmHeadsError, match="400 object words, 400 of them true"):
         fit_scorer(alike, GEOMETRY, {})
+
+
+@pytest.mark.parametrize("false_alarms", [0.0, 0.05, 0.1, 0.25])
+def test_the_threshold_flags_no_larger_share_of_true_words(false_alarms: float) -> None:
+    words = table(14)
+    scorer = fit_scorer(words, GEOMETRY, {}, false_alarms=false_alarms)
+    flagged = words.scores(scorer, GEOMETRY) < scorer.threshold
+    assert flagged[words.true].mean() <= false_alarms

@@ -185,3 +185,12 @@ def test_images_that_were_learned_from_are_no_test(tmp_path: Path) -> None:
     out = str(tmp_path / "gains.safetensors")
     code, text = run("--data", str(data), "--test", str(data), "--out", out)
     assert (code, "3 test images were learned from" in text) == (2, True)
+
+
+def test_a_word_that_may_name_something_new_is_not_worse_for_what_it_named_before() -> None:
+    hot = 6  # Begins words of two categories, as "hot" does of "hot dog" and of "hot tub".
+    objects = OBJECTS | {hot: frozenset({"dog", "cat"})}
+    said = Answer([DOG, DOG], [(0, 3), (3, 7)], "dog dog", {0: "dog", 4: "dog"},
+                  frozenset({"dog", "cat"}))  # fmt: skip
+    *_, last = (choice for choice in choices(said, objects, END, Weights()) if choice.place == 1)
+    assert (last.better, last.worse) == (frozenset({CAT, hot}), frozenset({DOG}))

@@ -149,3 +149,10 @@ def test_ground_truth_of_another_shape_is_refused_by_name(tmp_path, content, mes
     path.write_text(content)
     with pytest.raises(VlmHeadsError, match=message):
         load_ground_truth([path], PATTERN)
+
+
+@pytest.mark.parametrize(
+    ("text", "repetitive"), [("a b c d a b c d", 0.0), ("a b c d a b c d a", 1.0)]
+)
+def test_a_caption_is_repetitive_above_a_fifth_of_repeated_4_grams(text, repetitive):
+    assert score(text)["overall"]["repetition"] == repetitive

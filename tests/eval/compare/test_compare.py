@@ -3,12 +3,12 @@ import json
 import pytest
 from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.variants import get_variant
-from vlmheads_eval.compare.chair import NOT_SHOWN, compare_chair, score_run
+from vlmheads_eval.compare.chair import NOT_SHOWN, compare_chair, judge, notes, score_run
 from vlmheads_eval.compare.pope import compare_pope
 from vlmheads_eval.pope.questions import Question, QuestionFile
 from vlmheads_eval.report.figures import far_off
 from vlmheads_eval.report.page import write_report
-from vlmheads_eval.statistics import BETTER, SAME, WORSE
+from vlmheads_eval.statistics import BETTER, SAME, WORSE, Estimate
 
 from vlmheads.errors import VlmHeadsError
 
@@ -170,3 +170,42 @@ def test_a_run_far_off_is_named_beside_the_figures_instead_of_drawn(run, tmp_pat
     write_report(tmp_path, result, scores)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Far outside the figures: blind (recall 0.0, CHAIR_S 100.0)." in page
+
+
+def test_captions_at_the_token_limit_are_noted():
+    figures = {"repetition": 0.0, "at_limit": 0.011, "empty": 0.0}
+    found = notes({"recall": Estimate(None)}, figures)
+    assert found == ["1.1% of its captions end at the token limit"]
+    assert notes({"recall": Estimate(None)}, figures | {"at_limit": 0.01}) == []
+
+
+@pytest.mark.parametrize(
+    ("hallucinated", "expected"),
+    [(-0.1, BETTER), (0.0, BETTER), (0.1, NOT_SHOWN)],
+    ids=["below the frontier too", "on the frontier", "above the frontier"],
+)
+def test_better_needs_no_rate_above_the_frontier(hallucinated, expected):
+    lower = {"CHAIRs": Estimate(-0.1), "CHAIRi": Estimate(0.0)}
+    frontier = {"CHAIRs": Estimate(-0.1), "unique_hallucination": Estimate(hallucinated)}
+    tests = ("CHAIRs", "CHAIRi", "frontier CHAIRs", "frontier unique_hallucination")
+    assert judge(lower, frontier, dict.fromkeys(tests, 0.01)) == expected
+
+
+def test_pope_is_not_better_where_accuracy_rises_and_f1_falls():
+    labels = ["yes", "no", "no", "no", "no"] * 40
+    seldom = ["Yes." if n % 100 == 0 else "No." for n in range(200)]
+    result = compare_pope(
+        {"always": table(["Yes."] * 200), "seldom": table(seldom)},
+        [questions("random", labels)],
+        draws=500,
+    )
+    difference = result["methods"][0]["difference"]
+    assert difference["accuracy"]["value"] > 0 > difference["f1"]["value"]
+    assert verdict(result) == SAME
+
+
+def test_the_baseline_is_never_far_off():
+    rates = {"plain": 0.9, "a": 0.1, "b": 0.1}
+    runs = [{"name": name, "overall": {"unique_hallucination": r}} for name, r in rates.items()]
+    assert far_off({"baseline": "plain", "runs": runs}) == []
+    assert far_off({"baseline": "a", "runs": runs}) == ["plain"]

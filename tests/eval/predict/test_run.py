@@ -9,7 +9,14 @@ import pytest
 from vlmheads_eval.data import Sample
 from vlmheads_eval.predict.model import Answer
 from vlmheads_eval.predict.run import predict
-from vlmheads_eval.run_folder import LOCK, PREDICTIONS, only_writer, read_config
+from vlmheads_eval.run_folder import (
+    LOCK,
+    PREDICTIONS,
+    merge,
+    only_writer,
+    put_in_order,
+    read_config,
+)
 
 from vlmheads.errors import VlmHeadsError
 
@@ -225,3 +232,16 @@ def test_no_sample_is_lost_or_twice_when_a_process_is_killed(tmp_path, worlds):
     lines = [json.loads(line) for line in (tmp_path / PREDICTIONS).read_text().splitlines()]
     assert [line["sample"] for line in lines] == [str(n) for n in range(41)]
     assert not list(tmp_path.glob("predictions.rank*.jsonl"))
+
+
+def test_a_retried_sample_of_another_process_replaces_its_failure(tmp_path):
+    def line(sample, **fields):
+        return json.dumps({"sample": sample, **fields}) + "\n"
+
+    (tmp_path / PREDICTIONS).write_text(line("0", error="no image") + line("1", caption="A dog."))
+    again = line("0", caption="A cat.") + line("1", caption="A bird.") + line("2", error="none")
+    (tmp_path / "predictions.rank1.jsonl").write_text(again)
+    merge(tmp_path)
+    put_in_order(tmp_path, ["0", "1", "2"])
+    lines = [json.loads(text) for text in (tmp_path / PREDICTIONS).read_text().splitlines()]
+    assert [one.get("caption") for one in lines] == ["A cat.", "A dog.", None]
