@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from vlmheads.caption import Captioner
 from vlmheads.detect import (
     Attribution,
@@ -25,6 +22,7 @@ from vlmheads.detect import (
 )
 from vlmheads.detect.dominance import THIRDS
 from vlmheads.errors import VlmHeadsError
+from vlmheads.grounding.words import token_masks
 from vlmheads.headmap import HeadMap
 
 
@@ -174,8 +172,13 @@ def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measur
     said = captioner([paths[index] for index in missing], options.prompt)
     for index, caption in zip(missing, said, strict=True):
         entries[index] = entries[index] | {"caption": caption.text}
-    marked = _tokens(captioner.processor.tokenizer, entries)
-    if not bool(marked[1].any() | marked[2].any()):
+    targets, grounded, hallucinated = token_masks(
+        captioner.processor.tokenizer,
+        [entry["caption"] for entry in entries],
+        [_spans(entry, "grounded") for entry in entries],
+        [_spans(entry, "hallucinated") for entry in entries],
+    )
+    if not bool(grounded.any() | hallucinated.any()):
         return Measurement({})
     inputs = captioner.prepare(paths, options.prompt)
     maps: dict[str, HeadMap] = {}
@@ -183,7 +186,9 @@ def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measur
         found = attribution(
             captioner.model,
             inputs,
-            *marked,
+            targets,
+            grounded,
+            hallucinated,
             factor=options.factor,
             method=method,
             rows=max(64, len(paths)),
@@ -235,31 +240,13 @@ def _read_words(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _tokens(tokenizer: Any, entries: list[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens of the captions [N, T], and which of them are grounded and hallucinated words."""
-    rows = []
-    for entry in entries:
-        coded = tokenizer(entry["caption"], add_special_tokens=False, return_offsets_mapping=True)
-        kinds = []
-        for kind in ("grounded", "hallucinated"):
-            spans = [
-                match.span()
-                for word in entry.get(kind, ())
-                for match in re.finditer(rf"\b{re.escape(word)}\b", entry["caption"], re.IGNORECASE)
-            ]
-            kinds.append(
-                [any(a < stop and b > start for start, stop in spans) for a, b in
-                 coded["offset_mapping"]]
-            )  # fmt: skip
-        rows.append((coded["input_ids"], *kinds))
-    longest = max(1, *(len(row[0]) for row in rows))
-    pad = tokenizer.pad_token_id or 0
-
-    def padded(index: int, filler: int) -> Tensor:
-        values = [list(row[index]) + [filler] * (longest - len(row[index])) for row in rows]
-        return torch.tensor(values)
-
-    return padded(0, pad), padded(1, 0).bool(), padded(2, 0).bool()
+def _spans(entry: Mapping[str, Any], kind: str) -> list[tuple[int, int]]:
+    """Characters of the words of a kind in a caption, wherever they occur."""
+    return [
+        match.span()
+        for word in entry.get(kind, ())
+        for match in re.finditer(rf"\b{re.escape(word)}\b", entry["caption"], re.IGNORECASE)
+    ]
 
 
 def finished(measure: str, part: Measurement) -> Measurement:
