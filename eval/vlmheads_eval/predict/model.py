@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import platform
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,47 +51,14 @@ class Generator:
     ) -> None:
         self.captioner, self.max_new_tokens, self.text_only = captioner, max_new_tokens, text_only
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[Any], prompts: Sequence[str]) -> list[Answer]:
         """Answer a batch with greedy search."""
-        model, processor = self.captioner.model, self.captioner.processor
-        inputs = self._inputs(images, prompts)
-        plugins = self.captioner.plugins
-        with vlmheads.attach(model, plugins) if plugins else nullcontext():
-            output = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        texts = processor.batch_decode(new, skip_special_tokens=True)
-        lengths, width = self._lengths(new), new.shape[1]
-        return [
-            Answer(text.strip(), min(length, width), length > width == self.max_new_tokens)
-            for text, length in zip(texts, lengths, strict=True)
-        ]
-
-    def _inputs(self, images: Sequence[Any], prompts: Sequence[str]) -> Any:
-        chats = []
-        for image, prompt in zip(images, prompts, strict=True):
-            content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
-            if not self.text_only:
-                content.insert(0, {"type": "image", "image": image})
-            chats.append([{"role": "user", "content": content}])
-        model = self.captioner.model
-        inputs = self.captioner.processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
+        shown = [None] * len(images) if self.text_only else images
+        inputs = self.captioner.prepare(shown, prompts)
+        answers = self.captioner.generate(
+            inputs, max_new_tokens=self.max_new_tokens, do_sample=False
         )
-        return inputs.to(model.device, dtype=model.dtype)
-
-    def _lengths(self, new: torch.Tensor) -> list[int]:
-        """Tokens in each row before its end token; one more than the row has if there is none."""
-        ends = self.captioner.model.generation_config.eos_token_id
-        if ends is None:
-            return [new.shape[1] + 1] * len(new)
-        is_end = torch.isin(new, torch.tensor(ends, device=new.device))
-        return [int(row.int().argmax()) if bool(row.any()) else new.shape[1] + 1 for row in is_end]
+        return [Answer(one.text, one.tokens, one.at_limit) for one in answers]
 
 
 def load_generator(
