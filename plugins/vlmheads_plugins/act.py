@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_heads, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import chosen_heads
@@ -50,16 +50,17 @@ class ACT(Plugin):
         "paper", "follow the paper or the released code", choices=("paper", "release")
     )
     heads: tuple[tuple[int, int], ...] = option(
-        (), "heads to act on, as [[layer, head], ...]; by default all of the layers"
+        (), "heads to act on, as [[layer, head], ...]; by default all of the layers", kind="heads"
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default 2 to 30 of 32, scaled to the depth"
+        None, "layers to act on; by default 2 to 30 of 32, scaled to the depth", kind="layers"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        object.__setattr__(self, "heads", as_heads(self.name, self.heads))
+    def idle_options(self) -> dict[str, str]:
+        """Each form has a threshold of its own, and heads name their layers."""
+        paper = self.form == "paper"
+        idle = {"threshold": "form='release'"} if paper else {"alpha": "form='paper'"}
+        return idle | ({"layers": "no heads"} if self.heads else {})
 
     @classmethod
     def neutral(cls) -> Self:
@@ -70,11 +71,6 @@ class ACT(Plugin):
     def whole_map(self) -> bool:
         """The scores of the columns need every row."""
         return self.beta != 1
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers and heads that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
-        geometry.check_heads(self.heads, f"{self.name}: heads")
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on: those given, those of the heads, or the paper's."""

@@ -52,6 +52,10 @@ class DAMRO(Plugin):
     k: int = option(4, "patches of an image that the contrast sees", low=1, high=10**6)
     layer: int = option(-2, "layer of the vision encoder; -1 is the last", low=-100, high=-1)
 
+    def idle_options(self) -> dict[str, str]:
+        """Without a contrast there is no other stream."""
+        return {} if self.alpha else dict.fromkeys(("k", "layer"), "alpha above 0")
+
     @classmethod
     def neutral(cls) -> Self:
         """Return no contrast and no cut-off."""

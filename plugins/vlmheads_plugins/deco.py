@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._contrast import precise, where_image
 from vlmheads_plugins._exits import keep_output, kept_outputs, normed
@@ -43,21 +43,17 @@ class DeCo(Plugin):
     p: float = option(0.9, "probability the candidates reach; 1 sets no limit", low=0.0, high=1)
     k: int = option(20, "most candidates; 0 sets no limit", low=0, high=10**6)
     layers: tuple[int, ...] | None = option(
-        None, "layers to choose from; by default 19 to 27 of 32, scaled to the depth"
+        None, "layers to choose from; by default 19 to 27 of 32, scaled to the depth", kind="layers"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+    def idle_options(self) -> dict[str, str]:
+        """Without a correction no earlier layer is read."""
+        return {} if self.alpha else {"layers": "alpha above 0"}
 
     @classmethod
     def neutral(cls) -> Self:
         """Return no correction and no limit to the candidates."""
         return cls(alpha=0.0, p=1.0, k=0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to choose from."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import finite, image_gain
@@ -37,21 +36,13 @@ class Devils(Plugin):
 
     alpha: float = option(0.5, "how much of the heads' mean size a score gains", low=0, high=10)
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default 5 to 17 of 32, scaled to the depth"
+        None, "layers to act on; by default 5 to 17 of 32, scaled to the depth", kind="layers"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
 
     @classmethod
     def neutral(cls) -> Self:
         """Return a gain of nothing."""
         return cls(alpha=0.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Raise the scores of the image in the rows that predict a token."""

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._contrast import keep_plausible, precise, where_image
 from vlmheads_plugins._exits import keep_output, kept_outputs
@@ -50,21 +49,21 @@ class DoLa(Plugin):
         "lower", "which half of the layers has the candidates", choices=("lower", "upper")
     )
     layers: tuple[int, ...] | None = option(
-        None, "candidates, 0 the word embeddings; by default every second of the half"
+        None,
+        "candidates, 0 the word embeddings; by default every second of the half",
+        kind="layers",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+    def idle_options(self) -> dict[str, str]:
+        """Layers take the place of a half, and are read only for a contrast."""
+        if not self.strength:
+            return dict.fromkeys(("layers", "half"), "strength above 0")
+        return {} if self.layers is None else {"half": "no layers"}
 
     @classmethod
     def neutral(cls) -> Self:
         """Return no contrast and no cut-off."""
         return cls(strength=0.0, cutoff=0.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def chosen_layers(self, layers: int, tied: bool) -> tuple[int, ...]:
         """Return the candidates: those given, or every second of the half.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 
@@ -47,12 +47,8 @@ class EAH(Plugin):
         "paper", "follow the paper or the released code", choices=("paper", "release")
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default the second, as released all"
+        None, "layers to act on; by default the second, as released all", kind="layers"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -65,8 +61,10 @@ class EAH(Plugin):
         return self.threshold < 1
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.chosen_layers(geometry), f"{self.name}: layers")
+        """Refuse a model whose second layer, the default, has no attention heads."""
+        if self.form == "paper":
+            layers = self.chosen_layers(geometry)
+            geometry.check_layers(layers, f"{self.name}: layers", attention=True)
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on."""

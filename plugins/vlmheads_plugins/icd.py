@@ -55,20 +55,13 @@ class ICD(Plugin):
     cutoff: float = option(
         0.1, "least probability of a token as a share of the largest", low=0.0, high=1.0
     )
-    prefix: tuple[int, ...] = option((), "token ids of the disturbing instruction")
+    prefix: tuple[int, ...] = option((), "token ids of the disturbing instruction", kind="tokens")
     skip: int = option(1, "first tokens of the prompt that stay in front of it", low=0, high=10**6)
     replaced: int = option(0, "tokens of the prompt that it stands in for", low=0, high=10**6)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        prefix = self.prefix
-        whole = isinstance(prefix, (list, tuple)) and all(
-            isinstance(token, int) and not isinstance(token, bool) and token >= 0
-            for token in prefix
-        )
-        if not whole:
-            raise VlmHeadsError(f"{self.name}: prefix={prefix!r}", "a list of token ids")
-        object.__setattr__(self, "prefix", tuple(prefix))
+    def idle_options(self) -> dict[str, str]:
+        """Without a contrast there is no instruction to place."""
+        return {} if self.alpha else dict.fromkeys(("prefix", "skip", "replaced"), "alpha above 0")
 
     @classmethod
     def neutral(cls) -> Self:

@@ -51,15 +51,16 @@ class MemVR(Plugin):
 
     ratio: float = option(0.12, "share of the image in the MLP; 0 is none", low=0.0, high=1.0)
     threshold: float = option(0.75, "least uncertainty that calls for the image", low=0.0, high=1.0)
-    first: int | None = option(None, "first layer that is asked; by default 6 of 32, scaled")
-    stop: int | None = option(None, "the layer after the last that is asked; by default 16 of 32")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("first", "stop"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise VlmHeadsError(f"{self.name}: {name}={value!r}", "a layer's index")
+    first: int | None = option(
+        None, "first layer that is asked; by default 6 of 32, scaled", kind="int", low=0, high=1000
+    )
+    stop: int | None = option(
+        None,
+        "the layer after the last that is asked; by default 16 of 32",
+        kind="int",
+        low=1,
+        high=1000,
+    )
 
     @classmethod
     def neutral(cls) -> Self:

@@ -7,8 +7,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
@@ -50,12 +49,14 @@ class PAI(Plugin):
         0.1, "with guidance, least probability of a token as a share of the largest", low=0, high=1
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default the third to the last of 32, scaled to the depth"
+        None,
+        "layers to act on; by default the third to the last of 32, scaled to the depth",
+        kind="layers",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+    def idle_options(self) -> dict[str, str]:
+        """Attention alone leaves out no token."""
+        return {} if self.gamma != 1 else {"cutoff": "gamma other than 1"}
 
     @classmethod
     def neutral(cls) -> Self:
@@ -66,10 +67,6 @@ class PAI(Plugin):
     def streams(self) -> tuple[Stream, ...]:
         """The prompt without its images, where there is guidance."""
         return () if self.gamma == 1 else (TEXT_ONLY,)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Raise the scores of the image in the rows that predict a token."""

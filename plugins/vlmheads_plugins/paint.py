@@ -8,9 +8,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.model.geometry import Geometry
 from vlmheads.model.vision import at_tokens, patch_attention
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
@@ -66,12 +65,14 @@ class PAINT(Plugin):
         0.1, "with guidance, least probability of a token as a share of the largest", low=0, high=1
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default the third to the last of 32, scaled to the depth"
+        None,
+        "layers to act on; by default the third to the last of 32, scaled to the depth",
+        kind="layers",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+    def idle_options(self) -> dict[str, str]:
+        """Attention alone leaves out no token."""
+        return {} if self.gamma != 1 else {"cutoff": "gamma other than 1"}
 
     @classmethod
     def neutral(cls) -> Self:
@@ -82,10 +83,6 @@ class PAINT(Plugin):
     def streams(self) -> tuple[Stream, ...]:
         """The prompt without its images, where there is guidance."""
         return () if self.gamma == 1 else (TEXT_ONLY,)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def on_prompt(self, request: Request) -> None:
         """Find the local and the summary tokens."""

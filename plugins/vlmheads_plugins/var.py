@@ -11,7 +11,7 @@ from torch import Tensor
 from vlmheads.detect.sinks import known_dimensions, massive_dimensions, sink_strength
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 
@@ -60,20 +60,16 @@ class VAR(Plugin):
     tau: float = option(20.0, "least φ of a sink token", low=0, high=1000)
     minimum: float = option(0.2, "least attention on the image of a head", low=0, high=1)
     dimensions: tuple[int, ...] | None = option(
-        None, "sink dimensions of the hidden state; by default those on record, or found"
+        None,
+        "sink dimensions of the hidden state; by default those on record, or found",
+        kind="indices",
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default all but the first two and the last"
+        None, "layers to act on; by default all but the first two and the last", kind="layers"
     )
     form: str = option(
         "paper", "follow the paper or the released code", choices=("paper", "release")
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        if self.dimensions is not None:
-            object.__setattr__(self, "dimensions", _as_dimensions(self.dimensions))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -81,8 +77,7 @@ class VAR(Plugin):
         return cls(p=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have, and the first, whose input is not seen."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+        """Refuse the first layer, whose input is not seen."""
         chosen = self.chosen_layers(geometry)
         if not chosen or 0 in chosen:
             raise VlmHeadsError(
@@ -165,12 +160,3 @@ class VAR(Plugin):
             return None
         marks = torch.stack([image, image & sinks, image & ~sinks, sinks], dim=-1)
         return (marks & seeing[:, None, None]).to(torch.float32)
-
-
-def _as_dimensions(dimensions: object) -> tuple[int, ...]:
-    """Check a list of dimensions."""
-    if not isinstance(dimensions, (list, tuple)) or not dimensions:
-        raise VlmHeadsError(f"var: dimensions={dimensions!r}", "a list such as [1415, 2533]")
-    if any(isinstance(d, bool) or not isinstance(d, int) or d < 0 for d in dimensions):
-        raise VlmHeadsError(f"var: dimensions={dimensions!r}", "whole numbers from 0 on")
-    return tuple(sorted(set(dimensions)))

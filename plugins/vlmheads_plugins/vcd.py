@@ -52,6 +52,10 @@ class VCD(Plugin):
     step: int = option(500, "diffusion step of the noise", low=0, high=_STEPS - 1)
     seed: int = option(0, "seed of the noise", low=0, high=2**31 - 1)
 
+    def idle_options(self) -> dict[str, str]:
+        """Without a contrast there is no noise."""
+        return {} if self.alpha else dict.fromkeys(("step", "seed"), "alpha above 0")
+
     @classmethod
     def neutral(cls) -> Self:
         """Return no contrast and no cut-off."""

@@ -57,15 +57,17 @@ class VISTA(Plugin):
         "paper", "steer the residual stream, or MLP outputs", choices=("paper", "release")
     )
     window: int | None = option(
-        None, "w, layers before the last whose logits are averaged; default 5 (release 6) of 32"
+        None,
+        "w, layers before the last whose logits are averaged; default 5 (release 6) of 32",
+        kind="int",
+        low=1,
+        high=1000,
     )
     norm: bool = option(False, "apply the decoder's last norm before the vocabulary head")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        window = self.window
-        if window is not None and (isinstance(window, bool) or not isinstance(window, int)):
-            raise VlmHeadsError(f"{self.name}: window={window!r}", "a whole number")
+    def idle_options(self) -> dict[str, str]:
+        """Late layers are read only for their logits."""
+        return {} if self.gamma else dict.fromkeys(("window", "norm"), "gamma above 0")
 
     @classmethod
     def neutral(cls) -> Self:

@@ -162,13 +162,10 @@ class VTI(Plugin):
     paper: ClassVar[str] = "Liu et al., ICLR 2025, arXiv 2410.15778 (textual half)"
     cost: ClassVar[str] = "no extra pass"
 
-    directions: Directions | str | None = option(None, "directions, or the file of some")
+    directions: Directions | str | None = option(
+        None, "directions, or the file of some", kind="path", holds=Directions
+    )
     strength: float = option(0.9, "how far to turn; 0 is none", low=0.0, high=100.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.directions, (str, Path)):
-            object.__setattr__(self, "directions", Directions.load(self.directions))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -176,10 +173,8 @@ class VTI(Plugin):
         return cls(strength=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing directions, and those of another model."""
-        if isinstance(self.directions, Directions):
-            geometry.require(self.directions.geometry, f"{self.name}: directions")
-        elif self.strength:
+        """Refuse missing directions."""
+        if self.directions is None and self.strength:
             raise VlmHeadsError(
                 f"{self.name} without directions",
                 "directions, or the path of saved ones",
