@@ -73,7 +73,7 @@ class Plugin:
         """Options that have no effect beside the others, and what they would need to have one.
 
         One of them that is not left at its default is refused when the plugin is made. A strength
-        at which a method does nothing at all makes no option idle: it is the end of a range.
+        that is turned to nothing makes no option idle: it is the end of a range that people sweep.
         """
         return {}
 

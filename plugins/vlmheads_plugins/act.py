@@ -13,6 +13,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import chosen_heads
+from vlmheads_plugins._sinks import column_scores, prompt_rows
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,8 @@ class ACT(Plugin):
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Calibrate the rows of the prompt."""
-        first = request.seen - rows.editable.shape[1]
-        count = request.prompt_length - first
-        if self.beta == 1 or count <= 0 or layer not in self.chosen_layers(request.geometry):
+        count = prompt_rows(request, rows)
+        if self.beta == 1 or not count or layer not in self.chosen_layers(request.geometry):
             return rows
         weights = rows.weights
         real = rows.editable[:, :count]
@@ -102,11 +102,8 @@ class ACT(Plugin):
 
     def _sinks(self, weights: Tensor, real: Tensor) -> Tensor:
         """Mark sink columns [B, H, N] of square maps [B, H, N, N]; real [B, N] is no padding."""
-        length = real.sum(dim=1)[:, None]
-        # Rows that see column j, counted from the first real token.
-        seeing = (length - (real.cumsum(dim=1) - 1)).clamp(min=1)
-        rows = real[:, None, :, None]
-        scores = torch.where(rows, weights, 0.0).sum(dim=2) / seeing[:, None]
-        least = self.threshold if self.form == "release" else self.alpha / length[:, None]
+        length = real.sum(dim=1)[:, None, None]
+        least = self.threshold if self.form == "release" else self.alpha / length
+        scores = column_scores(weights, real)
         sinks = (scores > least) & real[:, None]
         return sinks & (sinks.cumsum(dim=-1) > 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,4 @@ class CFG(Plugin):
         """Guide the next token."""
         if self.guidance == 1 and self.cutoff == 0:
             return logits
-        guided = seeing = precise(logits).log_softmax(dim=-1)
-        if self.guidance != 1:
-            blind = precise(request.streams[TEXT_ONLY.name]).log_softmax(dim=-1)
-            guided = self.guidance * (seeing - blind) + blind
-        return where_image(request, keep_plausible(guided, seeing, self.cutoff), logits)
+        return contrast(request, logits, TEXT_ONLY.name, self.guidance - 1, self.cutoff)

@@ -14,7 +14,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 OUTLIERS = "outliers"
 
@@ -52,10 +52,6 @@ class DAMRO(Plugin):
     k: int = option(4, "patches of an image that the contrast sees", low=1, high=10**6)
     layer: int = option(-2, "layer of the vision encoder; -1 is the last", low=-100, high=-1)
 
-    def idle_options(self) -> dict[str, str]:
-        """Without a contrast there is no other stream."""
-        return {} if self.alpha else dict.fromkeys(("k", "layer"), "alpha above 0")
-
     @classmethod
     def neutral(cls) -> Self:
         """Return no contrast and no cut-off."""
@@ -79,11 +75,7 @@ class DAMRO(Plugin):
         """Contrast the next token."""
         if not self.alpha and not self.cutoff:
             return logits
-        edited = seeing = precise(logits)
-        if self.alpha:
-            outliers = precise(request.streams[OUTLIERS])
-            edited = (1 + self.alpha) * seeing - self.alpha * outliers
-        return where_image(request, keep_plausible(edited, seeing, self.cutoff), logits)
+        return contrast(request, logits, OUTLIERS, self.alpha, self.cutoff)
 
 
 def _same(prompt: Prompt) -> Prompt:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise, where_image
+from vlmheads_plugins._contrast import settle
 from vlmheads_plugins._exits import keep_output, kept_outputs, normed
 
 
@@ -46,10 +47,6 @@ class DeCo(Plugin):
         None, "layers to choose from; by default 19 to 27 of 32, scaled to the depth", kind="layers"
     )
 
-    def idle_options(self) -> dict[str, str]:
-        """Without a correction no earlier layer is read."""
-        return {} if self.alpha else {"layers": "alpha above 0"}
-
     @classmethod
     def neutral(cls) -> Self:
         """Return no correction and no limit to the candidates."""
@@ -69,16 +66,16 @@ class DeCo(Plugin):
         """Correct the next token."""
         if not self.alpha and self.p == 1 and not self.k:
             return logits
-        edited = last = precise(logits)
+        edited = last = at_least_float32(logits)
         chosen = candidates(last.softmax(dim=-1), self.p, self.k)
         if self.alpha:
             outputs = kept_outputs(request, self, self.chosen_layers(request.geometry))
-            early = precise(request.anatomy.unembed(normed(request, outputs), norm=False))
+            early = at_least_float32(request.anatomy.unembed(normed(request, outputs), norm=False))
             sure = early.softmax(dim=-1).masked_fill(~chosen[:, None], -1).amax(dim=-1)
             best, layer = sure.max(dim=1)
             index = layer[:, None, None].expand(-1, 1, early.shape[-1])
             edited = last + self.alpha * best[:, None] * early.gather(1, index)[:, 0]
-        return where_image(request, edited.masked_fill(~chosen, -torch.inf), logits)
+        return settle(request, edited, logits, chosen)
 
 
 def candidates(probabilities: Tensor, p: float, k: int) -> Tensor:

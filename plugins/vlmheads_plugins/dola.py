@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import plausible, settle
 from vlmheads_plugins._exits import keep_output, kept_outputs
 
 
@@ -55,9 +56,7 @@ class DoLa(Plugin):
     )
 
     def idle_options(self) -> dict[str, str]:
-        """Layers take the place of a half, and are read only for a contrast."""
-        if not self.strength:
-            return dict.fromkeys(("layers", "half"), "strength above 0")
+        """Layers take the place of a half."""
         return {} if self.layers is None else {"half": "no layers"}
 
     @classmethod
@@ -106,14 +105,14 @@ class DoLa(Plugin):
         """Contrast the next token with the layer that is farthest."""
         if not self.strength and not self.cutoff:
             return logits
-        edited = last = precise(logits).log_softmax(dim=-1)
+        edited = last = at_least_float32(logits).log_softmax(dim=-1)
         if self.strength:
-            early = precise(request.anatomy.unembed(self._outputs(request), norm=False))
+            early = at_least_float32(request.anatomy.unembed(self._outputs(request), norm=False))
             early = early.log_softmax(dim=-1)
             farthest = divergence(last[:, None], early).argmax(dim=1)
             index = farthest[:, None, None].expand(-1, 1, early.shape[-1])
             edited = last - self.strength * early.gather(1, index)[:, 0]
-        return where_image(request, keep_plausible(edited, last, self.cutoff), logits)
+        return settle(request, edited, logits, plausible(last, self.cutoff))
 
 
 def divergence(one: Tensor, other: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ def divergence(one: Tensor, other: Tensor) -> Tensor:
     middle = torch.logaddexp(one, other) - math.log(2)
 
     def towards(log: Tensor) -> Tensor:
-        # A token that another method left out has probability 0 and adds nothing.
+        # A token that the model itself leaves out has probability 0 and adds nothing.
         return (log.exp() * (log - middle)).masked_fill(log == -torch.inf, 0).sum(dim=-1)
 
     return (towards(one) + towards(other)) / 2

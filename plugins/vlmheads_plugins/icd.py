@@ -14,7 +14,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 DISTURBED = "disturbed"
 # The disturbance of the released runs, for the reader to tokenize.
@@ -58,10 +58,6 @@ class ICD(Plugin):
     prefix: tuple[int, ...] = option((), "token ids of the disturbing instruction", kind="tokens")
     skip: int = option(1, "first tokens of the prompt that stay in front of it", low=0, high=10**6)
     replaced: int = option(0, "tokens of the prompt that it stands in for", low=0, high=10**6)
-
-    def idle_options(self) -> dict[str, str]:
-        """Without a contrast there is no instruction to place."""
-        return {} if self.alpha else dict.fromkeys(("prefix", "skip", "replaced"), "alpha above 0")
 
     @classmethod
     def neutral(cls) -> Self:
@@ -122,8 +118,4 @@ class ICD(Plugin):
         """Contrast the next token."""
         if not self.alpha and not self.cutoff:
             return logits
-        edited = clear = precise(logits)
-        if self.alpha:
-            disturbed = precise(request.streams[DISTURBED])
-            edited = (1 + self.alpha) * clear - self.alpha * disturbed
-        return where_image(request, keep_plausible(edited, clear, self.cutoff), logits)
+        return contrast(request, logits, DISTURBED, self.alpha, self.cutoff)

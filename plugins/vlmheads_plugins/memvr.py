@@ -13,8 +13,8 @@ from torch import Tensor
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise
 from vlmheads_plugins._exits import normed
 
 # How many of the likeliest tokens the uncertainty of a layer is measured on.
@@ -118,16 +118,16 @@ class MemVR(Plugin):
 
     def _uncertainty(self, request: Request, hidden: Tensor) -> Tensor:
         """Entropy [B, n] of the likeliest tokens of hidden states [B, n, E], from 0 to 1."""
-        logits = precise(request.anatomy.unembed(normed(request, hidden), norm=False))
+        logits = at_least_float32(request.anatomy.unembed(normed(request, hidden), norm=False))
         log = logits.topk(_TOKENS, dim=-1).values.log_softmax(dim=-1)
         return -(log.exp() * log).sum(dim=-1) / math.log(_TOKENS)
 
     def _retrace(self, request: Request, output: Tensor, unsure: Tensor) -> Tensor:
         """Mix the image into the output of an MLP [B, S, E] where `unsure` [B, n] says so."""
         image: Tensor = request.scratch(self)["image"].to(output.device)
-        given = precise(request.entering)
+        given = at_least_float32(request.entering)
         retraced = given @ image.transpose(1, 2) @ image
-        plain = precise(output)
+        plain = at_least_float32(output)
         earlier = output.shape[1] - unsure.shape[1]
         # Columns of the prompt share its last position's decision and one mean.
         unsure = torch.cat([unsure[:, :1].expand(-1, earlier), unsure], dim=1)
@@ -138,7 +138,7 @@ class MemVR(Plugin):
 
 def _image(request: Request) -> Tensor:
     """Return the image tokens [B, S, E] as they entered the first layer, 0 in other columns."""
-    entering = precise(request.entering)
+    entering = at_least_float32(request.entering)
     visual = F.pad(request.prompt.visual, (0, entering.shape[1] - request.prompt_length))
     return entering * visual[..., None]
 

@@ -11,7 +11,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 from vlmheads_plugins._marks import finite, image_gain
 
 
@@ -80,12 +80,4 @@ class PAI(Plugin):
         """Guide the next token away from what the text alone suggests."""
         if self.gamma == 1:
             return logits
-        return guide(request, logits, self.gamma, self.cutoff)
-
-
-def guide(request: Request, logits: Tensor, gamma: float, cutoff: float) -> Tensor:
-    """Return guided log-probabilities [B, V], minus infinity for tokens below the cut-off."""
-    seeing = precise(logits).log_softmax(dim=-1)
-    blind = precise(request.streams[TEXT_ONLY.name]).log_softmax(dim=-1)
-    guided = gamma * (seeing - blind) + blind
-    return where_image(request, keep_plausible(guided, seeing, cutoff), logits)
+        return contrast(request, logits, TEXT_ONLY.name, self.gamma - 1, self.cutoff)

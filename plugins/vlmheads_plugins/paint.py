@@ -13,8 +13,8 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
+from vlmheads_plugins._contrast import contrast
 from vlmheads_plugins._marks import finite
-from vlmheads_plugins.pai import guide
 
 # The layers of the vision encoder that tell local and summary tokens: the first, the last but one.
 _ENCODER_LAYERS = (0, -2)
@@ -116,7 +116,7 @@ class PAINT(Plugin):
         """Guide the next token away from what the text alone suggests."""
         if self.gamma == 1:
             return logits
-        return guide(request, logits, self.gamma, self.cutoff)
+        return contrast(request, logits, TEXT_ONLY.name, self.gamma - 1, self.cutoff)
 
 
 def choose_patches(first: Tensor, late: Tensor, ratio: float) -> tuple[Tensor, Tensor]:

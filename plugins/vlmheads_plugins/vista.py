@@ -12,8 +12,9 @@ from torch import Tensor
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise, where_image
+from vlmheads_plugins._contrast import settle
 from vlmheads_plugins._exits import keep_output, kept_outputs, normed
 
 # What a length is at least before something is divided by it.
@@ -65,10 +66,6 @@ class VISTA(Plugin):
     )
     norm: bool = option(False, "apply the decoder's last norm before the vocabulary head")
 
-    def idle_options(self) -> dict[str, str]:
-        """Late layers are read only for their logits."""
-        return {} if self.gamma else dict.fromkeys(("window", "norm"), "gamma above 0")
-
     @classmethod
     def neutral(cls) -> Self:
         """Return neither steering nor augmentation."""
@@ -107,7 +104,10 @@ class VISTA(Plugin):
             )
         seen = request.image_forward(hidden=layers).hidden
         blind = request.text_only_forward(hidden=layers).hidden
-        vectors = {layer: precise(seen[layer]) - precise(blind[layer]) for layer in layers}
+        vectors = {
+            layer: at_least_float32(seen[layer]) - at_least_float32(blind[layer])
+            for layer in layers
+        }
         if self.form == "release":
             vectors = {layer: F.normalize(vector, dim=-1) for layer, vector in vectors.items()}
         request.scratch(self)["steps"] = {
@@ -121,7 +121,7 @@ class VISTA(Plugin):
         if self.strength and steered:
             scratch = request.scratch(self)
             steer = _steer_mlp if self.form == "release" else _steer_residual
-            edited = steer(precise(hidden), scratch["steps"][layer]).to(hidden.dtype)
+            edited = steer(at_least_float32(hidden), scratch["steps"][layer]).to(hidden.dtype)
             if scratch["mixed"]:
                 edited = torch.where(
                     request.has_image.to(hidden.device)[:, None, None], edited, hidden
@@ -139,8 +139,8 @@ class VISTA(Plugin):
         if self.norm:
             outputs = normed(request, outputs)
         late = request.anatomy.unembed(outputs.mean(dim=1), norm=False)
-        mixed = (1 - self.gamma) * precise(logits) + self.gamma * precise(late)
-        return where_image(request, mixed, logits)
+        mixed = (1 - self.gamma) * at_least_float32(logits) + self.gamma * at_least_float32(late)
+        return settle(request, mixed, logits)
 
 
 def _steer_residual(hidden: Tensor, step: Tensor) -> Tensor:

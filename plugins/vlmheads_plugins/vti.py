@@ -19,8 +19,8 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import examine
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise
 
 SCHEMA = 1
 # The release's fixed factor beside its strength.
@@ -121,7 +121,7 @@ def measure_directions(
             torch.cat([state[:, -1] for state in _states(model, inputs)])
             for inputs in (truthful, hallucinated)
         )
-        differences.append((precise(one) - precise(two)).cpu())
+        differences.append((at_least_float32(one) - at_least_float32(two)).cpu())
     if len(differences) < 2:
         raise VlmHeadsError(f"{len(differences)} pairs of captions", "two or more")
     data = torch.stack(differences)
@@ -200,7 +200,7 @@ class VTI(Plugin):
         """Turn the output of an MLP."""
         if not self.strength or site != "mlp":
             return hidden
-        output = precise(hidden)
+        output = at_least_float32(hidden)
         step: Tensor = request.scratch(self)["steps"][layer].to(hidden.device)
         length = torch.linalg.vector_norm(output, dim=-1, keepdim=True)
         # u times the length of x, which falls out when u is brought to that length.

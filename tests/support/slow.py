@@ -33,7 +33,8 @@ class Edits:
     heads: Edit = _as_it_is  # [Q, H, D], before the output projection
     mlp: Edit = _as_it_is  # [Q, E], the output of the MLP
     residual: Edit = _as_it_is  # [Q, E], the output of the layer
-    logits: Edit = _as_it_is  # [V] of the next token; step 0 is the prompt
+    # [V] of the next token, minus infinity for those left out, then `settled`; step 0 is the prompt
+    logits: Edit = _as_it_is
 
 
 @dataclass
@@ -67,9 +68,10 @@ class Slow:
         for layer in range(self.config.num_hidden_layers):
             hidden = self._layer(layer, hidden)
         self.columns += len(hidden)
-        logits = self._norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T
+        logits = (self._norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T)[0]
         self.step += 1
-        return self.edits.logits(self.step - 1, logits[0])
+        edited = self.edits.logits(self.step - 1, logits)
+        return edited if edited is logits else settled(edited, logits)
 
     def _layer(self, layer: int, hidden: Tensor) -> Tensor:
         name = f"layers.{layer}."
@@ -119,6 +121,23 @@ class Slow:
 
     def _linear(self, name: str, hidden: Tensor) -> Tensor:
         return hidden @ self.weights[name + ".weight"].T
+
+
+def settled(edited: Tensor, plain: Tensor) -> Tensor:
+    """Logits [V] as processors are to get them: at the level of the plain ones, all finite.
+
+    Tokens at minus infinity are left out: they keep the order of the plain logits, and the best of
+    them is 1000 below the worst of the others, or of itself where that is lower.
+    """
+    edited = edited.double() + (plain.exp().sum().log() - edited.double().exp().sum().log())
+    kept = [i for i, value in enumerate(edited.tolist()) if value > -torch.inf]
+    left_out = [i for i in range(len(plain)) if i not in kept]
+    if left_out:
+        worst = min(float(edited[i]) for i in kept)
+        best = max(float(plain[i]) for i in left_out)
+        for i in left_out:
+            edited[i] = plain[i] - max(best - worst, 0) - 1000
+    return edited
 
 
 def image_columns(model: Any, row: dict[str, Tensor]) -> Tensor:
