@@ -237,7 +237,7 @@ def _read_head_map(seen: str, value: Any, about: Mapping[str, Any]) -> Any:
     # Loads torch, which plugins need and a list of options does not.
     from vlmheads.headmap import HeadMap
 
-    found = _load(seen, value, HeadMap, "a HeadMap, or the path of a saved one")
+    found = _load(seen, value, HeadMap)
     what, measures = seen.partition("=")[0], about["measures"]
     if measures and found.measure not in measures:
         raise VlmHeadsError(
@@ -262,14 +262,14 @@ def _read_path(seen: str, value: Any, about: Mapping[str, Any]) -> Any:
         if not isinstance(value, (str, Path)):
             raise VlmHeadsError(seen, "a path")
         return value
-    return _load(seen, value, holds, f"{holds.__name__}, or the path of a file of them")
+    return _load(seen, value, holds)
 
 
-def _load(seen: str, value: Any, holds: Any, expected: str) -> Any:
+def _load(seen: str, value: Any, holds: Any) -> Any:
     if isinstance(value, (str, Path)):
         return holds.load(value)
     if not isinstance(value, holds):
-        raise VlmHeadsError(seen, expected)
+        raise VlmHeadsError(seen, f"a {holds.__name__} object, or the path of a saved one")
     return value
 
 

@@ -108,7 +108,20 @@ class Plugin:
         return hidden
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
-        """Edit the logits [B, V] of the next token; `request.streams[name]` holds the others."""
+        """Edit the logits [B, V] of the next token; `request.streams[name]` holds the others.
+
+        The logits processors of generate() run afterwards: penalties, bans, minimum lengths,
+        constraints. They compose with logits that keep three things, as those of all built-in
+        methods do:
+
+        * level: the logsumexp of the logits that were given, since a repetition penalty multiplies
+          negative logits and divides positive ones;
+        * order: what a method excludes is lowered by a finite amount, below everything that it
+          keeps and so far that it is never sampled beside it, in the order of the logits that were
+          given. Minus infinity leaves nothing to choose where a ban forbids all that is kept;
+        * precision: edited logits may be float32 whatever the model runs in, as generate() makes
+          them anyway, and should be where they are differences.
+        """
         return logits
 
     @classmethod

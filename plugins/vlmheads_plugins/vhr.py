@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.detect.heads import Form, filter_negative_heads, head_divergence
+from vlmheads.detect.divergence import Form, filter_negative_heads, head_divergence
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
