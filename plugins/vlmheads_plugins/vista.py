@@ -87,7 +87,7 @@ class VISTA(Plugin):
             return self.window
         return max(1, round(geometry.layers * (6 if self.form == "release" else 5) / 32))
 
-    def _late(self, geometry: Geometry) -> tuple[int, ...]:
+    def late_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers whose logits are averaged."""
         return tuple(range(geometry.layers - 1 - self._window(geometry), geometry.layers - 1))
 
@@ -127,7 +127,7 @@ class VISTA(Plugin):
                     request.has_image.to(hidden.device)[:, None, None], edited, hidden
                 )
             hidden = edited
-        if self.gamma and site == "residual" and layer in self._late(request.geometry):
+        if self.gamma and site == "residual" and layer in self.late_layers(request.geometry):
             keep_output(request, self, layer, hidden)
         return hidden
 
@@ -135,7 +135,7 @@ class VISTA(Plugin):
         """Mix in the mean logits of the late layers."""
         if not self.gamma:
             return logits
-        outputs = kept_outputs(request, self, self._late(request.geometry))
+        outputs = kept_outputs(request, self, self.late_layers(request.geometry))
         if self.norm:
             outputs = normed(request, outputs)
         late = request.anatomy.unembed(outputs.mean(dim=1), norm=False)

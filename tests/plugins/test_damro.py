@@ -45,7 +45,7 @@ def outliers_only(family: str, k: int, layer: int) -> Any:
                 hidden.append(side.weights["embed_tokens.weight"][token])
             elif patch in best:
                 hidden.append(features[patch])
-        return side._forward(torch.stack(hidden))
+        return side.forward(torch.stack(hidden))
 
     return begin
 

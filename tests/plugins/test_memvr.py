@@ -38,7 +38,7 @@ class Retracer(slow.Slow):
         if layer == 0:
             self.calls.append(-1)
         if layer in self.asked and self.calls[-1] == -1:
-            logits = self._norm("norm", hidden[-1]) @ self.weights["lm_head.weight"].T
+            logits = self.norm("norm", hidden[-1]) @ self.weights["lm_head.weight"].T
             best = logits.sort(descending=True).values[:10].softmax(-1)
             if float(-(best * best.log()).sum() / math.log(10)) > self.threshold:
                 self.calls[-1] = layer

@@ -58,25 +58,25 @@ class Slow:
         visual = image_columns(self.model, row)
         hidden = self.weights["embed_tokens.weight"][ids]
         hidden[visual] = image_features(self.model, row)
-        return self._forward(hidden if images else hidden[~visual])
+        return self.forward(hidden if images else hidden[~visual])
 
     def token(self, token: int) -> Tensor:
         """Logits [V] after one more token."""
-        return self._forward(self.weights["embed_tokens.weight"][token][None])
+        return self.forward(self.weights["embed_tokens.weight"][token][None])
 
-    def _forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         for layer in range(self.config.num_hidden_layers):
             hidden = self._layer(layer, hidden)
         self.columns += len(hidden)
-        logits = (self._norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T)[0]
+        logits = (self.norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T)[0]
         self.step += 1
         edited = self.edits.logits(self.step - 1, logits)
         return edited if edited is logits else settled(edited, logits)
 
     def _layer(self, layer: int, hidden: Tensor) -> Tensor:
         name = f"layers.{layer}."
-        hidden = hidden + self._attention(layer, self._norm(name + "input_layernorm", hidden))
-        inner = self._norm(name + "post_attention_layernorm", hidden)
+        hidden = hidden + self._attention(layer, self.norm(name + "input_layernorm", hidden))
+        inner = self.norm(name + "post_attention_layernorm", hidden)
         gate, up = (
             self._linear(name + "mlp.gate_proj", inner),
             self._linear(name + "mlp.up_proj", inner),
@@ -115,7 +115,7 @@ class Slow:
         turned = [one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()]
         return torch.cat(turned, dim=-1)
 
-    def _norm(self, name: str, hidden: Tensor) -> Tensor:
+    def norm(self, name: str, hidden: Tensor) -> Tensor:
         scale = (hidden.square().mean(dim=-1, keepdim=True) + self.config.rms_norm_eps).sqrt()
         return hidden / scale * self.weights[name + ".weight"]
 
