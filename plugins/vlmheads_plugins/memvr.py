@@ -35,9 +35,10 @@ class MemVR(Plugin):
     changed and the means run over all of them; later tokens each decide for themselves.
 
     Source: Zou et al., ICML 2025, arXiv 2410.03577, in the form of 1zhou-Wang/MemVR, memvr.py:
-    layers 6 to 15 of 32 (its strict bounds 5 and 16), threshold 0.75, ratio 0.12. Deviations: the
-    release scales Z by the mean size of the MLP's weights, which the normalisation above takes out
-    again; it decodes one prompt, here each row decides for itself and padding counts in no mean.
+    layers 6 to 15 of 32 (its strict bounds 5 and 16), threshold 0.75, ratio 0.12 as for MME and
+    MM-Vet (0.31 in its CHAIR script for LLaVA: preset memvr-llava15). Deviations: the release
+    scales Z by the mean size of the MLP's weights, which the normalisation above takes out again;
+    it decodes one prompt, here each row decides for itself and padding counts in no mean.
 
     Cost: up to ten calls of the vocabulary head a token until a layer is unsure.
 

@@ -26,8 +26,11 @@ class PAI(Plugin):
 
     Source: Liu et al., ECCV 2024, arXiv 2407.21771. Deviations: the guidance, half of the paper's
     method, is off by default, since it doubles the forward passes and composes with any method;
-    `gamma=1.1` is the released setting. `alpha` is the paper's for LLaVA-1.5 as far as it is known;
-    the released commands pass 0.2. Layers are the released 2 to 31 of 32, scaled to the depth.
+    `gamma=1.1` is the released setting. With guidance the released code leaves the first new token
+    to it alone and edits attention from the second on (`form="release"`); its guidance runs after
+    generate()'s own logits processors, here it runs before them. `alpha` is the paper's for
+    LLaVA-1.5 as far as it is known; the released commands pass 0.2. Layers are the released 2 to 31
+    of 32, scaled to the depth.
 
     Cost: one attention row a layer and token; with guidance a second stream in the same batch.
 
@@ -48,6 +51,11 @@ class PAI(Plugin):
     cutoff: float = option(
         0.1, "with guidance, least probability of a token as a share of the largest", low=0, high=1
     )
+    form: str = option(
+        "paper",
+        "with guidance, edit attention for every token; as released, from the second on",
+        choices=("paper", "release"),
+    )
     layers: tuple[int, ...] | None = option(
         None,
         "layers to act on; by default the third to the last of 32, scaled to the depth",
@@ -55,8 +63,9 @@ class PAI(Plugin):
     )
 
     def idle_options(self) -> dict[str, str]:
-        """Attention alone leaves out no token."""
-        return {} if self.gamma != 1 else {"cutoff": "gamma other than 1"}
+        """Attention alone leaves out no token, and is released as it is published."""
+        needed = "gamma other than 1"
+        return {} if self.gamma != 1 else {"cutoff": needed, "form": needed}
 
     @classmethod
     def neutral(cls) -> Self:
@@ -73,7 +82,10 @@ class PAI(Plugin):
         layers = request.geometry.scaled(2, 32) if self.layers is None else self.layers
         if layer not in layers or self.alpha == 0:
             return rows
-        gain = image_gain(request, self, rows, self.alpha)
+        first = self.form == "paper" or self.gamma == 1
+        if not first and request.seen <= request.prompt_length:
+            return rows
+        gain = image_gain(request, self, rows, self.alpha, first=first)
         return rows.with_bias(finite(rows.scores).abs() * gain)
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:

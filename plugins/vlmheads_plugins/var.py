@@ -38,12 +38,12 @@ class VAR(Plugin):
     changed.
 
     Source: Kang et al., ICLR 2025, arXiv 2503.03321. Deviations: `form="release"` follows the
-    released code: φ > τ, the share of sinks compared with 1 - ρ and 10⁻⁶ in its denominator, and
-    the last layer edited too, which the paper leaves out. `rho` and `p` keep the paper's meaning
-    there (the released code's are 1 - ρ and 1 - p). `p` is the complement of the released
-    configuration's 0.6, `rho` the paper's for hallucination (0.8 in general, 0.9 for vision-centric
-    tasks); the paper gives no number for `minimum`, the released code does. On Qwen3-VL the state
-    is looked at before features of its encoder's layers are added to it.
+    released code: φ > τ, the share of sinks compared with 1 - ρ and 10⁻⁶ for every image token in
+    its denominator, and the last layer edited too, which the paper leaves out. `rho` and `p` keep
+    the paper's meaning there (the released code's are 1 - ρ and 1 - p). `p` is the complement of
+    the released configuration's 0.6, `rho` the paper's for hallucination (0.8 in general, 0.9 for
+    vision-centric tasks); the paper gives no number for `minimum`, the released code does. On
+    Qwen3-VL the state is looked at before features of its encoder's layers are added to it.
 
     Cost: the text rows once more in each layer; in decoding one row.
 
@@ -139,7 +139,8 @@ class VAR(Plugin):
         # Attention on all of the image, its sinks, the rest of it, and all sinks.
         image, own, rest, sinks = torch.split(prompt @ marks, 1, dim=-1)
         if self.form == "release":
-            centric = own / (image + 1e-6) <= 1 - self.rho
+            tokens = marks[..., :1].sum(dim=2, keepdim=True)
+            centric = own / (image + 1e-6 * tokens) <= 1 - self.rho
         else:
             centric = rest >= self.rho * image
         chosen = centric & (image >= self.minimum) & (rest > 0)

@@ -70,6 +70,27 @@ def test_pai_guides_the_logits_as_its_formula_says(family: str) -> None:
     agree.assert_plugin_is(PAI(gamma=1.4), edits, family)
 
 
+@pytest.mark.parametrize("family", PAIRS)
+def test_as_released_guidance_has_the_first_token_for_itself(family: str) -> None:
+    raised = raise_scores(family, [0, 1, 2, 3], 0.5)
+
+    def later(layer: int, scores: Tensor) -> Tensor:
+        return scores if scores.shape[1] > 1 else raised(layer, scores)
+
+    edits = slow.Edits(scores=later, logits=guided_logits(family, 1.4, 0.1))
+    plugin = PAI(gamma=1.4, form="release")
+    agree.assert_plugin_is(plugin, edits, family)
+    row, model = tiny.inputs(family), tiny.build(family)
+    released, paper, alone = (
+        agree.generate(model, row, found, 2)[1]
+        for found in (plugin, PAI(gamma=1.4), PAI(alpha=0.0, gamma=1.4))
+    )
+    assert torch.equal(released[0], alone[0])
+    assert not torch.equal(released[0], paper[0])
+    with pytest.raises(vlmheads.VlmHeadsError, match="form='release' has no effect"):
+        PAI(form="release")
+
+
 def test_guidance_is_off_by_default() -> None:
     assert PAI().streams == ()
 
