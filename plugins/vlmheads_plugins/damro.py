@@ -29,12 +29,12 @@ class DAMRO(Plugin):
     left out.
 
     Source: Gong et al., EMNLP 2024, arXiv 2410.04514, and coder-gx/DAMRO; defaults are the README's
-    for LLaVA 1.5 (for InstructBLIP, which is not supported, it has α 0.5 and 4 patches).
-    Deviations: the release multiplies queries and keys over the whole width, without splitting
-    heads, and puts the patches in the order of their attention; here heads are split, as the
-    encoder does, and patches keep their place. Needs a CLIP vision encoder with a CLS token whose
-    patches are the image tokens one by one, as in LLaVA 1.5; other models are refused when their
-    first generation begins.
+    example, which is for InstructBLIP. For LLaVA 1.5 it has α 2 and 10 patches: preset
+    damro-llava15. Deviations: the release multiplies queries and keys over the whole width, without
+    splitting heads, and puts the patches in the order of their attention; here heads are split, as
+    the encoder does, and patches keep their place. Needs a CLIP vision encoder with a CLS token
+    whose patches are the image tokens one by one, as in LLaVA 1.5; other models are refused when
+    their first generation begins.
 
     Cost: a second stream of the same length in the same batch, and the vision encoder twice more.
 
@@ -46,11 +46,11 @@ class DAMRO(Plugin):
     paper: ClassVar[str] = "Gong et al., EMNLP 2024, arXiv 2410.04514"
     cost: ClassVar[str] = "a stream with few patches in the same batch"
 
-    alpha: float = option(2.0, "strength of the contrast; 0 is none", low=0.0, high=10.0)
+    alpha: float = option(0.5, "strength of the contrast; 0 is none", low=0.0, high=10.0)
     cutoff: float = option(
         0.1, "least probability of a token as a share of the largest", low=0.0, high=1.0
     )
-    k: int = option(10, "patches of an image that the contrast sees", low=1, high=10**6)
+    k: int = option(4, "patches of an image that the contrast sees", low=1, high=10**6)
     layer: int = option(-2, "layer of the vision encoder; -1 is the last", low=-100, high=-1)
 
     @classmethod

@@ -57,7 +57,7 @@ def outliers_only(family: str, k: int, layer: int) -> Any:
 def test_the_next_token_is_contrasted_with_the_outliers(
     family: str, options: dict[str, Any]
 ) -> None:
-    values = {"alpha": 2.0, "cutoff": 0.1, "layer": -2} | options
+    values = {"alpha": 0.5, "cutoff": 0.1, "layer": -2} | options
 
     def combine(_: int, seeing: Tensor, outliers: Tensor) -> Tensor:
         edited = (1 + values["alpha"]) * seeing - values["alpha"] * outliers
