@@ -23,7 +23,8 @@ class CFG(Plugin):
 
     Source: classifier-free guidance as PAI uses it (Liu et al., ECCV 2024, arXiv 2407.21771, and
     CFG.py of LALBJ/PAI), whose settings are the defaults; here it stands alone. Deviations: the
-    text-only stream follows beams as they are reordered, which a logits processor cannot.
+    text-only stream follows beams as they are reordered, which a logits processor cannot; and what
+    is a logits processor there, which runs after those of generate(), runs before them here.
 
     Cost: a second stream in the same batch; its prompt is shorter by the image.
 
