@@ -52,7 +52,7 @@ def guided_logits(family: str, gamma: float, cutoff: float) -> Any:
             if with_image[token] >= cutoff * with_image.max():
                 result[token] = gamma * with_image[token].log() - (gamma - 1) * without[token].log()
         last.append(int(result.argmax()))
-        return result
+        return slow.settled(result, logits)
 
     return edit
 

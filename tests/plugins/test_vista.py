@@ -68,7 +68,7 @@ def reference(
             if norm:
                 h = h / ((h * h).mean() + 1e-6).sqrt() * weights["norm.weight"]
             total += weights["lm_head.weight"] @ h
-        return (1 - gamma) * logits + gamma * total / window
+        return slow.settled((1 - gamma) * logits + gamma * total / window, logits)
 
     return slow.Edits(residual=steer_residual, mlp=steer_mlp, logits=augment)
 

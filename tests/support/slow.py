@@ -33,8 +33,7 @@ class Edits:
     heads: Edit = _as_it_is  # [Q, H, D], before the output projection
     mlp: Edit = _as_it_is  # [Q, E], the output of the MLP
     residual: Edit = _as_it_is  # [Q, E], the output of the layer
-    # [V] of the next token, minus infinity for those left out, then `settled`; step 0 is the prompt
-    logits: Edit = _as_it_is
+    logits: Edit = _as_it_is  # [V] of the next token; step 0 is the prompt
 
 
 @dataclass
@@ -70,8 +69,7 @@ class Slow:
         self.columns += len(hidden)
         logits = (self.norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T)[0]
         self.step += 1
-        edited = self.edits.logits(self.step - 1, logits)
-        return edited if edited is logits else settled(edited, logits)
+        return self.edits.logits(self.step - 1, logits)
 
     def _layer(self, layer: int, hidden: Tensor) -> Tensor:
         name = f"layers.{layer}."
