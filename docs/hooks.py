@@ -61,8 +61,8 @@ REFERENCE = {
     "plugin": (
         "Write a plugin",
         "What the hooks of a method are handed, and what they may ask for.",
-        "plugin runtime.request runtime.attention runtime.streams model.vision model.geometry "
-        "model.anatomy",
+        "plugin options runtime.request runtime.attention runtime.streams model.vision "
+        "model.geometry model.anatomy",
     ),
     "families": ("Model families", "What differs between models.", "model.families"),
     "export": (
