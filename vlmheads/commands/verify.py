@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 def verify(model: str, device: str | None, dtype: str, as_json: bool) -> None:
     """Check on this machine that vlmheads does on MODEL what it promises.
 
-    MODEL is a packaged model, a folder with a saved model, or a hub id. It writes a few tokens on
-    two drawn pictures, plain and under one plugin for each kind of hook: plugins that do nothing and
-    detached ones must leave every bit, attention computed by hand must be the model's own, padded
-    batches must give what rows get alone. Logits are compared by RMS error over standard deviation,
-    with a tolerance that depends on the dtype. What overhead and memory cost is measured beside.
+    MODEL is a packaged model, a folder with a saved model, or a hub id. It writes a few tokens about
+    two drawn pictures, plain and under one plugin for each kind of hook. Idle plugins and detached
+    ones must leave every bit as it was, attention rows computed by hand must be the model's own, and
+    rows of a padded batch must be what they are alone. The cost in time and memory is measured, too.
 
-    The report can be pasted into an issue. The exit code is 0 if every row passes, 1 if one fails
+    Logits are compared by the RMS of their difference over their standard deviation. In half
+    precision a model's own rounding allows more of it; --dtype float32 is the sharper check.
+
+    The report can be pasted into an issue. The exit code is 0 if every row passes, 1 if one fails,
     and 2 if the model is refused or does not run.
     """
     from vlmheads.commands import show

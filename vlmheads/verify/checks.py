@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,11 @@ from vlmheads.verify.probes import (
 from vlmheads.verify.subject import ROWS, Subject, gap
 
 PASS, FAIL, INFO = "PASS", "FAIL", "INFO"
-# How far logits may be off (see `gap`) where the same is computed in another order.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+# How far logits may be off (see `gap`) where the same is computed in another order: at least this,
+# and NOISE times what left padding alone moves rows of the plain model. In half precision a deep
+# model's own rounding is that large; float32 is the sharper check.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+NOISE = 3
 REPEATS = 3
 
 
@@ -82,7 +86,7 @@ class _Case:
         """Raise unless logits agree within the tolerance; return how far they are off."""
         off = gap(one, other)
         if off > self.tolerance:
-            raise _BrokenError(f"{what}: off by {off:.2g}, at most {self.tolerance:.0e} allowed")
+            raise _BrokenError(f"{what}: off by {off:.2g}, at most {self.tolerance:.2g} allowed")
         return off
 
 
@@ -95,18 +99,19 @@ def examine_subject(subject: Subject) -> Iterator[Finding]:
     first = subject.plain(ROWS[0])
     again = subject.run(ROWS[0])
     repeats = torch.equal(first, again)
-    tolerance = TOLERANCE[subject.model.dtype]
+    least = TOLERANCE[subject.model.dtype]
     padded = max(
         gap(subject.plain("batch")[:, [index]], subject.plain(row))
         for index, row in enumerate(ROWS)
     )
-    case = _Case(subject, tolerance, repeats, pads=padded <= tolerance)
+    pads = padded <= 2 * NOISE * least
+    case = _Case(subject, max(least, NOISE * padded) if pads else least, repeats, pads)
+    runs = "two runs are bit-identical"
     if not repeats:
-        detail = f"two runs of the plain model differ by {gap(first, again):.2g}, without vlmheads"
-        yield Finding("plain model", INFO, detail)
-    if not case.pads:
-        detail = f"padding moves rows of the plain model by {padded:.2g}; batches are not judged"
-        yield Finding("plain batch", INFO, detail)
+        runs = f"two runs differ by {gap(first, again):.1g}"
+    yield Finding("plain model", INFO, f"{runs}; padding moves rows by {padded:.1g}")
+    if not pads:
+        yield Finding("plain batch", INFO, "padding changes what the plain model says: not judged")
     for name, check in _checks(case):
         yield _judged(name, check, case)
     yield from _overhead(subject)
@@ -116,15 +121,15 @@ def examine_subject(subject: Subject) -> Iterator[Finding]:
 def _checks(case: _Case) -> Iterator[tuple[str, Callable[[_Case], str]]]:
     """Yield every promise in order."""
     for kind in KINDS:
-        yield f"neutral: {kind}", lambda case, kind=kind: _neutral(case, kind)
+        yield f"neutral: {kind}", partial(_neutral, kind)
     yield "rows by hand", _rows
     yield "head shapes", _heads
     yield "unembedding", _unembed
     yield "text-only view", _text_only
     for kind in KINDS:
-        yield f"acts: {kind}", lambda case, kind=kind: _acts(case, kind)
+        yield f"acts: {kind}", partial(_acts, kind)
     for kind in KINDS if case.pads else ():
-        yield f"batch: {kind}", lambda case, kind=kind: _batch(case, kind)
+        yield f"batch: {kind}", partial(_batch, kind)
     yield "after detach", _detached
 
 
@@ -146,8 +151,8 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def _neutral(case: _Case, kind: str) -> str:
-    """A plugin that does nothing changes no bit; a stream beside it makes another batch."""
+def _neutral(kind: str, case: _Case) -> str:
+    """Check that a plugin that does nothing changes no bit; a stream makes another batch."""
     if kind == "text-only stream":
         after = case.subject.run(ROWS[0], KINDS[kind](0.0))
         off = case.near(after, case.subject.plain(ROWS[0]), "logits of the main stream")
@@ -158,7 +163,7 @@ def _neutral(case: _Case, kind: str) -> str:
 
 
 def _rows(case: _Case) -> str:
-    """Attention rows by hand are those of the model's own function."""
+    """Check that attention rows by hand are those of the model's own function."""
     probe = RowProbe(by_hand=True)
     after = case.subject.run(ROWS[0], probe)
     off = case.near(after, case.subject.plain(ROWS[0]), "against the model's own attention")
@@ -166,7 +171,7 @@ def _rows(case: _Case) -> str:
 
 
 def _heads(case: _Case) -> str:
-    """Heads are as many and as large as at the attention interface."""
+    """Check that heads are as many and as large as at the attention interface."""
     heads, rows = HeadProbe(), RowProbe(by_hand=True)
     case.subject.run(ROWS[0], heads, rows)
     geometry = case.subject.anatomy.geometry
@@ -186,7 +191,7 @@ def _heads(case: _Case) -> str:
 
 
 def _unembed(case: _Case) -> str:
-    """The last layer's output is unembedded to the model's own logits."""
+    """Check that the last layer's output is unembedded to the model's own logits."""
     probe = UnembedProbe()
     logits = case.subject.run(ROWS[0], probe)
     if len(probe.steps) != len(logits):
@@ -196,7 +201,7 @@ def _unembed(case: _Case) -> str:
 
 
 def _text_only(case: _Case) -> str:
-    """The text-only pass and stream are a plain generation from the text alone."""
+    """Check that the text-only pass and stream are a plain generation from the text alone."""
     worst = 0.0
     for name in ROWS:
         probe = StreamProbe()
@@ -212,8 +217,8 @@ def _text_only(case: _Case) -> str:
     return f"pass and stream within {worst:.1g} of a plain text-only prompt"
 
 
-def _acts(case: _Case, kind: str) -> str:
-    """A strong edit changes the logits, and leaves numbers."""
+def _acts(kind: str, case: _Case) -> str:
+    """Check that a strong edit changes the logits, and leaves numbers."""
     after = case.subject.run(ROWS[0], KINDS[kind](STRENGTH[kind]))
     off = gap(after, case.subject.plain(ROWS[0]))
     if bool(after.isnan().any()):
@@ -223,8 +228,8 @@ def _acts(case: _Case, kind: str) -> str:
     return f"a strong edit moves the logits by {off:.2g}"
 
 
-def _batch(case: _Case, kind: str) -> str:
-    """A left-padded batch gives each row what it gets alone, under a strong edit."""
+def _batch(kind: str, case: _Case) -> str:
+    """Check that a left-padded batch gives rows what they get alone, under a strong edit."""
     together = case.subject.run("batch", KINDS[kind](STRENGTH[kind]))
     worst = 0.0
     for index, name in enumerate(ROWS):
@@ -235,7 +240,7 @@ def _batch(case: _Case, kind: str) -> str:
 
 
 def _detached(case: _Case) -> str:
-    """Afterwards the model is what it was."""
+    """Check that the model is what it was before."""
     for name in (ROWS[0], "batch"):
         case.same(case.subject.run(name), name, "logits of")
     if ATTACHED in vars(case.subject.model):

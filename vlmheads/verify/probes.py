@@ -154,10 +154,10 @@ KINDS: dict[str, Callable[[float], Plugin]] = {
 }
 # How strongly each acts where it has to be seen to act.
 STRENGTH = {
-    "heads": 1.0,
+    "heads": 0.5,
     "attention rows": 3.0,
-    "hidden states": 0.5,
-    "MLP outputs": 1.0,
+    "hidden states": 0.1,
+    "MLP outputs": 0.5,
     "logits": 0.5,
     "text-only stream": 0.5,
 }

@@ -16,6 +16,7 @@ from transformers import LogitsProcessorList
 
 from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.plugin import Plugin
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attachment import attach
 
 TOKENS = 8
@@ -125,7 +126,7 @@ class Subject:
         return torch.stack(output.logits)
 
     def text(self, name: str) -> dict[str, Tensor]:
-        """Inputs of one row with its image tokens deleted, as a text-only prompt has them."""
+        """Return the inputs of one row with its image tokens deleted."""
         given = self.inputs[name]
         ids = given["input_ids"]
         keep = ~self.anatomy.is_visual(ids)[0]
@@ -166,17 +167,19 @@ class Subject:
 def gap(one: Tensor, other: Tensor) -> float:
     """How far logits [N, B, V] are from others: the largest over steps and rows of RMS error / std.
 
-    Tokens that a model excludes count only where one side does not; then, or where something is
-    not a number, it is infinity.
+    Both are centred first, since a constant changes no probability. Tokens that a model excludes
+    count only where one side does not; then, or where something is not a number, it is infinity.
     """
     low = torch.finfo(torch.float32).min / 2
-    one, other = one.float(), other.float()
     kept = other > low
     if not torch.equal(kept, one > low):
         return torch.inf
-    count = kept.sum(dim=-1)
-    mean = other.where(kept, 0).sum(dim=-1, keepdim=True) / count[..., None]
-    spread = (other - mean).where(kept, 0).square().sum(dim=-1) / count
-    error = (one - other).where(kept, 0).square().sum(dim=-1) / count
-    found = (error / spread).sqrt()
+    count = kept.sum(dim=-1, keepdim=True)
+
+    def centred(logits: Tensor) -> Tensor:
+        values = at_least_float32(logits).where(kept, 0)
+        return (values - values.sum(dim=-1, keepdim=True) / count).where(kept, 0)
+
+    error, spread = centred(one) - centred(other), centred(other)
+    found = error.norm(dim=-1) / spread.norm(dim=-1)
     return torch.inf if bool(found.isnan().any()) else float(found.max())
