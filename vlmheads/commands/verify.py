@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 def verify(model: str, device: str | None, dtype: str, as_json: bool) -> None:
     """Check on this machine that vlmheads does on MODEL what it promises.
 
-    MODEL is a packaged model, a folder with a saved model, or a hub id. It writes a few tokens about
-    two drawn pictures, plain and under one plugin for each kind of hook. Idle plugins and detached
-    ones must leave every bit as it was, attention rows computed by hand must be the model's own, and
-    rows of a padded batch must be what they are alone. The cost in time and memory is measured, too.
+    MODEL is a packaged model, a folder with a saved model, or a hub id. It writes a few tokens
+    about two drawn pictures, plain and under one plugin for each kind of hook. Idle plugins and
+    detached ones must leave every bit as it was, attention rows computed by hand must be the
+    model's own, and rows of a padded batch must be what they are alone. The cost in time and memory
+    is measured, too.
 
     Logits are compared by the RMS of their difference over their standard deviation. In half
     precision a model's own rounding allows more of it; --dtype float32 is the sharper check.

@@ -29,7 +29,7 @@ PASS, FAIL, INFO = "PASS", "FAIL", "INFO"
 # How far logits may be off (see `gap`) where the same is computed in another order: at least this,
 # and NOISE times what left padding alone moves rows of the plain model. In half precision a deep
 # model's own rounding is that large; float32 is the sharper check.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 NOISE = 3
 REPEATS = 3
 
