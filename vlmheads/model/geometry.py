@@ -84,10 +84,20 @@ class Geometry:
                 "choose heads that this model has",
             )
 
-    def scaled(self, first: int, stop: int, of: int = 32) -> tuple[int, ...]:
-        """Layers `first` to `stop` - 1 of a decoder of `of` layers, scaled to this one's depth."""
-        start = min(round(first * self.layers / of), self.layers - 1)
-        return tuple(range(start, max(round(stop * self.layers / of), start + 1)))
+    def scaled(
+        self, first: int, stop: int, of: int = 32, *, attention: bool = True
+    ) -> tuple[int, ...]:
+        """Layers `first` to `stop` - 1 of a decoder of `of` layers, scaled to this one's depth.
+
+        Args:
+            first: index of the first layer.
+            stop: index behind the last.
+            of: how many layers the decoder has that the range was published for.
+            attention: scale over the layers that have attention heads, or over all.
+        """
+        layers = self.attention_layers if attention else tuple(range(self.layers))
+        start = min(round(first * len(layers) / of), len(layers) - 1)
+        return layers[start : max(round(stop * len(layers) / of), start + 1)]
 
     def __str__(self) -> str:
         return f"{self.model_type} with {self.layers} layers of {self.heads} heads"
