@@ -280,12 +280,15 @@ class Installation:
         return (edited.flatten(2), *args[1:])
 
     def _hidden(
-        self, layer: int, site: str, module: nn.Module, args: tuple[Any, ...], output: Tensor
-    ) -> Tensor | None:
+        self, layer: int, site: str, module: nn.Module, args: tuple[Any, ...], output: Any
+    ) -> Any:
         """Let plugins edit the residual stream or the output of an MLP."""
         request = self._live()
         if request is None:
             return None
+        if isinstance(output, tuple):  # with router logits, attention weights or the like
+            edited = self._hidden(layer, site, module, args, output[0])
+            return None if edited is None else (edited, *output[1:])
         main = output[: request.rows] if request.copies > 1 else output
         request.entering = args[0][: request.rows]
         edited = main
