@@ -185,7 +185,8 @@ class Installation:
         drafted = self._drafted(kwargs)
         kwargs = without_last(kwargs, drafted)
         given = prompt = read_prompt(self.anatomy, kwargs)
-        media = generate_arguments(self.anatomy.model) | kwargs
+        given_now = {name: value for name, value in kwargs.items() if value is not None}
+        media = generate_arguments(self.anatomy.model) | given_now
         if self._streams and bool(prompt.visual.any()):
             self._batch = Batch(self.anatomy, prompt, self._streams, kwargs, media)
             prompt = self._batch.main

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
-from vlmheads.model.vision import PIXELS, Media, encode, image_inputs, join
+from vlmheads.model.vision import Media, encode, image_inputs, join, pixel_names
 from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
 from vlmheads.runtime.compat import ENCODED, chain, takes_encoded_images
 from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
@@ -28,7 +28,8 @@ class Stream:
     Args:
         name: the key of its logits in `request.streams`.
         view: makes the stream's prompt from the main one, row for row.
-        pixels: makes the stream's pixels from the main stream's, where its prompt has images.
+        pixels: makes the stream's pixels from the main stream's, where its prompt has images, each
+            tensor that holds some on its own.
         images: makes the stream's arguments of the vision encoder from the main stream's, for
             what depends on where an image ends among the pixels.
         look: makes the stream's prompt, in place of `view`, where it depends on the images: from
@@ -45,7 +46,9 @@ class Stream:
         """Return the stream's own arguments of the vision encoder; None for the main stream's."""
         if self.images is not None:
             return self.images(given)
-        return None if self.pixels is None else given | {PIXELS: self.pixels(given[PIXELS])}
+        if self.pixels is None:
+            return None
+        return given | {name: self.pixels(given[name]) for name in pixel_names(given)}
 
 
 TEXT_ONLY = Stream("text-only", Prompt.without_images)
