@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.anatomy import Anatomy, examine
+from vlmheads.model.layout import head_size, width_of
 
 
 def save_adapter(
@@ -124,9 +125,8 @@ def _factors(gains: HeadMap | Tensor, anatomy: Anatomy, strength: float) -> dict
         projection = anatomy.projections[layer]
         if projection is None or not bool((row != 1).any()):
             continue
-        width: int = projection.in_features  # type: ignore[assignment]
-        size: int = anatomy.attentions[layer].head_dim  # type: ignore[union-attr, assignment]
-        found[layer] = row[: width // size].repeat_interleave(size)
+        size = head_size(anatomy.attentions[layer])
+        found[layer] = row[: width_of(projection) // size].repeat_interleave(size)
     return found
 
 

@@ -79,6 +79,26 @@ class Anatomy:
         """
         return unembedding.logits(self, self.normed(hidden) if norm else hidden)
 
+    def flat_states(self, output: Any) -> torch.Tensor:
+        """Return the hidden states in a module's output as [B, S, E].
+
+        A tuple's first item is taken. Where layers keep several residual streams, [B, S, N, E] or,
+        in Gemma 3n, [N, B, S, E], E is that of all streams, one after the other.
+        """
+        states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        if states.ndim < 4:
+            return states
+        return (states.permute(1, 2, 0, 3) if self.family.streams_first else states).flatten(2)
+
+    def with_states(self, output: Any, states: torch.Tensor) -> Any:
+        """Return a module's output with hidden states [B, S, E] in the place of its own."""
+        if isinstance(output, tuple):
+            return (self.with_states(output[0], states), *output[1:])
+        if output.ndim < 4:
+            return states
+        states = states.unflatten(2, (-1, output.shape[-1]))
+        return states.permute(2, 0, 1, 3) if self.family.streams_first else states
+
     def split_heads(self, layer: int, flat: torch.Tensor) -> torch.Tensor:
         """View the input of a layer's output projection [B, S, H * D] as [B, S, H, D]."""
         size = head_size(self.attentions[layer])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -92,9 +92,14 @@ def compares_name(decoder: nn.Module) -> str | None:
     for kind in {type(module) for module in decoder.modules()}:
         for code in _codes(kind):
             named = {"sdpa", "eager"} & set(_constants(code))
-            if named and "_attn_implementation" in code.co_names and kind.__name__:
+            if named and "_attn_implementation" in code.co_names:
                 return kind.__name__
     return None
+
+
+def picks_keys(layers: Iterable[nn.Module]) -> bool:
+    """Whether attention is sparse: an indexer picks the keys, or blocks of them, of each row."""
+    return any(hasattr(attention_of(layer), "indexer") for layer in layers)
 
 
 def _attends(attention: nn.Module) -> bool:

@@ -31,6 +31,7 @@ from vlmheads.runtime.compat import (
 from vlmheads.runtime.passes import Reference, reference_pass
 from vlmheads.runtime.prompt import read_prompt, without_last
 from vlmheads.runtime.refusals import (
+    refuse_named,
     refuse_pieces,
     refuse_replaced,
     refuse_second,
@@ -115,10 +116,12 @@ class Installation:
         """Send the text decoder through the named attention function."""
         decoder: Any = self.anatomy.decoder
         before = attention_implementation(decoder)
+        refuse_named(self.anatomy)
+        served = "eager" if before == "eager" or not decoder._supports_sdpa else "sdpa"
         if before not in ("sdpa", "eager"):
-            _log.warning("attention %r is served by sdpa while plugins edit its rows", before)
+            _log.warning("attention %r is served by %s while plugins edit its rows", before, served)
         self._attention = before
-        decoder.set_attn_implementation(EAGER if before == "eager" else SDPA)
+        decoder.set_attn_implementation(EAGER if served == "eager" else SDPA)
         for attention in self.anatomy.attentions:
             if attention is not None:
                 setattr(attention, EDITOR, self)
@@ -287,17 +290,17 @@ class Installation:
         request = self._live()
         if request is None:
             return None
-        if isinstance(output, tuple):  # with router logits, attention weights or the like
-            edited = self._hidden(layer, site, module, args, output[0])
-            return None if edited is None else (edited, *output[1:])
-        main = output[: request.rows] if request.copies > 1 else output
-        request.entering = args[0][: request.rows]
+        states = self.anatomy.flat_states(output)
+        main = states[: request.rows] if request.copies > 1 else states
+        request.entering = self.anatomy.flat_states(args[0])[: request.rows]
         edited = main
         for plugin in self._acting["on_hidden"]:
             edited = plugin.on_hidden(request, layer, edited, site)
         if edited is main:
             return None
-        return torch.cat([edited, output[request.rows :]]) if request.copies > 1 else edited
+        if request.copies > 1:
+            edited = torch.cat([edited, states[request.rows :]])
+        return self.anatomy.with_states(output, edited)
 
     @_uncompiled
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

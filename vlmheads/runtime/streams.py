@@ -19,6 +19,7 @@ from vlmheads.model.vision import Media, encode, image_inputs, join, pixel_names
 from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
 from vlmheads.runtime.compat import ENCODED, chain, takes_encoded_images
 from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
+from vlmheads.runtime.refusals import refuse_sparse
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Batch:
         media: the same and, under generate(), what that call was given, pixels included.
 
     Raises:
-        VlmHeadsError: a cache that cannot hold more rows than the prompt has; on a model with
+        VlmHeadsError: sparse attention that padding moves; a cache that cannot hold more rows than the prompt has; on a model with
             three-dimensional positions, a prefill without position ids or a stream whose image
             stands elsewhere than the main one's.
     """
@@ -99,6 +100,7 @@ class Batch:
         self.unpadded = prompt.ids.shape[1]
         self.prompts = [part.padded(length) for part in prompts]
         self.rows = prompt.ids.shape[0]
+        refuse_sparse(anatomy, [part.mask for part in self.prompts])
         self.same = [_equal(part, self.main) for part in self.prompts]
         if _rotates_in_space(anatomy):
             for stream, part, same in zip(streams, self.prompts[1:], self.same[1:], strict=True):
@@ -215,5 +217,8 @@ def _encode(
 
 
 def _rotates_in_space(anatomy: Anatomy) -> bool:
-    """Whether the model keeps three-dimensional positions (M-RoPE)."""
-    return any(hasattr(module, "rope_deltas") for module in anatomy.model.modules())
+    """Whether the model makes three-dimensional positions (M-RoPE) and keeps their offset."""
+    return any(
+        hasattr(module, "rope_deltas") and hasattr(module, "get_rope_index")
+        for module in anatomy.model.modules()
+    )
