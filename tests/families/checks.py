@@ -14,6 +14,7 @@ from probes import (
     Beside,
     ByHand,
     Idle,
+    IdleRows,
     Negative,
     Scaled,
     Sharper,
@@ -23,8 +24,9 @@ from probes import (
 )
 from torch import Tensor, nn
 
-from vlmheads import attach
+from vlmheads import VlmHeadsError, attach
 from vlmheads.model.anatomy import Anatomy, examine
+from vlmheads.model.layout import picks_keys
 from vlmheads.plugin import Plugin
 
 LENGTHS = (5, 3)
@@ -63,6 +65,15 @@ class Case:
             if ids[index].tolist() != own_ids[0].tolist() or far(logits[:, index], own[:, 0]):
                 return False
         return True
+
+    @cached_property
+    def edits(self) -> dict[str, Callable[[Case], Plugin]]:
+        """The edits that this model is not refused for."""
+        try:
+            attach(self.model, IdleRows()).detach()
+        except VlmHeadsError:
+            return {kind: make for kind, make in EDITS.items() if kind != "rows"}
+        return EDITS
 
     def given(self, name: str) -> dict[str, Any]:
         """The inputs "batch", or "row 0" and so on, alone."""
@@ -136,6 +147,18 @@ def neutral(case: Case) -> None:
         after = case.run(name, Idle())
         gap = difference(after[1], case.before(name)[1])
         need(same(after, case.before(name)), f"idle hooks move logits of {name} by {gap:.2g}")
+
+
+def neutral_rows(case: Case) -> None:
+    """Handing out attention rows changes no bit."""
+    for name in ("row 0", "batch"):
+        after = case.run(name, IdleRows())
+        gap = difference(after[1], case.before(name)[1])
+        need(same(after, case.before(name)), f"idle rows move logits of {name} by {gap:.2g}")
+
+
+def neutral_stream(case: Case) -> None:
+    """A stream beside the main one changes little of it."""
     after = case.run("row 0", Beside())
     gap = difference(after[1], case.before("row 0")[1])
     need(gap < 2e-4, f"a text-only stream beside it moves logits by {gap:.2g}")
@@ -157,7 +180,8 @@ def _decoding(case: Case) -> dict[nn.Module, tuple[int, int]]:
     before: list[nn.Module] = []
 
     def look(module: nn.Module, output: Tensor) -> Tensor:
-        if output.shape[1] == 1 and case.model.__dict__.get("_step", 0) > 0:
+        own = hasattr(module, "layer_idx")  # not attention over a layer's own residual streams
+        if own and output.shape[1] == 1 and case.model.__dict__.get("_step", 0) > 0:
             found[module] = (output.shape[2], output.shape[3])
         before.append(module)
         return output
@@ -210,6 +234,10 @@ def scaling(case: Case) -> None:
         theirs = case.run("row 0")
     gap = difference(ours[1][:1], theirs[1][:1])
     need(far(ours[1], case.before("row 0")[1], 1e-3), "scaling heads changes nothing")
+    if row_of(case.model_type).normed_heads:
+        moved = [difference(one[1], case.before("row 0")[1]) for one in (ours, theirs)]
+        need(moved[1] < moved[0] / 2, f"a norm of each head does not undo its scale: {moved}")
+        return
     need(gap < 2e-4, f"scaled by hooks and at the interface, logits differ by {gap:.2g}")
 
 
@@ -226,7 +254,7 @@ def rows(case: Case) -> None:
 def _without_image(case: Case, given: dict[str, Any]) -> dict[str, Any]:
     """Inputs of one row with its image tokens deleted."""
     ids = given["input_ids"]
-    keep = ids[0] != IMAGE
+    keep = ~torch.isin(ids[0], torch.tensor([IMAGE, *case.anatomy.marker_ids]))
     types = row_of(case.model_type).types
     text = {"input_ids": ids[:, keep]}
     if types in given:
@@ -290,7 +318,7 @@ def _edit(kind: str) -> Callable[[Case], None]:
 
 def beside(case: Case) -> None:
     """An edit is the same with an extra stream beside it."""
-    for kind, make in EDITS.items():
+    for kind, make in case.edits.items():
         one, both = case.run("row 0", make(case)), case.run("row 0", make(case), Beside())
         gap = difference(one[1], both[1])
         need(gap < 5e-4, f"{kind}: a stream beside it moves logits by {gap:.2g}")
@@ -315,9 +343,9 @@ def pixels(case: Case) -> None:
 
 def batches(case: Case) -> None:
     """A left-padded batch gives each row what it gets alone, under every edit."""
-    if not case.padded:
+    if not case.padded or picks_keys(case.anatomy.layers):
         return
-    for kind, make in [*EDITS.items(), ("stream", lambda case: Beside())]:
+    for kind, make in [*case.edits.items(), ("stream", lambda case: Beside())]:
         ids, logits = case.run("batch", make(case))
         for index in range(len(LENGTHS)):
             own_ids, own = case.run(f"row {index}", make(case))
@@ -329,6 +357,8 @@ def batches(case: Case) -> None:
 CHECKS: dict[str, Callable[[Case], None]] = {
     "attach": attaches,
     "neutral": neutral,
+    "neutral rows": neutral_rows,
+    "neutral stream": neutral_stream,
     "heads": heads,
     "scaling": scaling,
     "rows": rows,

@@ -25,6 +25,8 @@ class Row:
         types: an input that marks image tokens with 1, where the model takes it.
         why: why there is no tiny model, in one line; it is not built.
         answer_type: that input on what the model says.
+        normed_heads: whether each head is normed before the output projection, so that a scale at
+            the attention interface vanishes and one behind the norm does not.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class Row:
     types: str = ""
     why: str = ""
     answer_type: int = 0
+    normed_heads: bool = False
 
 
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
@@ -340,6 +343,7 @@ ROWS: dict[str, Row] = {
         },
         i.two_frames,
         frame=FRAMED,
+        normed_heads=True,
     ),
     "nemotron_h_omni": Row(
         {

@@ -11,7 +11,7 @@ from torch import nn
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model import unembedding
-from vlmheads.model.families import Family, families, family_of
+from vlmheads.model.families import ENCODER_DECODER, Family, families, family_of
 from vlmheads.model.geometry import Geometry
 from vlmheads.model.layout import (
     attention_of,
@@ -168,7 +168,7 @@ def examine(model: Any) -> Anatomy:
     family = family_of(model_type)
     known = ", ".join(other.name for other in families() if not other.refusal)
     if not family.refusal and getattr(config, "is_encoder_decoder", False):
-        refusal = "it is an encoder-decoder model: the image is in the encoder, not in the prompt"
+        refusal = ENCODER_DECODER
     else:
         refusal = family.refusal
     if refusal:

@@ -6,12 +6,12 @@ stand-in for everything in front of the head, which returns the hidden states th
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.runtime.compat import with_child
 
 if TYPE_CHECKING:
     from vlmheads.model.anatomy import Anatomy
@@ -79,17 +79,23 @@ def logits(anatomy: Anatomy, hidden: Tensor) -> Tensor:
     Raises:
         VlmHeadsError: the model has no head of its own, or its body is not found.
     """
-    owner, body = _owner(anatomy)
-    shell = copy.copy(owner)
+    owner, body, width = _owner(anatomy)
+    if hidden.shape[-1] != width:
+        raise VlmHeadsError(
+            f"hidden states of width {hidden.shape[-1]} for a head of width {width}: "
+            f"{anatomy.family.name} keeps several residual streams",
+            "a decoder whose layers' outputs can be read through its vocabulary head",
+            "use a plugin that does not read layers through the head",
+        )
     rows = hidden.reshape(1, -1, hidden.shape[-1])
-    shell._modules = owner._modules | {body: _Given(owner._modules[body], rows)}
+    shell = with_child(owner, body, _Given(getattr(owner, body), rows))
     # The class's own forward: hooks are for passes of the whole model.
     made: Tensor = type(owner).forward(shell, inputs_embeds=rows, return_dict=True).logits
     return made.reshape(*hidden.shape[:-1], -1)
 
 
-def _owner(anatomy: Anatomy) -> tuple[nn.Module, str]:
-    """Return the module whose forward runs the head, and the name of its child in front of it."""
+def _owner(anatomy: Anatomy) -> tuple[nn.Module, str, int]:
+    """Return the module that runs the head, its child in front of it, and the head's width."""
     for module in (anatomy.model, *anatomy.model.modules()):
         own: Any = getattr(module, "get_output_embeddings", None)
         head = own() if own is not None else None
@@ -98,7 +104,7 @@ def _owner(anatomy: Anatomy) -> tuple[nn.Module, str]:
             continue
         for name, child in children.items():
             if any(part is anatomy.decoder for part in child.modules()):
-                return module, name
+                return module, name, int(head.in_features)
     raise VlmHeadsError(
         f"{type(anatomy.model).__name__}, whose vocabulary head was not found",
         "a language model with a head of its own",

@@ -27,6 +27,7 @@ from vlmheads.runtime.compat import (
     generate_arguments,
     generate_settings,
     generations,
+    supports_sdpa,
 )
 from vlmheads.runtime.passes import Reference, reference_pass
 from vlmheads.runtime.prompt import read_prompt, without_last
@@ -117,7 +118,7 @@ class Installation:
         decoder: Any = self.anatomy.decoder
         before = attention_implementation(decoder)
         refuse_named(self.anatomy)
-        served = "eager" if before == "eager" or not decoder._supports_sdpa else "sdpa"
+        served = "eager" if before == "eager" or not supports_sdpa(decoder) else "sdpa"
         if before not in ("sdpa", "eager"):
             _log.warning("attention %r is served by %s while plugins edit its rows", before, served)
         self._attention = before

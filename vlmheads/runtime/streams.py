@@ -69,9 +69,9 @@ class Batch:
         media: the same and, under generate(), what that call was given, pixels included.
 
     Raises:
-        VlmHeadsError: sparse attention that padding moves; a cache that cannot hold more rows than the prompt has; on a model with
-            three-dimensional positions, a prefill without position ids or a stream whose image
-            stands elsewhere than the main one's.
+        VlmHeadsError: a cache that cannot hold more rows than the prompt has; sparse attention that
+            padding moves; on a model with three-dimensional positions, a prefill without position
+            ids or a stream whose image stands elsewhere than the main one's.
     """
 
     def __init__(
