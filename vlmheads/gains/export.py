@@ -117,8 +117,14 @@ def _factors(gains: HeadMap | Tensor, anatomy: Anatomy, strength: float) -> dict
                 f"gains of shape {list(values.shape)}",
                 f"[{geometry.layers}, {geometry.heads}], those of {geometry}",
             )
-    if not bool(values.isfinite().all()):
+    if not bool(values[list(geometry.attention_layers)].isfinite().all()):
         raise VlmHeadsError("gains that are not finite", "numbers")
+    bare = values[list(geometry.bare_layers)].nan_to_num(1.0)
+    if bool((bare != 1).any()):
+        raise VlmHeadsError(
+            f"gains for layers without attention heads: {list(geometry.bare_layers)}",
+            "1, or not a number, in those layers",
+        )
     values = 1 + strength * (values - 1)
     found = {}
     for layer, row in enumerate(values):

@@ -96,7 +96,7 @@ class Anatomy:
             return (self.with_states(output[0], states), *output[1:])
         if output.ndim < 4:
             return states
-        states = states.unflatten(2, (-1, output.shape[-1]))
+        states = states.reshape(*states.shape[:2], -1, output.shape[-1])
         return states.permute(2, 0, 1, 3) if self.family.streams_first else states
 
     def split_heads(self, layer: int, flat: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,11 @@ class Geometry:
         given = self.attention_layers or range(self.layers)
         object.__setattr__(self, "attention_layers", tuple(given))
 
+    @property
+    def bare_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that have no attention heads."""
+        return tuple(layer for layer in range(self.layers) if layer not in self.attention_layers)
+
     def require(self, other: "Geometry", what: str) -> None:
         """Raise unless `other`, the geometry that `what` was made for, is this one.
 

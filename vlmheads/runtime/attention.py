@@ -218,10 +218,8 @@ def _sinks(
     given = options.get("s_aux") if options.get("s_aux") is not None else options.get("sinks")
     if given is None or base is sdpa_attention_forward:
         return None
-    if given.ndim == 1:
-        return given[None, :, None, None]
-    sinks: Tensor = _first(given, count)  # type: ignore[assignment]
-    return sinks[:, :, -last:]
+    sinks: Tensor = given[None, :, None, None] if given.ndim == 1 else given[:, :, -last:]
+    return _first(sinks, count)
 
 
 def _hidden(
