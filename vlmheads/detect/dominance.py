@@ -39,7 +39,10 @@ class Dominance:
     sequences: Tensor
 
     def mdi(self) -> Tensor:
-        """MDI = (A_T / |T|) / (A_O / |O|) of each third of the layers with heads [N, 3]; over 1, text wins."""
+        """MDI = (A_T / |T|) / (A_O / |O|) of each third of the layers with heads, [N, 3].
+
+        Over 1, text wins.
+        """
         text, image = self._thirds()
         size = self.counts.double()
         return (text / size[:, :1]) / (image / size[:, 1:])
