@@ -84,12 +84,12 @@ def width_of(projection: nn.Module) -> int:
     return width
 
 
-def compares_name(decoder: nn.Module) -> str | None:
-    """Return a class of the decoder that acts by the name of the attention implementation.
+def compares_name(modules: Iterable[nn.Module]) -> str | None:
+    """Return a class, if any, that acts by the name of the attention implementation.
 
-    Under another name such a class attends another way: sparse attention becomes dense.
+    Under another name an attention module attends another way: sparse attention becomes dense.
     """
-    for kind in {type(module) for module in decoder.modules()}:
+    for kind in {type(module) for module in modules}:
         for code in _codes(kind):
             named = {"sdpa", "eager"} & set(_constants(code))
             if named and "_attn_implementation" in code.co_names:

@@ -37,6 +37,7 @@ from vlmheads.runtime.refusals import (
     refuse_replaced,
     refuse_second,
     refuse_settings,
+    refuse_sliced,
     unknown_cache,
 )
 from vlmheads.runtime.request import Request
@@ -187,6 +188,8 @@ class Installation:
         self._owner = (current_thread(), depth)
         self.request = self._batch = None
         drafted = self._drafted(kwargs)
+        if self._attention is not None:
+            refuse_sliced(self.anatomy, drafted, given_cache(kwargs))
         kwargs = without_last(kwargs, drafted)
         given = prompt = read_prompt(self.anatomy, kwargs)
         given_now = {name: value for name, value in kwargs.items() if value is not None}

@@ -60,12 +60,32 @@ def refuse_named(anatomy: Anatomy) -> None:
     Raises:
         VlmHeadsError: under another name its sparse attention would become dense.
     """
-    if (kind := compares_name(anatomy.decoder)) is not None:
+    attentions = [module for module in anatomy.attentions if module is not None]
+    if kind := compares_name(part for module in attentions for part in module.modules()):
         raise VlmHeadsError(
             f"attention rows of {anatomy.family.name}, whose {kind} attends another way unless "
             "its implementation is called sdpa or eager",
             "a model that attends the same under every name",
             "use a plugin that does not edit attention rows",
+        )
+
+
+def refuse_sliced(anatomy: Anatomy, drafted: int, cache: Any) -> None:
+    """Refuse what decoders rely on the name of the attention implementation for in a prefill.
+
+    Gemma 4 runs its last layers on the rows of the new tokens alone. Under sdpa without a mask it
+    must not where there are several, or where a static cache has room; it tells by the name.
+
+    Raises:
+        VlmHeadsError: prompt lookup or a static cache on such a decoder.
+    """
+    fixed = getattr(cache, "is_compileable", False)
+    if (drafted or fixed) and compares_name([anatomy.decoder]):
+        raise VlmHeadsError(
+            f"{'a static cache' if fixed else 'prompt lookup'} under a plugin that edits attention "
+            f"rows of {anatomy.family.name}",
+            "a dynamic cache and one token per step",
+            "leave cache_implementation and prompt_lookup_num_tokens unset",
         )
 
 
