@@ -252,6 +252,7 @@ class Installation:
         last = editable.shape[1]
         if last == 0:
             return plain()
+        request.handed_out = last
         before = after = rows(request.rows, last, request.image_keys(keys), editable)
         for plugin in self._acting["on_attention"]:
             if whole and not plugin.whole_map:

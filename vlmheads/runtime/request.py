@@ -62,6 +62,8 @@ class Request:
     _pass: Pass | None = None
     _images: Callable[[], dict[str, Any]] | None = None
     _cache: Callable[[], object] | None = None
+    # Q, the attention rows of the layer at hand, inside of on_attention.
+    handed_out: int = 0
     # Both hold for one forward pass, and are shared by its layers.
     _shared: dict[Hashable, Tensor] = field(default_factory=dict)
     _editable: dict[int, Tensor] = field(default_factory=dict)
@@ -180,10 +182,13 @@ class Request:
     def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """Return what `make` gives, made once for a forward pass and shared by its layers.
 
+        Layers that hand out another number of attention rows than others share among themselves.
+
         Args:
             key: names the value; a plugin's own begin with the plugin's id.
             make: gives the value.
         """
+        key = (key, self.handed_out)
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
