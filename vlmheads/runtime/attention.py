@@ -7,6 +7,7 @@ edits attention are the last rows computed a second time, by hand: memory stays 
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.precision import at_least_float32
+from vlmheads.runtime.compat import supports_sdpa
+
+_log = logging.getLogger("vlmheads")
 
 # The mask that transformers makes depends on the name, so each base has a name of its own.
 SDPA, EAGER = "vlmheads", "vlmheads_eager"
@@ -309,6 +313,15 @@ def attend_eager(
     """Attend as the model's own eager function does, with the last rows handed to plugins."""
     base = sys.modules[type(module).__module__].eager_attention_forward
     return _attend(base, module, query, key, value, attention_mask, options)
+
+
+def name_for(decoder: Any, before: str) -> str:
+    """Return the name under which a decoder's attention is served, by its own up to now."""
+    if before in ("sdpa", "eager"):
+        return SDPA if before == "sdpa" else EAGER
+    served = "sdpa" if supports_sdpa(decoder) else "eager"
+    _log.warning("attention %r is served by %s while plugins edit its rows", before, served)
+    return SDPA if served == "sdpa" else EAGER
 
 
 AttentionInterface.register(SDPA, attend_sdpa)

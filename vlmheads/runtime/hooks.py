@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.vision import image_inputs
 from vlmheads.plugin import HOOKS, Plugin
-from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, Rows
+from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, Rows, name_for
 from vlmheads.runtime.cache import cache_argument, filled_cache, given_cache
 from vlmheads.runtime.compat import (
     COMPILED,
@@ -27,7 +26,6 @@ from vlmheads.runtime.compat import (
     generate_arguments,
     generate_settings,
     generations,
-    supports_sdpa,
 )
 from vlmheads.runtime.passes import Reference, reference_pass
 from vlmheads.runtime.prompt import read_prompt, without_last
@@ -42,8 +40,6 @@ from vlmheads.runtime.refusals import (
 )
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Batch
-
-_log = logging.getLogger("vlmheads")
 
 
 def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,11 +115,8 @@ class Installation:
         decoder: Any = self.anatomy.decoder
         before = attention_implementation(decoder)
         refuse_named(self.anatomy)
-        served = "eager" if before == "eager" or not supports_sdpa(decoder) else "sdpa"
-        if before not in ("sdpa", "eager"):
-            _log.warning("attention %r is served by %s while plugins edit its rows", before, served)
         self._attention = before
-        decoder.set_attn_implementation(EAGER if served == "eager" else SDPA)
+        decoder.set_attn_implementation(name_for(decoder, before))
         for attention in self.anatomy.attentions:
             if attention is not None:
                 setattr(attention, EDITOR, self)
@@ -161,8 +154,7 @@ class Installation:
         if request.active and ids is not None:
             request.ids = ids
             request.advance(cached, ids.shape[1])
-            if self._batch is not None:
-                kwargs = self._batch.widen(kwargs, cached)
+            kwargs = kwargs if self._batch is None else self._batch.widen(kwargs, cached)
         return (), kwargs
 
     def _goes_on(self, kwargs: dict[str, Any]) -> bool:
@@ -192,8 +184,8 @@ class Installation:
             refuse_sliced(self.anatomy, drafted, given_cache(kwargs))
         kwargs = without_last(kwargs, drafted)
         given = prompt = read_prompt(self.anatomy, kwargs)
-        given_now = {name: value for name, value in kwargs.items() if value is not None}
-        media = generate_arguments(self.anatomy.model) | given_now
+        media = generate_arguments(self.anatomy.model)
+        media |= {name: value for name, value in kwargs.items() if value is not None}
         if self._streams and bool(prompt.visual.any()):
             self._batch = Batch(self.anatomy, prompt, self._streams, kwargs, media)
             prompt = self._batch.main
