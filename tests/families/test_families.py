@@ -28,6 +28,8 @@ WITHOUT = [name for name in entries() if row_of(name).why]
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_family_is_served_or_refused(model_type: str) -> None:
     found = judge(model_type, CHECKS)
+    if "ModuleNotFoundError" in found["model"]:
+        pytest.skip(found["model"])
     if found["model"].startswith("none"):
         assert family_of(model_type).refusal, found["model"]
         return

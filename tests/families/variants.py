@@ -61,6 +61,12 @@ VARIANTS: dict[str, Row] = {
             "text_config": {"model_type": "gpt_oss"},
         }
     ),
+    "internvl+deepseek_v3": Row(
+        {
+            "vision_config": {"image_size": [32, 32], "patch_size": [8, 8]},
+            "text_config": {"model_type": "deepseek_v3"},
+        }
+    ),
     "internvl+qwen3": Row(
         {
             "vision_config": {"image_size": [32, 32], "patch_size": [8, 8]},
