@@ -136,8 +136,11 @@ def test_what_cannot_be_measured_is_refused() -> None:
     model, row = tiny.build("llava"), tiny.inputs("llava")
     with pytest.raises(VlmHeadsError, match="dimensions from 0 to 31"):
         visual_sinks(model, row, dimensions=[32])
-    with pytest.raises(VlmHeadsError, match="text after the image"):
-        visual_sinks(model, tiny.inputs("llava", (0,)))
     text = {name: row[name][:, -5:] for name in ("input_ids", "attention_mask")}
     with pytest.raises(VlmHeadsError, match="without any image"):
         visual_sinks(model, text)
+
+
+def test_a_prompt_that_ends_in_its_image_is_measured_in_its_last_row() -> None:
+    found = visual_sinks(tiny.build("llava"), tiny.inputs("llava", (0,)))
+    assert bool((found.image.values > 0).all())

@@ -161,9 +161,10 @@ def visual_sinks(
     """Find sink tokens in every layer, and what each head's attention on the image goes to.
 
     φ(x) = max over the sink dimensions of |x[d]| / RMS(x) of the state x that enters a layer; a
-    token is a sink where φ ≥ τ. In text rows after the image, r = (attention on image tokens
-    that are no sinks) / (attention on image tokens); a head is image-centric in a row where
-    r ≥ ρ, with at least `minimum` of its attention on the image. `spent` is 1 - r with numerator
+    token is a sink where φ ≥ τ. In text rows after the image, or the last row of a prompt that ends
+    in its image, r = (attention on image tokens that are no sinks) / (attention on image tokens);
+    a head is image-centric in a row where r ≥ ρ, with at least `minimum` of its attention on the
+    image. `spent` is 1 - r with numerator
     and denominator summed over the rows.
 
     Source: Kang et al., ICLR 2025, arXiv 2503.03321. Deviations: without `dimensions`, and of a
@@ -184,13 +185,10 @@ def visual_sinks(
         provenance: plain values to keep with the maps, such as the model id and the prompt.
 
     Raises:
-        VlmHeadsError: dimensions that the states do not have, no image in any prompt, or no text
-            after one.
+        VlmHeadsError: dimensions that the states do not have, or no image in any prompt.
     """
     probe = _Probe(tau, None if dimensions is None else tuple(dimensions), rho, minimum)
     anatomy = prefill(model, inputs, probe)
-    if not probe.attention:
-        raise VlmHeadsError("prompts that end in their image", "text after the image")
     mask: Tensor = probe.kept["mask"]
     phi = torch.zeros(len(mask), anatomy.geometry.layers, mask.shape[1])
     massive = torch.zeros(anatomy.geometry.layers, probe.phi[0][2].shape[1])

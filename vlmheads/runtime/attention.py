@@ -269,7 +269,9 @@ def _attend(
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
 
-    refuse_unknown(base, frozenset(n for n, given in options.items() if given is not None))
+    # Decoding may be compiled; its prefill, which is given the same keywords, never is.
+    if not torch.compiler.is_compiling():
+        refuse_unknown(base, frozenset(n for n, given in options.items() if given is not None))
 
     def rows(count: int, last: int, image_keys: Tensor, editable: Tensor) -> Rows:
         """Return the last rows of the first `count` batch rows."""
