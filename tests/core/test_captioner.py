@@ -99,6 +99,24 @@ def test_a_row_that_was_stopped_next_to_one_at_the_limit_is_not_at_it() -> None:
     assert found[0] == full[0]
 
 
+def test_a_stop_string_ends_a_row_and_is_no_limit() -> None:
+    """At every place at which the text may be cut, the limit included."""
+    whole = captioner()(pictures())
+    word = whole[0].text.split()[3]
+    found = captioner()(pictures(), stop_strings=word)
+    assert found[0].text.endswith(word)
+    assert found[0].ids == whole[0].ids[: found[0].tokens]
+    assert (found[0].text.count(word), found[0].at_limit) == (1, False)
+    assert found == captioner()(pictures(), stop_strings=[word, "no such words"])
+    for caption, plain in zip(found, whole, strict=True):
+        assert caption == plain or word in caption.text, "rows without it go on to their end"
+    (at_both,) = captioner()(pictures()[0], stop_strings=word, max_new_tokens=found[0].tokens)
+    assert at_both == found[0]
+    (before,) = captioner()(pictures()[0], stop_strings=word, max_new_tokens=found[0].tokens - 1)
+    assert before.at_limit
+    assert word not in before.text
+
+
 def test_end_tokens_of_the_call_count_and_text_ends_with_the_caption() -> None:
     stop = captioner()(pictures()[0])[0].ids[3]
     for ends in (stop, [stop, 2], torch.tensor([2, stop])):
@@ -188,6 +206,14 @@ def test_weights_that_accelerate_keeps_elsewhere_give_the_same_captions(plugins:
     assert input_device(model) == torch.device("cpu")
     found = Captioner(model, captioner().processor)(pictures(), plugins=plugins, max_new_tokens=12)
     assert found == captioner()(pictures(), plugins=plugins, max_new_tokens=12)
+
+
+def test_weights_that_accelerate_keeps_elsewhere_give_the_same_words() -> None:
+    model = deepcopy(captioner().model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    found = Captioner(model, captioner().processor)(pictures(), words=True, max_new_tokens=12)
+    assert found == captioner()(pictures(), words=True, max_new_tokens=12)
+    assert all(word.support is not None for word in found[0].words)
 
 
 def test_a_model_without_weights_is_refused() -> None:
