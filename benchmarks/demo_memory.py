@@ -17,7 +17,7 @@ from typing import Any
 
 from gradio_client import Client, handle_file
 
-# Methods of every kind, one after the other: plain, heads, attention, a second stream.
+# Methods of each kind in turn: none, heads, attention, a second stream.
 METHODS: tuple[list[Any], ...] = (
     [],
     [[{"name": "vhr"}]],
@@ -35,7 +35,7 @@ def resident(process: int) -> float:
 
 
 def request(client: Client, number: int, picture: Path, tokens: int) -> None:
-    """Do what a visitor does: upload or take a scene, describe it, look at a word, export."""
+    """Do what a visitor does: upload or pick a scene, describe it, select a word, export."""
     given: dict[str, Any] = {
         "methods": METHODS[number % len(METHODS)],
         "decoding": {"max_new_tokens": tokens},
@@ -57,17 +57,17 @@ def request(client: Client, number: int, picture: Path, tokens: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--warm", type=int, default=40, help="requests before the first reading")
-    parser.add_argument("--every", type=int, default=20, help="requests between two readings")
-    parser.add_argument("--tokens", type=int, default=24, help="most new tokens of a caption")
+    parser.add_argument("--warm", type=int, default=40, help="requests before the table")
+    parser.add_argument("--every", type=int, default=20, help="requests between measurements")
+    parser.add_argument("--tokens", type=int, default=24, help="maximum new tokens per caption")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
-    from vlmheads_demo.scenes import example
+    from vlmheads_demo.services.images import draw_scene
 
     picture = Path("out/demo_memory.png")
     picture.parent.mkdir(exist_ok=True)
-    example("counterfactual:9").image.resize((800, 800)).save(picture)
+    draw_scene("counterfactual:9").image.resize((800, 800)).save(picture)
     command = [str(Path(sys.executable).parent / "vlmheads"), "demo", "--port", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -85,7 +85,7 @@ def main() -> None:
                 print(f"{done:5d} requests  {readings[-1][1]:8.1f} MB")
             if done < options.requests:
                 request(client, number, picture, options.tokens)
-            # A new client now and then, as visitors come and go.
+            # Change clients now and then, as visitors come and go.
             if number % 25 == 24:
                 client = Client(address[0], verbose=False)
         seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The named endpoints: what the page does, for programs, with plain values in and out."""
+"""Named endpoints for programs: what the page does, with plain values in and out."""
 
 from __future__ import annotations
 
@@ -11,28 +11,25 @@ import gradio as gr
 from gradio.events import api
 
 from vlmheads.caption import PROMPT
-from vlmheads.errors import VlmHeadsError
-from vlmheads_demo.answers import answer
-from vlmheads_demo.describing import describe
-from vlmheads_demo.desk import Desk
-from vlmheads_demo.evaluating import Stopped, Study, evaluate
-from vlmheads_demo.exporting import as_pictures
-from vlmheads_demo.handlers import path_of
-from vlmheads_demo.measuring import TAU, attention_of, top_heads
-from vlmheads_demo.messages import told
-from vlmheads_demo.methods import methods, plugins_of
-from vlmheads_demo.results import Result
-from vlmheads_demo.selection import Selection
+from vlmheads_demo.compat import upload_path, visitor_id
+from vlmheads_demo.middleware import error_message
+from vlmheads_demo.services.captioning import describe_for, parse_request
+from vlmheads_demo.services.evaluation import evaluate_for
+from vlmheads_demo.services.export import result_pictures, result_to_dict
+from vlmheads_demo.services.measurement import TAU, top_heads
+from vlmheads_demo.services.methods import available_methods
+from vlmheads_demo.services.result import Result, Selection
+from vlmheads_demo.state import AppState
 
 
-def add_endpoints(desk: Desk, queue: str) -> None:
+def add_endpoints(state: AppState, queue: str) -> None:
     """Add the endpoints to the page that is being built.
 
     Args:
-        desk: what all requests share.
-        queue: the name of the queue for what needs the model.
+        state: what all requests share.
+        queue: the name of the queue for requests that need the model.
     """
-    endpoints = Endpoints(desk)
+    endpoints = Endpoints(state)
     api(endpoints.describe, concurrency_id=queue, concurrency_limit=1)
     api(endpoints.stream, concurrency_id=queue, concurrency_limit=1)
     api(endpoints.evaluate, concurrency_id="evaluation", concurrency_limit=1)
@@ -43,29 +40,29 @@ def add_endpoints(desk: Desk, queue: str) -> None:
 
 
 @contextmanager
-def clearly() -> Iterator[None]:
-    """Answer with a clear message in place of an exception of ours."""
+def errors_as_messages() -> Iterator[None]:
+    """Answer an exception with a message that a client may read."""
     try:
         yield
-    except Exception as error:  # whatever it is, the client gets a sentence
-        raise gr.Error(told(error), print_exception=False) from None
+    except Exception as error:  # whatever it is, the client gets one sentence
+        raise gr.Error(error_message(error), print_exception=False) from None
 
 
 class Endpoints:
-    """The endpoints; their docstrings are their descriptions in the API's documentation.
+    """The endpoints; their docstrings are their descriptions in the API documentation.
 
     Args:
-        desk: what all requests share.
+        state: what all requests share.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, state: AppState) -> None:
+        self.state = state
 
     def methods(self, model: str = "") -> list[dict[str, Any]]:
         """List the methods, each with its options, their ranges, defaults and help."""
-        with clearly():
-            found = self.desk.shelf.get(model or self.desk.shelf.default)
-            return [method.to_dict() for method in methods(found.geometry)]
+        with errors_as_messages():
+            found = self.state.models.get(model or self.state.models.default)
+            return [method.to_dict() for method in available_methods(found.geometry)]
 
     def describe(
         self,
@@ -78,16 +75,16 @@ class Endpoints:
         tau: float = TAU,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
-        """Describe a picture, plain and under methods, and measure every object word.
+        """Describe a picture, plain and under methods, and score every object word.
 
         image: a file (in Python, handle_file(path)); or scene: "test:N" or "counterfactual:N".
-        methods: one list of plugins for each further caption, such as
-        [[{"name": "vhr", "options": {"alpha": 1.5}}]]; at most two.
+        methods: the plugins of each further caption, such as
+        [[{"name": "vhr", "options": {"alpha": 1.5}}]]; at most two captions.
         decoding: some of max_new_tokens, temperature, top_p, beams and seed.
-        Returns captions with words, scores, heads, sinks and figures; docs/demo.md has the fields.
+        Returns captions with words, scores, heads, sinks and figures; see docs/demo.md.
         """
         sent = (image, scene, methods, prompt, model, decoding, tau)
-        *_, last = self._steps(sent, request)
+        *_, last = self._updates(sent, request)
         return last
 
     def stream(
@@ -101,37 +98,38 @@ class Endpoints:
         tau: float = TAU,
         request: gr.Request | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Do what /describe does, and tell how it comes along: {"stage", "captions"}, result last.
+        """Do what /describe does, and report progress: {"stage", "captions"}, the result last.
 
-        Arguments are those of /describe.
+        The arguments are those of /describe.
         """
-        yield from self._steps((image, scene, methods, prompt, model, decoding, tau), request)
+        yield from self._updates((image, scene, methods, prompt, model, decoding, tau), request)
 
-    def _steps(self, sent: tuple[Any, ...], request: gr.Request | None) -> Iterator[dict[str, Any]]:
-        image, scene, chosen, prompt, model, decoding, tau = sent
-        with clearly():
-            wish = self.desk.wish(
-                image=path_of(image),
+    def _updates(
+        self, sent: tuple[Any, ...], request: gr.Request | None
+    ) -> Iterator[dict[str, Any]]:
+        image, scene, methods, prompt, model, decoding, tau = sent
+        with errors_as_messages():
+            parsed = parse_request(
+                self.state,
+                image=upload_path(image),
                 scene=scene,
                 model=model,
                 prompt=prompt,
-                methods=chosen or [],
-                decoding=decoding or {},
+                methods=methods or [],
+                decoding=decoding,
                 tau=tau,
             )
-            with self.desk.runs.run(_visitor(request)) as stop:
-                for part in describe(wish, running=self.desk.shelf.running, stop=stop):
-                    if isinstance(part, Result):
-                        self.desk.results.add(part)
-                        yield answer(part)
-                    else:
-                        yield {
-                            "stage": part.stage,
-                            "captions": [
-                                {"name": name, "caption": spoken.text, "tokens": len(spoken.ids)}
-                                for name, spoken in zip(part.names, part.spoken, strict=False)
-                            ],
-                        }
+            for update in describe_for(self.state, visitor_id(request), parsed):
+                if isinstance(update, Result):
+                    yield result_to_dict(update)
+                else:
+                    yield {
+                        "stage": update.stage,
+                        "captions": [
+                            {"name": name, "caption": event.text, "tokens": len(event.ids)}
+                            for name, event in zip(update.names, update.captions, strict=False)
+                        ],
+                    }
 
     def attention(
         self,
@@ -141,33 +139,32 @@ class Endpoints:
         layer: int | None = None,
         head: int | None = None,
     ) -> dict[str, Any]:
-        """Return a word's attention on the picture, of one head or the mean of those that look.
+        """Return a word's attention on the picture: of one head, or the mean of vision-aware heads.
 
-        result: the key that /describe returned; caption and word: places in its lists.
-        Returns "grid" (rows, columns), "values" (row after row, shares of the attention), and
-        "top_heads" (layer, head, divergence).
+        result: the key that /describe returned; caption and word: indices into its lists.
+        Returns "grid" (rows, columns), "values" (row by row, shares of the attention), and
+        "top_heads" (layer, head, VHD).
         """
-        with clearly():
-            found = self.desk.results.get(result)
+        with errors_as_messages():
+            found: Result = self.state.results.get(result)
             given = {"caption": caption, "word": word, "layer": layer, "head": head}
-            chosen = Selection.of(found, given)
-            support = found.captions[chosen.caption].support
-            grid = found.picture.seen.grid
-            one = None if layer is None or head is None else (layer, head)
-            values = attention_of(support, word, one)
+            chosen = Selection.parse(found, given)
+            measured = found.captions[chosen.caption].measured
+            grid = found.prompt_measured.view.grid
+            values = measured.attention(word, chosen.one_head)
             return {
                 "grid": None if grid is None else list(grid),
                 "values": None if values is None else values.tolist(),
-                "top_heads": [list(top) for top in top_heads(support.heads[word])],
+                "top_heads": [list(top) for top in top_heads(measured.heads[word])],
             }
 
     def export(self, result: str) -> dict[str, Any]:
-        """Return a run as files: "json" as values, and "pictures", PNGs by name in base64."""
-        with clearly():
-            found = self.desk.results.get(result)
-            files = as_pictures(found)
+        """Return a run as files: "json", its values, and "pictures", base64 PNGs by name."""
+        with errors_as_messages():
+            found: Result = self.state.results.get(result)
+            files = result_pictures(found)
             pictures = {name: base64.b64encode(data).decode() for name, data in files.items()}
-            return {"json": answer(found), "pictures": pictures}
+            return {"json": result_to_dict(found), "pictures": pictures}
 
     def evaluate(
         self,
@@ -181,28 +178,21 @@ class Endpoints:
     ) -> dict[str, Any]:
         """Compare methods with plain on scenes of the test bench, as `vlmheads eval compare` does.
 
-        methods: one list of plugins a run, such as [[{"name": "vhr", "options": {}}]].
+        methods: the plugins of each run, such as [[{"name": "vhr", "options": {}}]].
         Returns the comparison: measures with intervals, differences, frontier, verdicts.
         """
-        with clearly():
-            study = Study(
-                self.desk.shelf.get(model or self.desk.shelf.default),
-                tuple(plugins_of(method) for method in methods),
-                split,
-                scenes,
-                seed,
-                max_new_tokens,
+        with errors_as_messages():
+            return evaluate_for(
+                self.state,
+                visitor_id(request),
+                methods=methods,
+                model=model,
+                split=split,
+                scenes=scenes,
+                seed=seed,
+                max_new_tokens=max_new_tokens,
             )
-            with self.desk.runs.run(_visitor(request)) as stop:
-                try:
-                    return evaluate(study, running=self.desk.shelf.running, stop=stop)
-                except Stopped:
-                    raise VlmHeadsError("the evaluation was stopped") from None
 
     def stop(self, request: gr.Request | None = None) -> int:
-        """Stop what this client has running, and return how much that was."""
-        return self.desk.runs.stop(_visitor(request))
-
-
-def _visitor(request: gr.Request | None) -> str:
-    return "" if request is None else str(request.session_hash)
+        """Stop everything that this client has running, and return the number of jobs."""
+        return self.state.jobs.stop(visitor_id(request))

@@ -1,4 +1,4 @@
-"""`vlmheads demo`: the page, on this machine alone unless told otherwise."""
+"""`vlmheads demo`: serve the page, to this machine only by default."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import click
     multiple=True,
     default=("embedded",),
     show_default=True,
-    help="A packaged model, a folder with a saved model, or a hub id; may be repeated.",
+    help="A packaged model, a folder with a saved model, or a hub id. Repeat it for several.",
 )
 @click.option("--dtype", default="auto", show_default=True)
-@click.option("--device", help="Such as cpu or cuda:0; an accelerator where there is one.")
+@click.option("--device", help="For example cpu or cuda:0; by default an accelerator if any.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--allow-models", is_flag=True, help="Let visitors load folders and hub ids.")
@@ -29,28 +29,28 @@ def demo(
     allow_models: bool,
     share: bool,
 ) -> None:
-    """Open the page on which captions are compared and their words looked into."""
+    """Serve a page that compares captions and shows what supports each object word."""
     import signal
     import threading
 
     from vlmheads.commands import show
     from vlmheads.errors import VlmHeadsError
-    from vlmheads_demo.shelf import Shelf
+    from vlmheads_demo.state import ModelRegistry
 
     try:
-        from vlmheads_demo.server import require_free, serve
+        from vlmheads_demo.app import require_free, serve
     except ImportError as error:
         raise VlmHeadsError(
             f"{error.name} is not installed", todo="install it with pip install 'vlmheads[demo]'"
         ) from error
     require_free(host, port)
     show.quiet_loading(models[0])
-    shelf = Shelf(models, allow=allow_models, dtype=dtype, device=device)
-    server = serve(shelf, host=host, port=port or None, share=share)
+    registry = ModelRegistry(models, allow_others=allow_models, dtype=dtype, device=device)
+    server = serve(registry, host=host, port=port or None, share=share)
     click.echo(f"The page is at {server.address} (stop it with Ctrl-C).")
-    if server.shared:
-        click.echo(f"Anybody can reach it at {server.shared}")
-    # Ended by others it cleans up as it does when ended by hand.
+    if server.public_address:
+        click.echo(f"Anyone can reach it at {server.public_address}")
+    # Clean up when terminated, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         threading.Event().wait()

@@ -10,17 +10,17 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from vlmheads_demo.scenes import example
+from vlmheads_demo.services.images import draw_scene
 
 pytestmark = pytest.mark.xdist_group("demo")
 
-# Written to docs/images/ where it is asked for; see docs/demo.md.
+# Set to write the screenshots to docs/images/; see docs/demo.md.
 WRITE = "VLMHEADS_SCREENSHOTS"
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SCENE = "counterfactual:9"  # The plain caption invents a horse.
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
-# What these tests wait for at most, in milliseconds: a busy machine is slow.
-PATIENCE = 60_000
+# Milliseconds; a busy machine is slow.
+TIMEOUT = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +32,16 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 
 def opened(browser: Browser, address: str, *, size=DESKTOP, dark: bool = False) -> Page:
-    """Open the page and keep what it complains about and where it goes."""
+    """Open the page, and record its errors and its requests to elsewhere."""
     scheme = "dark" if dark else "light"
     page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    page.complaints = []  # type: ignore[attr-defined]
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.on("console", lambda m: m.type == "error" and page.complaints.append(m.text))
+    page.set_default_timeout(TIMEOUT)
+    expect.set_options(timeout=TIMEOUT)
+    page.errors = []  # type: ignore[attr-defined]
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and page.errors.append(m.text))
     page.on("request", lambda r: r.url.startswith(("data:", "blob:", address)) or
-            page.complaints.append(r.url))  # fmt: skip
+            page.errors.append(r.url))  # fmt: skip
     page.goto(address)
     page.locator("#vh-go").wait_for()
     page.locator(".vh-scene").first.wait_for()
@@ -57,7 +57,7 @@ def describe(page: Page, scene: str | None = SCENE) -> None:
 
 
 def caption(page: Page, number: int) -> str:
-    """The text of a caption without its marks."""
+    """The text of a caption without the scores."""
     texts = page.locator(".vh-card .vh-text").nth(number)
     return texts.evaluate(
         "node => { const copy = node.cloneNode(true);"
@@ -70,14 +70,14 @@ def overlay(page: Page) -> str:
 
 
 def changed(page: Page, before: str) -> str:
-    """Wait until the overlay is another one, and return it."""
+    """Wait until the overlay changes, and return it."""
     expect(page.locator(".vh-overlay")).not_to_have_attribute("src", before)
     return overlay(page)
 
 
 @pytest.fixture
 def shoot(tmp_path: Path) -> Callable[..., None]:
-    """Write a picture of a page: into docs/images/ where it is asked for."""
+    """Take a screenshot, written to docs/images/ on request."""
     folder = IMAGES if os.environ.get(WRITE) else tmp_path
 
     def write(page: Page, name: str, *, whole: bool = True) -> None:
@@ -95,16 +95,16 @@ def shoot(tmp_path: Path) -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, served) -> Iterator[Page]:
-    """A page on which a scene was described, plain and under VHR; tests click around on it."""
+    """A page with a scene described, plain and under VHR; the tests click around on it."""
     found = opened(browser, served.address)
     describe(found)
     yield found
     found.context.close()
 
 
-def test_captions_stand_side_by_side_with_the_invented_word_marked(page, model):
+def test_captions_are_side_by_side_with_the_invented_word_marked(page, model):
     for number, plugins in enumerate(((), "vhr")):
-        (expected,) = model.captioner([example(SCENE).image], plugins=plugins)
+        (expected,) = model.captioner([draw_scene(SCENE).image], plugins=plugins)
         assert caption(page, number) == expected.text
     boxes = [card.bounding_box() for card in page.locator(".vh-card").all()]
     assert boxes[0]["y"] == boxes[1]["y"]
@@ -126,7 +126,7 @@ def test_a_click_on_a_word_shows_its_attention(page):
     expect(page.locator(".vh-heads .vh-small").first).to_contain_text("kitten in vhr")
 
 
-def test_hovering_over_a_word_shows_its_attention_for_as_long(page):
+def test_hovering_over_a_word_shows_its_attention_until_it_ends(page):
     kitten = page.locator(".vh-card").nth(1).locator(".vh-word").first
     kitten.click()
     expect(page.locator(".vh-overlay")).to_have_attribute(
@@ -161,13 +161,13 @@ def test_a_click_on_a_head_shows_its_attention_for_the_word(page):
     assert changed(page, head) == mean
 
 
-def test_heads_that_the_method_acts_on_are_outlined(page):
+def test_heads_that_the_method_edits_are_outlined(page):
     outlined = page.locator(".vh-acted").count()
-    expect(page.locator(".vh-heads")).to_contain_text(f"the {outlined} heads that vhr acts on")
+    expect(page.locator(".vh-heads")).to_contain_text(f"the {outlined} heads that vhr edits")
     assert page.locator(".vh-bar").count() == 8
 
 
-def test_everything_is_reached_from_the_keyboard(page):
+def test_everything_can_be_reached_from_the_keyboard(page):
     page.locator(".vh-card .vh-word").first.focus()
     page.keyboard.press("Tab")
     second = page.evaluate("document.activeElement.dataset.select")
@@ -193,23 +193,23 @@ def test_everything_is_reached_from_the_keyboard(page):
     assert {"first-method", "first-vhr-alpha", "second-method", "vh-go", "vh-stop"} <= reached
 
 
-def test_the_export_is_kept_by_the_browser(page, tmp_path):
+def test_the_browser_saves_the_export(page, tmp_path):
     page.get_by_role("button", name="Export").click()
     link = page.locator('a[download="vlmheads.json"]')
     with page.expect_download() as download:
         link.click()
     download.value.save_as(tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
-    assert [said["name"] for said in found["captions"]] == ["plain", "vhr"]
+    assert [one["name"] for one in found["captions"]] == ["plain", "vhr"]
     expect(page.locator('a[download="vlmheads.zip"]')).to_be_visible()
 
 
-def test_the_page_does_not_complain_and_goes_nowhere_else(page):
-    assert page.complaints == []
+def test_the_page_has_no_errors_and_loads_nothing_from_elsewhere(page):
+    assert page.errors == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_contrast_and_names_hold_up(browser, served, shoot, dark):
+def test_contrast_and_names_are_accessible(browser, served, shoot, dark):
     page = opened(browser, served.address, dark=dark)
     describe(page)
     shoot(page, "dark" if dark else "light")
@@ -224,12 +224,12 @@ def test_contrast_and_names_hold_up(browser, served, shoot, dark):
         answer = Axe().run(page, options=options).response
         assert {"color-contrast", "button-name"} <= {r["id"] for r in answer["passes"]}
         found = answer["violations"]
-        told = [
+        problems = [
             f"{tab}: {rule['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
             for rule in found
             for node in rule["nodes"]
         ]
-        assert told == []
+        assert problems == []
     page.context.close()
 
 
@@ -251,12 +251,12 @@ def test_a_slider_changes_the_caption(browser, served):
     page.context.close()
 
 
-def test_a_picture_can_be_uploaded_and_nobody_knows_what_is_on_it(browser, served, tmp_path):
+def test_an_uploaded_picture_has_no_known_objects(browser, served, tmp_path):
     page = opened(browser, served.address)
     page.locator(f'[data-select*="{SCENE}"]').click()
     expect(page.locator("#vh-image img")).to_be_visible()
     page.locator("#vh-image button[aria-label*=lear], #vh-image button[aria-label*=emove]").click()
-    example("test:0").image.save(tmp_path / "mountain.tiff")
+    draw_scene("test:0").image.save(tmp_path / "mountain.tiff")
     page.locator('#vh-image input[type="file"]').set_input_files(tmp_path / "mountain.tiff")
     expect(page.locator("#vh-image img")).to_be_visible()
     describe(page, None)
@@ -266,7 +266,7 @@ def test_a_picture_can_be_uploaded_and_nobody_knows_what_is_on_it(browser, serve
     page.context.close()
 
 
-def test_a_bad_file_gets_a_sentence(browser, served, tmp_path):
+def test_a_bad_file_gets_a_message(browser, served, tmp_path):
     page = opened(browser, served.address)
     (tmp_path / "holiday.png").write_bytes(b"this is no picture")
     page.locator('#vh-image input[type="file"]').set_input_files(tmp_path / "holiday.png")
@@ -285,7 +285,7 @@ def test_methods_are_evaluated_on_their_tab(browser, served, shoot):
     page.get_by_label("Number of scenes").first.press("Enter")
     page.locator("#vh-evaluate-go").click()
     expect(page.locator(".vh-result h2")).to_have_text(
-        ["Invention against recall", "Runs", "Against plain"]
+        ["Invented objects against recall", "Runs", "Against plain"]
     )
     expect(page.locator("#vh-evaluation")).to_contain_text("12 images that all runs have")
     assert page.locator(".vh-figures svg").count() == 2

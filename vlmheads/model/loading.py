@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
@@ -28,7 +29,6 @@ from vlmheads.model.saved import (
     check_weights,
     in_short,
 )
-from vlmheads.runtime.compat import encodes_images
 
 GROUP = "vlmheads.models"
 EMBEDDED = "embedded"
@@ -98,7 +98,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     source = locate(name)
     packaged = name in packaged_models()
     config, written = _load_config(name, source)
-    if not encodes_images(config):
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         if "auto_map" in written:
             raise VlmHeadsError(f"{name} {NEEDS_CODE}", "a model of a class that transformers has")
         raise VlmHeadsError(

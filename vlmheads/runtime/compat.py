@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, Cache
+from transformers import Cache
 
 # Where generate() keeps the graph that it compiles for a static cache, and what with.
 COMPILED_CALL = "_compiled_call"
@@ -26,11 +26,6 @@ ENCODED = "mm_encoder_outputs"
 def takes_encoded_images(model: Any) -> bool:
     """Tell whether a model's forward takes encoded images; in transformers 5.17 it does not."""
     return ENCODED in inspect.signature(model.forward).parameters
-
-
-def encodes_images(config: Any) -> bool:
-    """Tell whether transformers has an image-text-to-text model for a config."""
-    return type(config) in AutoModelForImageTextToText._model_mapping
 
 
 def expand_images(model: Any, ids: Tensor, images: dict[str, Any], copies: int) -> None:

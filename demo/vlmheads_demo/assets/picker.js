@@ -1,4 +1,4 @@
-// A method and its options: what is set here is the component's value, as JSON.
+// A method and its options; the component's value is what is set here, as JSON.
 const select = element.querySelector("select");
 const panels = [...element.querySelectorAll("[data-method]")];
 const blank = element.querySelector("[data-blank]");

@@ -1,6 +1,6 @@
-// Anything on the page that carries data-select can be chosen: by a click, by Enter or Space where
-// it is no button of its own, and in a grid by walking there with the arrow keys. What it carries
-// is sent to the server. Hovering over a word shows its overlay at once, without asking anybody.
+// Every element with data-select can be selected: with a click, and in a grid also with the arrow
+// keys and Enter or Space. The value of data-select is sent to the server. Hovering over a word shows
+// its overlay without a request.
 const chosen = (start) => start.closest?.("[data-select]");
 const overlay = () => document.querySelector(".vh-overlay");
 
@@ -46,7 +46,7 @@ element.addEventListener("keydown", (event) => {
   next[column].focus();
 });
 
-// The chosen overlay stays as the server sent it; what is hovered over lies above it for as long.
+// The preview of a hovered word is drawn over the selected overlay, which stays as it is.
 const unhover = () => document.querySelector(".vh-preview")?.remove();
 
 element.addEventListener("mouseover", (event) => {
@@ -64,7 +64,7 @@ element.addEventListener("mouseout", (event) => {
   if (event.target.closest?.("[data-overlay]")) unhover();
 });
 
-// A picture that is uploaded takes the place of the chosen scene.
+// An uploaded picture clears the selected scene.
 watch("value", () => {
   if (props.value) return;
   for (const scene of element.querySelectorAll("[data-group=scene]")) {

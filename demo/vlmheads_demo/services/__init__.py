@@ -1,0 +1,1 @@
+"""What the demo does, for its page and its API alike: one service for each task."""

@@ -1,0 +1,1 @@
+"""What visitors see: the page, its tabs, and the HTML of everything on them."""

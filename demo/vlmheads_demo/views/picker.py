@@ -1,0 +1,150 @@
+"""The inputs that visitors pick from: methods with their options, and scenes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from vlmheads_demo.services.images import draw_scene
+from vlmheads_demo.services.methods import Control, Method
+from vlmheads_demo.views.theme import image_url
+
+# The scenes that the page offers: objects in the wrong place, then typical scenes. VHR improves
+# some captions, leaves others as they are, and hallucinates an object in one.
+SCENES = (
+    *("counterfactual:9", "counterfactual:7", "counterfactual:5", "counterfactual:2"),
+    *("test:6", "test:3", "test:1", "test:0"),
+)
+
+
+def method_picker(name: str, label: str, offered: Sequence[Method], chosen: str = "") -> str:
+    """Return a picker of one method and its options as HTML; `assets/picker.js` reads its values.
+
+    Args:
+        name: prefix of the ids of its fields.
+        label: its label.
+        offered: the methods to pick from.
+        chosen: the method that is picked at first; "" for none.
+    """
+    options = ['<option value="">none</option>'] + [
+        f'<option value="{escape(method.name)}"{" selected" * (method.name == chosen)}>'
+        f"{escape(method.name)}</option>"
+        for method in offered
+    ]
+    panels = "".join(_panel(name, method, method.name == chosen) for method in offered)
+    return (
+        f'<div class="vh-picker"><label for="{name}-method">{escape(label)}</label>'
+        f'<select id="{name}-method">{"".join(options)}</select>{panels}</div>'
+    )
+
+
+def picked_method(name: str) -> str:
+    """Return the value of a picker with a method and its default options; "" is no method."""
+    return json.dumps({"name": name, "options": {}} if name else None)
+
+
+def _panel(picker_name: str, method: Method, shown: bool) -> str:
+    prefix = f"{picker_name}-{method.name}"
+    fields = "".join(_field(prefix, c) for c in method.controls if c.kind == "slider")
+    rest = "".join(_field(prefix, c) for c in method.controls if c.kind != "slider")
+    if rest and fields:
+        rest = f"<details><summary>more options</summary>{rest}</details>"
+    paper = f'<p class="vh-paper">{escape(method.paper)} · {escape(method.cost)}</p>'
+    return (
+        f'<fieldset data-method="{escape(method.name)}"{"" if shown else " hidden"}>'
+        f"<legend>{escape(method.title)}</legend>{paper}{fields}{rest}"
+        '<button type="button" class="vh-reset" data-reset disabled>reset to defaults</button>'
+        "</fieldset>"
+    )
+
+
+def _field(prefix: str, control: Control) -> str:
+    identity = f"{prefix}-{control.name}"
+    about = (
+        f'data-option="{control.name}" data-kind="{control.kind}" '
+        f'data-default="{_json(_shown_default(control))}" id="{identity}" '
+        f'aria-describedby="{identity}-help"'
+    )
+    value, end = "", ""
+    if control.kind == "slider":
+        entry = (
+            f'<input type="range" {about} min="{control.low:g}" max="{control.high:g}" '
+            f'step="{control.step:g}" value="{control.default:g}">'
+        )
+        value = f'<output for="{identity}">{control.default:g}</output>'
+        end = (
+            f'<div class="vh-ends"><span>{control.low:g}</span><span>{control.high:g}</span></div>'
+        )
+    elif control.kind == "number":
+        shown = "" if control.default is None else f"{control.default:g}"
+        step = "1" if control.whole else "any"
+        entry = (
+            f'<input type="number" {about} min="{control.low:g}" max="{control.high:.10g}" '
+            f'step="{step}" value="{shown}" placeholder="set by the model">'
+        )
+    elif control.kind == "switch":
+        entry = f'<input type="checkbox" {about}{" checked" * bool(control.default)}>'
+    elif control.kind == "choice":
+        entry = f"<select {about}>{''.join(_choice(control, c) for c in control.choices)}</select>"
+    else:
+        entry = f'<input type="text" {about} value="" placeholder="default" autocomplete="off">'
+    return (
+        f'<div class="vh-field vh-{control.kind}"><label for="{identity}">{escape(control.name)}'
+        f'</label>{value}{entry}{end}<p id="{identity}-help">{escape(_help(control))}</p></div>'
+    )
+
+
+def _choice(control: Control, value: Any) -> str:
+    picked = " selected" if value is control.default or value == control.default else ""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f'<option value="{_json(value)}"{picked}>{escape(text)}</option>'
+
+
+def _help(control: Control) -> str:
+    """Return the help of an option, with its range unless a slider shows it."""
+    if control.kind == "number":
+        return f"{control.help} ({control.low:g} to {control.high:.10g})"
+    if control.kind == "list":
+        return (
+            f"{control.help}; for example {'16-29, 18-3' if 'head' in control.help else '1, 5, 6'}"
+        )
+    return control.help
+
+
+def _shown_default(control: Control) -> Any:
+    """Return the default as the field shows it, so that changes can be detected."""
+    if control.kind == "list":
+        return ""
+    if isinstance(control.default, float) and control.default.is_integer():
+        return int(control.default)
+    return control.default
+
+
+def _json(value: Any) -> str:
+    return escape(json.dumps(value))
+
+
+def scene_gallery() -> str:
+    """Return buttons for the scenes, and one for another scene at random."""
+    buttons = "".join(_scene_button(name) for name in SCENES)
+    another = escape(json.dumps({"scene": "random"}))
+    return (
+        '<div class="vh-gallery" role="group" aria-label="Scenes of the test bench">'
+        f"{buttons}</div>"
+        '<p class="vh-small">Scenes of the test bench, whose objects are known; the first four '
+        "contain objects that do not belong there. The test-bench models know only such drawings. "
+        f'<button type="button" class="vh-another" data-select="{another}">Another scene</button>'
+        "</p>"
+    )
+
+
+def _scene_button(name: str) -> str:
+    drawn = draw_scene(name)
+    label = f"{drawn.place} with {', '.join(sorted(drawn.objects))} ({name})"
+    return (
+        f'<button type="button" class="vh-scene" data-group="scene" aria-pressed="false" '
+        f'data-select="{escape(json.dumps({"scene": name}))}" title="{escape(label)}" '
+        f'aria-label="{escape(label)}"><img src="{image_url(drawn.image, "PNG")}" alt=""></button>'
+    )
