@@ -19,6 +19,7 @@ WORDS = (
     "Describe image Is there user answer Yes No left right small large house tree river cloud "
     "stands sits runs flies one two three under over green white black fence road stone"
 ).split()
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ,.?!"
 PINPOINTS = [[16, 32], [32, 16]]
 SQUARE = {"height": 16, "width": 16}
 
@@ -185,17 +186,23 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def tokenizer(recipe: Recipe, padding_side: str = "right") -> t.PreTrainedTokenizerFast:
-    """A word tokenizer of as many tokens as the tiny models know; it pads on the right."""
+def tokenizer(recipe: Recipe, *, letters: bool = False) -> t.PreTrainedTokenizerFast:
+    """A tokenizer of as many tokens as the tiny models know, which pads on the right.
+
+    Its tokens are whole words, or, with `letters`, single characters that spell any text.
+    """
     vocabulary = {0: "<pad>", BOS: "<s>", UNKNOWN: "<unk>", EOS: "</s>", **recipe.tokens}
     special = list(vocabulary.values())
     free = (number for number in range(tiny.VOCABULARY) if number not in vocabulary)
-    vocabulary |= dict(zip(free, WORDS, strict=False))
+    vocabulary |= dict(zip(free, LETTERS if letters else WORDS, strict=False))
     vocabulary |= dict(enumerate(recipe.words, tiny.VOCABULARY))
     core = tk.Tokenizer(
         tk.models.WordLevel({text: number for number, text in vocabulary.items()}, "<unk>")
     )
     core.pre_tokenizer = tk.pre_tokenizers.Whitespace()
+    if letters:
+        core.pre_tokenizer = tk.pre_tokenizers.Split("", "isolated")
+        core.decoder = tk.decoders.Fuse()
     core.add_special_tokens(special)
     return t.PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -203,19 +210,19 @@ def tokenizer(recipe: Recipe, padding_side: str = "right") -> t.PreTrainedTokeni
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        padding_side=padding_side,
+        padding_side="right",
         extra_special_tokens=dict(recipe.named),
     )
 
 
-def processor(family: str) -> Any:
-    """The real processor of a family, of sizes that fit the tiny model."""
+def processor(family: str, *, letters: bool = False) -> Any:
+    """The real processor of a family, of sizes that fit the tiny model; see `tokenizer`."""
     recipe = RECIPES[family]
     name, options = recipe.image_processor
     images = getattr(t, name)(**options)
     if "image_seq_length" in options:
         images.image_seq_length = options["image_seq_length"]
-    parts = {"image_processor": images, "tokenizer": tokenizer(recipe)}
+    parts = {"image_processor": images, "tokenizer": tokenizer(recipe, letters=letters)}
     if recipe.video_processor:
         parts["video_processor"] = getattr(t, recipe.video_processor)()
     template = TEMPLATE % recipe.image
