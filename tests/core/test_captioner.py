@@ -108,8 +108,10 @@ def test_a_stop_string_ends_a_row_and_is_no_limit() -> None:
 
     def spelling(**generate: Any) -> list[Any]:
         torch.manual_seed(1)
-        options = {"max_new_tokens": 12, "do_sample": True, "temperature": 2.0} | generate
-        return captioner(pictures()[:2], **options)
+        options = {"max_new_tokens": 12, "do_sample": True, "temperature": 2.0}
+        options["eos_token_id"] = folders.EOS  # without one, generate() fills no row up
+        options["suppress_tokens"] = [*processor.tokenizer.all_special_ids, tiny.IMAGE]
+        return captioner(pictures()[:2], **options | generate)
 
     whole = spelling()
     assert [caption.at_limit for caption in whole] == [True, True]

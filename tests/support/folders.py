@@ -19,7 +19,7 @@ WORDS = (
     "Describe image Is there user answer Yes No left right small large house tree river cloud "
     "stands sits runs flies one two three under over green white black fence road stone"
 ).split()
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ,.?!"
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ,.?!:;-()"
 PINPOINTS = [[16, 32], [32, 16]]
 SQUARE = {"height": 16, "width": 16}
 
