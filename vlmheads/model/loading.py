@@ -13,10 +13,12 @@ import torch
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
 )
+
+# transformers itself hides it without torchvision before 5.18.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 from transformers.utils.import_utils import is_torchvision_available
 
@@ -138,7 +140,22 @@ def _load_config(name: str, source: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _load_processor(name: str, source: str) -> Any:
-    """Load a processor, with Pillow's image processor in it where there is one."""
+    """Load a processor that has Pillow's image processor, where the family has one."""
+    try:
+        processor = _load(AutoProcessor, name, source, backend="pil")
+    except VlmHeadsError:  # a processor of videos knows no such backend, from 5.23 on
+        processor = _load_with_videos(name, source)
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise VlmHeadsError(
+            f"{name} has a {type(processor).__name__} for a processor",
+            "one for texts and images",
+            "save the processor beside the model",
+        )
+    return processor
+
+
+def _load_with_videos(name: str, source: str) -> Any:
+    """Load a processor as transformers would, and put Pillow's image processor into it."""
     try:
         processor = _load(AutoProcessor, name, source)
     except VlmHeadsError as error:
@@ -148,13 +165,8 @@ def _load_processor(name: str, source: str) -> Any:
             f"the processor of {name} needs torchvision, which is not installed",
             todo=f"pip install torchvision torch=={torch.__version__.split('+')[0]}",
         ) from error
-    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise VlmHeadsError(
-            f"{name} has a {type(processor).__name__} for a processor",
-            "one for texts and images",
-            "save the processor beside the model",
-        )
-    processor.image_processor = _load(AutoImageProcessor, name, source, backend="pil")
+    if hasattr(processor, "image_processor"):
+        processor.image_processor = _load(AutoImageProcessor, name, source, backend="pil")
     return processor
 
 
