@@ -38,7 +38,7 @@ FLOOR_VENV := .venv-floor
 # prompt lookup under a sliding window.
 FLOOR_TESTS := $(addprefix tests/,runtime/test_compat.py runtime/test_attach.py runtime/test_hooks.py \
 	plugins/test_vcd.py plugins/test_contract.py)
-FLOOR_CASES := not contract or (pai] or vcd]) and (llava-gqa or qwen2_5_vl) or gemma3-vcd and lookup
+FLOOR_CASES := not contract or (pai] or vcd]) and (llava-gqa or qwen2_5_vl) or gemma3 and lookup
 
 $(FLOOR_VENV)/ready: $(VENV)/ready constraints-floor.txt
 	$(PYTHON) -m venv --without-pip --clear $(FLOOR_VENV)

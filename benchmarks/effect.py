@@ -110,10 +110,11 @@ def claimed(path: Path) -> Iterator[bool]:
 
 def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
     """Caption a split under a setting, as far as it is not done, and note the time that it took."""
-    from vlmheads_eval import generation, run_folder
-    from vlmheads_eval.hashes import file_sha256
-    from vlmheads_eval.predicting import predict
-    from vlmheads_eval.samples import load_material
+    from vlmheads_eval import run_folder
+    from vlmheads_eval.data import load_material
+    from vlmheads_eval.predict import model as generation
+    from vlmheads_eval.predict.run import predict
+    from vlmheads_eval.records import file_sha256
 
     from vlmheads.images import read_image
     from vlmheads.registry import resolve
@@ -178,16 +179,16 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
             file.write(json.dumps(spent) + "\n")
 
 
-def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dict[str, Any]:
+def measured(plan: Plan, needs: dict[str, str], variant: str, draws: int) -> dict[str, Any]:
     """Score and compare all that is done; see effect_scores.py."""
     from effect_scores import compared
-    from vlmheads_eval.generation import versions
+    from vlmheads_eval.predict.model import versions
 
     rows = list(settings(needs, plan.scope))
     splits = {}
     for split in plan.splits:
         runs = {one: plan.run(split, one) for one in rows}
-        splits[Path(split).name] = compared(runs, lineage, draws, plan.seed)
+        splits[Path(split).name] = compared(runs, variant, draws, plan.seed)
     return {
         "model": plan.model,
         "num": plan.num,
@@ -195,7 +196,7 @@ def measured(plan: Plan, needs: dict[str, str], lineage: str, draws: int) -> dic
         "prompt": plan.prompt,
         "max_new_tokens": plan.tokens,
         "batch_size": plan.batch_size,
-        "lineage": lineage,
+        "variant": variant,
         "draws": draws,
         "learned from": {"scenes of each": LEARNED_NUM, "split and seed": LEARNED},
         "versions": versions(),
@@ -278,7 +279,7 @@ def rounded(value: Any) -> Any:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--processes", default=2, show_default=True)
 @click.option("--batch-size", default=100, show_default=True)
-@click.option("--lineage", default="pattern", show_default=True)
+@click.option("--variant", default="pattern", show_default=True)
 @click.option("--draws", default=10_000, show_default=True, help="Of the bootstrap.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write this document; run nothing.")
 def main(
@@ -299,7 +300,7 @@ def main(
     seed: int,
     processes: int,
     batch_size: int,
-    lineage: str,
+    variant: str,
     draws: int,
     report: Path | None,
 ) -> None:
@@ -315,7 +316,7 @@ def main(
     plan = Plan(out, model, tuple(splits), num, seed, batch_size, scope, prompt, tokens)
     started = time.monotonic()
     needs = run_all(plan, processes, sources, rank, learn_tokens)
-    result = measured(plan, needs, lineage, draws)
+    result = measured(plan, needs, variant, draws)
     result["learned from"]["heads ranked by"] = rank
     if sources:
         result["learned from"] = {

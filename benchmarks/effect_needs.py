@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vlmheads_eval.calibration_report import shuffled_gains
-from vlmheads_eval.generation import Generator
-from vlmheads_eval.ground_truth import load_ground_truth
-from vlmheads_eval.lineages import Lineage, lineage
-from vlmheads_eval.marked import mark, mark_tokens
-from vlmheads_eval.marking import mention_spans
-from vlmheads_eval.samples import Sample, load_material
+from vlmheads_eval.calibrate.report import shuffled_gains
+from vlmheads_eval.chair.ground_truth import load_ground_truth
+from vlmheads_eval.chair.spans import caption_spans, mention_spans
+from vlmheads_eval.chair.variants import Variant, get_variant
+from vlmheads_eval.data import Sample, load_material
+from vlmheads_eval.predict.model import Generator
 from vlmheads_plugins.icd import PREFIX
 from vlmheads_plugins.vti import measure_directions
 
 import vlmheads
 from vlmheads.detect import Attribution, attribution
 from vlmheads.detect.attribution import Method
+from vlmheads.grounding.words import token_masks
 from vlmheads.headmap import HeadMap
 from vlmheads.images import read_image
 from vlmheads.model.anatomy import examine
@@ -57,7 +57,7 @@ def learn(
         seed: of the random draws.
     """
     out.mkdir(parents=True, exist_ok=True)
-    reading = lineage("pattern")
+    reading = get_variant("pattern")
     heads = _ranked(captioner, folders, reading, method, prompt, tokens)
     found = {f"worst{count}": _listed(heads[:count]) for count in COUNTS}
     found |= {f"best{count}": _listed(heads[-count:]) for count in COUNTS}
@@ -95,7 +95,7 @@ def layer_choices(layers: int) -> dict[str, str]:
 def _ranked(
     captioner: vlmheads.Captioner,
     folders: list[Path],
-    reading: Lineage,
+    reading: Variant,
     method: Method,
     prompt: str | None,
     tokens: int,
@@ -112,16 +112,20 @@ def _ranked(
             images = [read_image(sample.image) for sample in batch]
             said = answer(images, [sample.prompt for sample in batch])
             marked = [
-                mark(one.text, truth.objects[sample.key], reading)
+                caption_spans(one.text, truth.objects[sample.key], reading)
                 for one, sample in zip(said, batch, strict=True)
             ]
-            both = [at for at, one in enumerate(marked) if one.grounded and one.invented]
+            both = [at for at, one in enumerate(marked) if one.grounded and one.hallucinated]
             both = both[: BOTH - found]
             found += len(both)
             for some in (both[at : at + TOGETHER] for at in range(0, len(both), TOGETHER)):
                 inputs = captioner.prepare([images[at] for at in some], batch[0].prompt)
-                ids, true, invented = mark_tokens(
-                    captioner.processor.tokenizer, [marked[at] for at in some]
+                chosen = [marked[at] for at in some]
+                ids, true, invented = token_masks(
+                    captioner.processor.tokenizer,
+                    [one.text for one in chosen],
+                    [one.grounded for one in chosen],
+                    [one.hallucinated for one in chosen],
                 )
                 parts.append(
                     attribution(captioner.model, inputs, ids, true, invented, method=method)
@@ -135,7 +139,7 @@ def _ranked(
 def _directions(
     captioner: vlmheads.Captioner,
     folder: Path,
-    reading: Lineage,
+    reading: Variant,
     out: Path,
     prompt: str | None,
     seed: int,

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effect_settings import SETTINGS
-from vlmheads_eval.report_tables import Rows, markdown, signed
-from vlmheads_eval.tables import shown
+from vlmheads_eval.report.tables import Rows, markdown, shown, signed
 
 EMBEDDED = "embedded"
 ALPHA = 0.05
@@ -93,7 +92,7 @@ def setup(result: Mapping[str, Any]) -> str:
             f"* model {result['model']}, greedy search, at most {result['max_new_tokens']} tokens, "
             f"batches of {result['batch_size']}, seed {result['seed']}"
             + (f', asked to "{asked}"' if asked else ""),
-            f"* CHAIR lineage `{result['lineage']}`; 95 % intervals of {result['draws']} paired "
+            f"* CHAIR variant `{result['variant']}`; 95 % intervals of {result['draws']} paired "
             "bootstrap draws over images",
             f"* learned from: {learned}; heads ranked by {ranked}",
             f"* {versions}; {result['machine']}, shared with other work",
@@ -220,7 +219,7 @@ def findings(found: Mapping[str, Any]) -> str:
         ("Object F1 above plain captions cut to the same recall", "above"),
         ("Object F1 below them", "below"),
         ("CHAIR verdict better (invents less, also at equal recall)", "better"),
-        ("CHAIR verdict shorter, not better", "shorter, not better"),
+        ("CHAIR verdict not shown to beat truncation", "not shown to beat truncation"),
         ("CHAIR verdict worse", "worse"),
     ]
     text = "".join(f"* {title} ({len(better.get(k, []))}): {_names(better.get(k, []))}\n"

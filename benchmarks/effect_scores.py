@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from effect_settings import Setting
-from vlmheads_eval.compare import RunScores, compare_chair, score_run
-from vlmheads_eval.ground_truth import load_ground_truth
-from vlmheads_eval.lineages import lineage
-from vlmheads_eval.paired import (
+from vlmheads_eval.chair.ground_truth import load_ground_truth
+from vlmheads_eval.chair.variants import get_variant
+from vlmheads_eval.compare.chair import RunScores, compare_chair, score_run
+from vlmheads_eval.compare.paired import (
     COMPARED,
     above_others,
     at_recall,
@@ -41,7 +41,7 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
             done[setting] = run
         else:
             absent.append(setting.name)
-    language = lineage(reading)
+    language = get_variant(reading)
     first = next(run for setting, run in done.items() if setting.kind == "plain")
     truth = load_ground_truth(ground_truth_of(first), language)
     scores = {
@@ -52,7 +52,7 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
     result = compare_chair([plain, *methods], draws=draws, seed=seed)
     for method in result["methods"]:
         del method["mcnemar"], method["notes"]
-    result["lineage"] = reading
+    result["variant"] = reading
     result["kinds"] = {setting.name: setting.kind for setting in done}
     changes = differences([(plain, run) for run in methods], draws=draws, seed=seed)
     names = [run.name for run in methods]

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import nltk
-from vlmheads_eval.captions import Caption, read_captions
-from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
-from vlmheads_eval.lineages import Lineage, lineage, wordnet_words
-from vlmheads_eval.scoring import score_chair
+from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.chair.score import score_chair
+from vlmheads_eval.chair.variants import Variant, get_variant, wordnet_words
+from vlmheads_eval.records import Caption, read_captions
 
 
 def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
@@ -34,18 +34,18 @@ def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
         yield Caption(caption.image_id, " ".join(text[:words]), at_limit=False)
 
 
-def fresh(name: str) -> Lineage:
-    """Return a lineage with nothing remembered from earlier runs."""
-    from vlmheads_eval import lineages, singularise, words
+def fresh(name: str) -> Variant:
+    """Return a variant with nothing remembered from earlier runs."""
+    from vlmheads_eval.chair import variants, words
 
     for cached in (
-        singularise.singularise,
+        words.singularise,
         words.chunk_words,
-        words._final_words,
-        lineages._lemma,
+        words.final_words,
+        variants.wordnet_lemma,
     ):
         cached.cache_clear()
-    return lineage(name)
+    return get_variant(name)
 
 
 def timed(run: Callable[[], Any]) -> dict[str, float]:
@@ -59,7 +59,7 @@ def timed(run: Callable[[], Any]) -> dict[str, float]:
 
 
 def reference_words(caption: str) -> list[str]:
-    """The words of the wordnet lineage by NLTK's own calls alone, as its script makes them."""
+    """The words of the wordnet variant by NLTK's own calls alone, as its script makes them."""
     from nltk.corpus import wordnet
     from nltk.stem import WordNetLemmatizer
 
@@ -79,12 +79,12 @@ def main() -> None:
     parser.add_argument("--ground-truth", type=Path, required=True)
     parser.add_argument("--number", type=int, default=5000)
     parser.add_argument("--words", type=int, default=90)
-    parser.add_argument("--wordnet", type=int, default=500, help="captions for this lineage")
+    parser.add_argument("--wordnet", type=int, default=500, help="captions for this variant")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     captions = list(real_captions(options.captions, options.number, options.words))
-    truth = load_ground_truth([options.ground_truth], lineage("pattern"))
+    truth = load_ground_truth([options.ground_truth], get_variant("pattern"))
     result: dict[str, Any] = {
         "captions": options.number,
         "words": options.words,

@@ -19,12 +19,11 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from vlmheads_eval.captions import Caption
-from vlmheads_eval.chair import score_captions
-from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
-from vlmheads_eval.lineages import Lineage, lineage
-from vlmheads_eval.measures import count, measure, overall
-from vlmheads_eval.scoring import score_chair
+from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.chair.measures import count, measure, overall
+from vlmheads_eval.chair.score import score_captions, score_chair
+from vlmheads_eval.chair.variants import Variant, get_variant
+from vlmheads_eval.records import Caption
 from vlmheads_testbed.coco import image_id, write_dataset
 from vlmheads_testbed.measure import answers, head_divergence, questions, specialisation
 from vlmheads_testbed.scenes import Scene, scene
@@ -55,7 +54,7 @@ class Bench:
 
     def counts(self, captions: list[Caption], name: str = "pattern") -> np.ndarray[Any, Any]:
         """CHAIR's counts of each caption: [images, columns of measures.Counts]."""
-        scored = score_captions(captions, self.truth[name], lineage(name))
+        scored = score_captions(captions, self.truth[name], get_variant(name))
         return np.array([count(caption, score) for caption, _, score in scored])
 
 
@@ -63,25 +62,25 @@ def make_bench(model: Any, processor: Any, split: str, seed: int, num: int, prom
     scenes = [scene(split, seed, index) for index in range(num)]
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), split, num, seed)
-        truth = {name: load_ground_truth([Path(folder)], lineage(name)) for name in LINEAGES}
+        truth = {name: load_ground_truth([Path(folder)], get_variant(name)) for name in VARIANTS}
     return Bench(model, processor, split, seed, scenes, truth, prompt)
 
 
-LINEAGES = ("pattern", "fixed")
+VARIANTS = ("pattern", "fixed")
 
 
 def plain_figures(bench: Bench, captions: list[Caption]) -> dict[str, Any]:
-    """CHAIR of the plain captions in both lineages, the frontier, and the yes/no accuracy."""
+    """CHAIR of the plain captions in both variants, the frontier, and the yes/no accuracy."""
     asked = questions(bench.scenes, bench.split, bench.seed)
     replies = answers(
         bench.model, bench.processor, [one for one, _, _ in asked], [text for _, text, _ in asked]
     )
     yes = np.array([reply.startswith("Yes") for reply in replies])
     truth = np.array([answer for _, _, answer in asked])
-    reading: dict[str, Lineage] = {name: lineage(name) for name in LINEAGES}
+    reading: dict[str, Variant] = {name: get_variant(name) for name in VARIANTS}
     return {
         "chair": {
-            name: score_chair(captions, bench.truth[name], reading[name]) for name in LINEAGES
+            name: score_chair(captions, bench.truth[name], reading[name]) for name in VARIANTS
         },
         "ended": float(np.mean([caption.text.rstrip().endswith(".") for caption in captions])),
         "yes_no": {
@@ -213,11 +212,11 @@ def report(result: dict[str, Any]) -> str:
     parts = ["### The plain model", ""]
     parts.append(
         table(
-            ["split", "lineage", *SHOWN],
+            ["split", "variant", *SHOWN],
             (
                 [split, name, *cells(figures["chair"][name]["overall"])]
                 for split, figures in result["plain"].items()
-                for name in LINEAGES
+                for name in VARIANTS
             ),
         )
     )
@@ -250,7 +249,7 @@ def report(result: dict[str, Any]) -> str:
     if not result["comparison"]:
         return "\n".join(parts)
     parts += [
-        f"### VHR, plain and random heads ({result['split']}, lineage pattern, points)",
+        f"### VHR, plain and random heads ({result['split']}, variant pattern, points)",
         "",
     ]
     parts.append(
@@ -270,7 +269,7 @@ def report(result: dict[str, Any]) -> str:
             ),
         )
     )
-    parts += [f"### Plain captions cut after k sentences ({result['split']}, lineage pattern)", ""]
+    parts += [f"### Plain captions cut after k sentences ({result['split']}, variant pattern)", ""]
     cuts = result["plain"][result["split"]]["chair"]["pattern"]["frontier"]
     parts.append(table(["k", *SHOWN], ([str(cut["sentences"]), *cells(cut)] for cut in cuts)))
     return "\n".join(parts)

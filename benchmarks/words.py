@@ -2,7 +2,7 @@
 
 Run: python benchmarks/words.py --out out/words.json
 It captions scenes of the splits val, test and counterfactual, marks every object word as CHAIR
-does (lineage "fixed"), fits the combined score on val alone, and measures on the others how well
+does (variant "fixed"), fits the combined score on val alone, and measures on the others how well
 each score tells the two kinds apart, how often the flags are right, and what dropping does to
 CHAIR. Intervals are 95 % bootstrap intervals over images. `--save-scorer grounding.json` writes the
 fitted score; beside the weights of a model it becomes that model's own.
@@ -22,14 +22,12 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from vlmheads_eval import captions as files
-from vlmheads_eval.chair import score_captions
-from vlmheads_eval.frontier import truncated_counts
-from vlmheads_eval.frontier_distance import frontier_distance
-from vlmheads_eval.ground_truth import GroundTruth, load_ground_truth
-from vlmheads_eval.lineages import lineage
-from vlmheads_eval.measures import count, measure
-from vlmheads_eval.samples import load_material
+from vlmheads_eval import records as files
+from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.chair.measures import count, measure
+from vlmheads_eval.chair.score import frontier_distance, score_captions, truncated_counts
+from vlmheads_eval.chair.variants import get_variant
+from vlmheads_eval.data import load_material
 from vlmheads_eval.statistics import Array, differ, resample
 from vlmheads_eval.word_scores import WordTable, auroc, auroc_interval, fit_scorer, flag_figures
 from words_report import CHAIR, report
@@ -80,15 +78,15 @@ class Said:
 
     def counts(self, texts: Sequence[str]) -> Array:
         """CHAIR's counts of other texts for the same images: [images, columns]."""
-        scored = score_captions(self._files(texts), self.truth, lineage(READING))
+        scored = score_captions(self._files(texts), self.truth, get_variant(READING))
         return np.array([count(caption, score) for caption, _, score in scored])
 
     def cuts(self) -> Array:
         """CHAIR's counts of the captions cut after 1, 2, ... sentences: [images, cuts, columns]."""
         texts = [caption.text for caption in self.captions]
-        scored = score_captions(self._files(texts), self.truth, lineage(READING))
+        scored = score_captions(self._files(texts), self.truth, get_variant(READING))
         return np.array(
-            [truncated_counts(words, score, lineage(READING)) for _, words, score in scored]
+            [truncated_counts(words, score, get_variant(READING)) for _, words, score in scored]
         )
 
     def _files(self, texts: Sequence[str]) -> list[files.Caption]:
@@ -134,7 +132,7 @@ class Setup:
             said += captions
             click.echo(f"{data} {' '.join(plugins)}: {len(said)}", err=True)
         keys = [files.image_key(sample.record["image_id"]) for sample in material.samples]
-        truth = load_ground_truth(material.ground_truth, lineage(READING))
+        truth = load_ground_truth(material.ground_truth, get_variant(READING))
         return Said(keys, said, divergences, truth)
 
 

@@ -61,8 +61,8 @@ REFERENCE = {
     "plugin": (
         "Write a plugin",
         "What the hooks of a method are handed, and what they may ask for.",
-        "plugin runtime.request runtime.attention runtime.streams model.vision model.geometry "
-        "model.anatomy",
+        "plugin options runtime.request runtime.attention runtime.streams model.vision "
+        "model.geometry model.anatomy",
     ),
     "families": ("Model families", "What differs between models.", "model.families"),
     "export": (
@@ -122,7 +122,7 @@ def _figure(match: re.Match[str]) -> str:
     found = json.loads((ROOT / "docs" / "data" / match["file"]).read_text("utf-8"))
     if match["name"] is None:
         return f'<figure class="small">{_head_map(found)}</figure>'
-    from vlmheads_eval.figures import frontier_plot
+    from vlmheads_eval.report.figures import frontier_plot
 
     return f"<figure>{frontier_plot(found, match['name'], match['title'])}</figure>"
 

@@ -20,6 +20,7 @@ _OWN = {
     "families": "vlmheads.commands.lists:families",
     "plugins": "vlmheads.commands.lists:plugins",
     "presets": "vlmheads.commands.lists:presets",
+    "verify": "vlmheads.commands.verify:verify",
 }
 
 

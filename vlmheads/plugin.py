@@ -1,13 +1,13 @@
-"""The contract of a method: options, and what it may do while a model generates."""
+"""The contract of a method: what it may do while a model generates."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.options import fit_options, option, read_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,28 +17,9 @@ if TYPE_CHECKING:
     from vlmheads.runtime.request import Request
     from vlmheads.runtime.streams import Stream
 
+__all__ = ["HOOKS", "Plugin", "option"]
+
 HOOKS = ("on_prompt", "on_heads", "on_attention", "on_hidden", "on_logits")
-
-
-def option(
-    default: Any,
-    help: str,  # noqa: A002
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[Any, ...] = (),
-) -> Any:
-    """Declare one option of a plugin: its default, what it means and the values it may take.
-
-    Args:
-        default: the value when none is given. An int or float default fixes the type.
-        help: one line for people, shown by `vlmheads plugins`.
-        low: the smallest allowed number, itself included.
-        high: the largest allowed number, itself included.
-        choices: the allowed values, where they can be listed.
-    """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +41,15 @@ class Plugin:
     claims: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check(self.name or type(self).__name__, field, getattr(self, field.name))
+        name = self.name or type(self).__name__
+        for key, value in read_options(self, name).items():
+            object.__setattr__(self, key, value)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for key, needed in self.idle_options().items():
+            if getattr(self, key) != defaults[key]:
+                raise VlmHeadsError(
+                    f"{name}: {key}={getattr(self, key)!r} has no effect", f"it with {needed}"
+                )
 
     @classmethod
     def neutral(cls) -> Self:
@@ -81,8 +69,28 @@ class Plugin:
         """
         return False
 
+    def idle_options(self) -> Mapping[str, str]:
+        """Options that have no effect beside the others, and what they would need to have one.
+
+        One of them that is not left at its default is refused when the plugin is made. A strength
+        that is turned to nothing makes no option idle: it is the end of a range that people sweep.
+        """
+        return {}
+
+    def fit(self, geometry: Geometry) -> None:
+        """Refuse a model that the options do not fit: by their kinds, then by `on_attach`.
+
+        Raises:
+            VlmHeadsError: layers or heads that the model does not have, a map of another model, or
+                whatever the method itself refuses.
+        """
+        hooks = self.hooks()
+        attention = "on_attention" in hooks or "on_heads" in hooks
+        fit_options(self, self.name or type(self).__name__, geometry, attention=attention)
+        self.on_attach(geometry)
+
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse, with VlmHeadsError, a model that this plugin's options do not fit."""
+        """Refuse, with VlmHeadsError, what the kinds of the options cannot tell of a model."""
 
     def on_prompt(self, request: Request) -> None:
         """Look at the prompt before its prefill; may run `request.text_only_forward(...)`."""
@@ -100,7 +108,20 @@ class Plugin:
         return hidden
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
-        """Edit the logits [B, V] of the next token; `request.streams[name]` holds the others."""
+        """Edit the logits [B, V] of the next token; `request.streams[name]` holds the others.
+
+        The logits processors of generate() run afterwards: penalties, bans, minimum lengths,
+        constraints. They compose with logits that keep three things, as those of all built-in
+        methods do:
+
+        * level: the logsumexp of the logits that were given, since a repetition penalty multiplies
+          negative logits and divides positive ones;
+        * order: what a method excludes is lowered by a finite amount, below everything that it
+          keeps and so far that it is never sampled beside it, in the order of the logits that were
+          given. Minus infinity leaves nothing to choose where a ban forbids all that is kept;
+        * precision: edited logits may be float32 whatever the model runs in, as generate() makes
+          them anyway, and should be where they are differences.
+        """
         return logits
 
     @classmethod
@@ -141,69 +162,3 @@ def _recorded(value: Any) -> Any:
     if digest := getattr(value, "digest", None):
         return f"{type(value).__name__} {digest}"
     return value if isinstance(value, str | int | float | bool | list | None) else repr(value)
-
-
-def _check(plugin: str, field: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value outside of what its option declares."""
-    low, high = field.metadata.get("low"), field.metadata.get("high")
-    choices = field.metadata.get("choices")
-    seen = f"{plugin}: {field.name}={value!r}"
-    if choices:
-        if value not in choices:
-            raise VlmHeadsError(seen, f"one of {', '.join(map(repr, choices))}")
-        return
-    if isinstance(field.default, bool):
-        if not isinstance(value, bool):
-            raise VlmHeadsError(seen, "true or false")
-        return
-    if low is None and high is None:
-        return
-    if value is None and field.default is None:
-        return
-    whole = isinstance(field.default, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise VlmHeadsError(seen, "a whole number" if whole else "a number")
-    lowest = -math.inf if low is None else low
-    highest = math.inf if high is None else high
-    if not (math.isfinite(value) and lowest <= value <= highest):
-        raise VlmHeadsError(seen, f"a number from {lowest:g} to {highest:g}")
-
-
-def as_layers(plugin: str, layers: object) -> tuple[int, ...] | None:
-    """Return a `layers` option as a sorted tuple of indices; None stays None.
-
-    Raises:
-        VlmHeadsError: not a non-empty list of whole numbers from 0 on.
-    """
-    if layers is None:
-        return None
-    if not isinstance(layers, (list, tuple, range)) or not layers:
-        raise VlmHeadsError(
-            f"{plugin}: layers={layers!r}", "a list of layer indices, such as [1, 30]"
-        )
-    if any(isinstance(index, bool) or not isinstance(index, int) or index < 0 for index in layers):
-        raise VlmHeadsError(f"{plugin}: layers={layers!r}", "whole numbers from 0 on")
-    return tuple(sorted(set(layers)))
-
-
-def as_heads(plugin: str, heads: object, option_name: str = "heads") -> tuple[tuple[int, int], ...]:
-    """Return an option that lists heads as sorted pairs (layer, head); None gives no pairs.
-
-    A head is a pair of whole numbers, or text such as "16-29".
-
-    Raises:
-        VlmHeadsError: not a list of heads.
-    """
-    if heads is None:
-        return ()
-    pairs = []
-    for item in heads if isinstance(heads, (list, tuple)) else ["?"]:
-        parts = [*item.split("-")] if isinstance(item, str) else item
-        pair = [f"{part}" for part in parts] if isinstance(parts, (list, tuple)) else []
-        if len(pair) != 2 or not all(part.isdecimal() for part in pair):
-            raise VlmHeadsError(
-                f"{plugin}: {option_name}={heads!r}",
-                'a list of heads, layer and index, such as [[16, 29]] or ["16-29"]',
-            )
-        pairs.append((int(pair[0]), int(pair[1])))
-    return tuple(sorted(set(pairs)))

@@ -34,14 +34,14 @@ def demo(
     import threading
 
     from vlmheads.commands import show
-    from vlmheads.errors import VlmHeadsError
+    from vlmheads.errors import VlmHeadsError, install_hint
     from vlmheads_demo.state import ModelRegistry
 
     try:
         from vlmheads_demo.app import require_free, serve
     except ImportError as error:
         raise VlmHeadsError(
-            f"{error.name} is not installed", todo="install it with pip install 'vlmheads[demo]'"
+            f"{error.name} is not installed", todo=f"install it with {install_hint('demo')}"
         ) from error
     require_free(host, port)
     show.quiet_loading(models[0])

@@ -1,1 +1,1 @@
-"""Honest evaluation of captions and answers: predict, score, compare, report."""
+"""Evaluation of captions and answers: predict, score, compare, report."""

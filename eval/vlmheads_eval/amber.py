@@ -1,4 +1,4 @@
-"""AMBER: invented objects in descriptions, and yes/no questions (Wang et al., 2023)."""
+"""AMBER: hallucinated objects in descriptions, and yes/no questions (Wang et al., 2023)."""
 
 import json
 from collections import Counter
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.captions import read_records
+from vlmheads_eval.records import read_records
 
-SIMILAR = 0.8  # Above this similarity the reference takes two words for the same.
-# The reference starts every counter of a denominator here, which moves single figures by up to 0.1.
+SIMILAR = 0.8  # The reference equates words that are more similar than this.
+# The reference starts every denominator here, which moves single figures by up to 0.1.
 START = 0.001
 F1_GUARD = {"existence": 0.001}
-# Question type -> dimensions that it counts for; every question counts for "all".
+# Question type -> the dimensions it counts towards; every question counts towards "all".
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "discriminative-hallucination": ("existence",),
     "discriminative-attribute-state": ("attribute", "state"),
@@ -28,7 +28,7 @@ Similarity = Callable[[str, str], float]
 
 @dataclass(frozen=True)
 class AmberTruth:
-    """AMBER's annotations by item id, its table of related words, its safe words, its files."""
+    """AMBER's annotations by item id, its related words, its safe words, and its files."""
 
     items: Mapping[int, Mapping[str, Any]]
     related: Mapping[str, Sequence[str]]
@@ -38,10 +38,10 @@ class AmberTruth:
 
 @dataclass(frozen=True)
 class GenerativeCounts:
-    """What one description adds: nouns, invented ones, objects there or likely, and those named."""
+    """What one description adds: nouns, and present and likely objects with those named."""
 
     nouns: int
-    invented: int
+    hallucinated: int
     truth: int
     covered: int
     likely: int
@@ -49,9 +49,9 @@ class GenerativeCounts:
 
 
 def similarity(backend: str) -> Similarity:
-    """Return a similarity of two words: "exact", or "spacy:MODEL" for a model with vectors.
+    """Return a word similarity: "exact", or "spacy:MODEL" for a model with vectors.
 
-    The reference asks spaCy's en_core_web_lg; results name the backend, because it changes them.
+    The reference uses spaCy's en_core_web_lg. Results name the backend, because it changes them.
     """
     if backend == "exact":
         return lambda first, second: float(first == second)
@@ -66,16 +66,16 @@ def similarity(backend: str) -> Similarity:
         raise VlmHeadsError(
             f"spaCy model {model} is not installed",
             "spaCy and the model",
-            "pip install spacy and the model, or take --similarity exact",
+            "pip install spacy and the model, or use --similarity exact",
         ) from error
     return lambda first, second: float(pipeline(first).similarity(pipeline(second)))
 
 
 def nouns(text: str) -> list[str]:
-    """Return the noun lemmas of a description, by NLTK's tokeniser, tagger and WordNet."""
+    """Return the noun lemmas of a description, with NLTK's tokeniser, tagger and WordNet."""
     import nltk
 
-    from vlmheads_eval.lineages import lemmatiser, tagger, with_nltk_data
+    from vlmheads_eval.compat import lemmatiser, tagger, with_nltk_data
 
     words = with_nltk_data(lambda: nltk.word_tokenize(text), "punkt_tab")
     tagged = tagger().tag(words)
@@ -86,33 +86,33 @@ def nouns(text: str) -> list[str]:
 def score_description(
     response: str, item: Mapping[str, Any], truth: AmberTruth, alike: Similarity
 ) -> GenerativeCounts:
-    """Return what a description names of the objects that are there, likely, or neither.
+    """Return how many present, likely and other objects a description names.
 
-    Only words of AMBER's table count. A noun that is or resembles an object in the image, or a
-    word related to one, is right; one that is or resembles a likely object is counted for that; all
-    but the right ones and the safe words are invented.
+    Only words in AMBER's table count. A noun that equals or resembles an object in the image, or a
+    word related to one, is correct; one that equals or resembles a likely object counts for that
+    object; nouns that are neither correct nor safe words are hallucinated.
     """
     known = {word for name, others in truth.related.items() for word in (name, *others)}
     there, likely = _Named(item["truth"], truth.related), _Named(item["hallu"], truth.related)
     counted = [noun for noun in nouns(response) if noun in known]
-    invented = 0
+    hallucinated = 0
     for noun in counted:
         if noun in truth.safe or there.same(noun):
             continue
         likely.same(noun)
         likely.resembling(noun, alike)
-        invented += not there.resembling(noun, alike)
+        hallucinated += not there.resembling(noun, alike)
     return GenerativeCounts(
-        len(counted), invented, len(there.hit), sum(there.hit), len(likely.hit), sum(likely.hit)
+        len(counted), hallucinated, len(there.hit), sum(there.hit), len(likely.hit), sum(likely.hit)
     )
 
 
 class _Named:
-    """Which of an item's objects a description has named so far, directly or by a related word."""
+    """The objects of an item that a description has named so far, directly or by a related word."""
 
     def __init__(self, names: Sequence[str], related: Mapping[str, Sequence[str]]) -> None:
         self.hit = [False] * len(names)
-        # Related words come first, as in the reference, where the first match decides.
+        # Related words come first, as in the reference; the first match decides.
         self._words = [
             *((word, owner) for owner, name in enumerate(names) for word in related.get(name, ())),
             *((name, owner) for owner, name in enumerate(names)),
@@ -135,11 +135,11 @@ class _Named:
 def score_amber(
     responses: Mapping[int, str], truth: AmberTruth, backend: str = "exact"
 ) -> dict[str, Any]:
-    """Return AMBER's figures in percent, rounded as the reference prints them.
+    """Return AMBER's figures in percent, rounded as in the reference.
 
     "generative": CHAIR, Cover, Hal, Cog; "discriminative": for all questions and every dimension
     accuracy, precision, recall and F1 with "No" as the positive class, and the share of answers
-    that are neither exactly "Yes" nor "No". A part that no response is for is None.
+    that are neither exactly "Yes" nor "No". A part without responses is None.
     """
     unknown = sorted(set(responses) - set(truth.items))
     if unknown:
@@ -168,10 +168,10 @@ def _generative(counts: Sequence[GenerativeCounts]) -> dict[str, float]:
     def total(name: str) -> int:
         return sum(getattr(count, name) for count in counts)
 
-    clean = sum(count.invented == 0 for count in counts)
+    clean = sum(count.hallucinated == 0 for count in counts)
     return {
         "descriptions": len(counts),
-        "CHAIR": _percent(total("invented"), total("nouns") + START),
+        "CHAIR": _percent(total("hallucinated"), total("nouns") + START),
         "Cover": _percent(total("covered"), total("truth") + START),
         "Hal": round(100 - clean / (len(counts) + START) * 100, 1),
         "Cog": _percent(total("likely_named"), total("likely") + START),
@@ -186,7 +186,7 @@ def _discriminative(answers: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     ):
         kinds = [kind for kind, names in DIMENSIONS.items() if dimension in names]
         chosen = [answer for answer in answers if dimension == "all" or answer[0] in kinds]
-        # The reference adds up the counters of a dimension's parts, each with its own start.
+        # The reference sums the counters of a dimension's parts, each with its own start.
         start = START * (3 if dimension == "attribute" else 1)
         result[dimension] = _answers(chosen, start, F1_GUARD.get(dimension, 0.0001))
     return result
@@ -210,7 +210,7 @@ def _answers(answers: Sequence[tuple[str, str, str]], start: float, guard: float
 
 
 def load_amber(folder_or_file: Path) -> AmberTruth:
-    """Read annotations.json, and relation.json and safe_words.txt beside it."""
+    """Read annotations.json, and relation.json and safe_words.txt in the same folder."""
     folder = folder_or_file if folder_or_file.is_dir() else folder_or_file.parent
     annotations = folder / "annotations.json" if folder_or_file.is_dir() else folder_or_file
     files = (annotations, folder / "relation.json", folder / "safe_words.txt")
@@ -221,14 +221,14 @@ def load_amber(folder_or_file: Path) -> AmberTruth:
         by_id = {int(item["id"]): item for item in records}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VlmHeadsError(
-            f"{annotations}: no AMBER annotations ({error})",
-            "annotations.json with relation.json and safe_words.txt beside it",
+            f"{annotations}: not AMBER annotations ({error})",
+            "annotations.json with relation.json and safe_words.txt in the same folder",
         ) from error
     return AmberTruth(by_id, related, frozenset(safe), files)
 
 
 def read_responses(path: Path) -> dict[int, str]:
-    """Read responses with `id` and `response` (or `caption`) a record."""
+    """Read records with `id` and `response` (or `caption`)."""
     responses: dict[int, str] = {}
     for place, record in read_records(path):
         if record.get("error"):
@@ -236,8 +236,8 @@ def read_responses(path: Path) -> dict[int, str]:
         number = record.get("id", record.get("question_id"))
         text = record.get("response", record.get("caption", record.get("answer")))
         if isinstance(number, bool) or not isinstance(number, int) or not isinstance(text, str):
-            raise VlmHeadsError(f"{place}: no response", "a number as id, a string as response")
+            raise VlmHeadsError(f"{place}: not a response", "a number as id, a string as response")
         if number in responses:
-            raise VlmHeadsError(f"{place}: item {number} once more", "one response an item")
+            raise VlmHeadsError(f"{place}: item {number} again", "one response per item")
         responses[number] = text
     return responses

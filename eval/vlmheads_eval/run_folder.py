@@ -1,4 +1,4 @@
-"""The folder of one run: its config, its append-only predictions, its one writer."""
+"""The folder of one run: its config, its append-only predictions, and its lock."""
 
 import fcntl
 import json
@@ -9,25 +9,23 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.captions import read_records
+from vlmheads_eval.records import read_records
 
 CONFIG, PREDICTIONS, LOCK = "config.json", "predictions.jsonl", "lock"
 SCHEMA = 1
 
 
 def ground_truth_of(run: Path) -> tuple[Path, ...]:
-    """Return the ground truth that a run folder names in its config."""
+    """Return the ground truth named in the config of a run folder."""
     if not (run / CONFIG).is_file():
-        raise VlmHeadsError(
-            f"{run} names no ground truth", "a run folder, or --ground-truth with it"
-        )
+        raise VlmHeadsError(f"{run} names no ground truth", "a run folder, or --ground-truth")
     return tuple(run / path for path in read_config(run)["ground_truth"])
 
 
 def relative_to_run(path: Path, run: Path, workspace: Path) -> str:
-    """Return how a run's config names a file: from the run where it was made for it, else in full.
+    """Return a file's path for a run's config: relative if made for the run, otherwise absolute.
 
-    A run can then be moved together with the scenes that it is about.
+    A run can then be moved together with its scenes.
     """
     full = path.resolve()
     made = full.is_relative_to(workspace.resolve())
@@ -44,16 +42,16 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def open_config(run: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a new run, or hold it against that of the run to resume."""
+    """Write the config of a new run, or compare it with that of the run to resume."""
     check_config(run, config)
     if not (run / CONFIG).exists():
         _replace(run / CONFIG, json.dumps({"schema": SCHEMA, **config}, indent=1) + "\n")
 
 
 def check_config(run: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to resume a run with another config: its predictions would be of two minds.
+    """Refuse to resume a run with another config.
 
-    Raises VlmHeadsError with every differing field. A run that is not there yet has none.
+    Raises VlmHeadsError with every field that differs. A run that does not exist yet is accepted.
     """
     if not (run / CONFIG).exists():
         return
@@ -66,9 +64,9 @@ def check_config(run: Path, config: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise VlmHeadsError(
-            f"{run} was begun with another config: {'; '.join(differing)}",
+            f"{run} was started with another config: {'; '.join(differing)}",
             "the same config",
-            "resume with the old options, or take another --out",
+            "resume with the old options, or choose another --out",
         )
 
 
@@ -79,7 +77,7 @@ def missing(run: Path) -> int:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold a lock on a path while writing; the lock of a dead process is gone with it."""
+    """Hold a lock on a path while writing; it is released if the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
@@ -87,19 +85,19 @@ def only_writer(path: Path) -> Iterator[None]:
         except OSError as error:
             raise VlmHeadsError(
                 f"another process writes to {path.parent}",
-                "one writer a run",
-                "wait for it, or take another --out",
+                "one writer per run",
+                "wait for it, or choose another --out",
             ) from error
         yield
 
 
 def rank_file(run: Path, rank: int, world: int) -> Path:
-    """Return the file that a process writes its predictions to."""
+    """Return the file to which a process writes its predictions."""
     return run / (PREDICTIONS if world == 1 else f"predictions.rank{rank}.jsonl")
 
 
 def repair(path: Path) -> None:
-    """Mend a last line that a killed process left torn: end it if it is whole, else cut it off."""
+    """Repair the last line after a killed process: end it if it is complete, else remove it."""
     if not path.is_file():
         return
     with path.open("r+b") as file:
@@ -108,19 +106,19 @@ def repair(path: Path) -> None:
         if not last:
             return
         try:
-            whole = isinstance(json.loads(last.decode("utf-8")), dict)
+            complete = isinstance(json.loads(last.decode("utf-8")), dict)
         except ValueError:
-            whole = False
-        if whole:
+            complete = False
+        if complete:
             file.write(b"\n")
         else:
             file.truncate(len(head) + 1 if b"\n" in content else 0)
 
 
 def merge(run: Path) -> None:
-    """Move what processes of an earlier or this job wrote into the one file of predictions.
+    """Move the predictions of all processes, of this job or an earlier one, into one file.
 
-    A sample that two files have is kept once. A rank's file goes only when all of it is safe.
+    Duplicate samples are kept once. A rank's file is deleted only after its records are on disk.
     """
     target = run / PREDICTIONS
     repair(target)
@@ -141,20 +139,20 @@ def merge(run: Path) -> None:
 
 
 def done(run: Path, *, failed: bool = True) -> list[str]:
-    """Return the keys of samples with a prediction, with those that failed or without."""
+    """Return the keys of samples with a prediction, including failed ones by default."""
     if not (run / PREDICTIONS).is_file():
         return []
     keys = []
     for place, record in read_records(run / PREDICTIONS):
         if not isinstance(record.get("sample"), str):
-            raise VlmHeadsError(f"{place}: no sample", "a line of `vlmheads eval predict`")
+            raise VlmHeadsError(f"{place}: no sample", "a line written by `vlmheads eval predict`")
         if failed or not record.get("error"):
             keys.append(record["sample"])
     return keys
 
 
 def append(file: IO[str], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as lines and see them onto the disk."""
+    """Write records as lines and flush them to disk."""
     for record in records:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
     file.flush()
@@ -162,10 +160,10 @@ def append(file: IO[str], records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def put_in_order(run: Path, keys: Sequence[str]) -> None:
-    """Bring finished predictions into the order of the samples, one line each.
+    """Sort finished predictions in the order of the samples, one line each.
 
-    However often a run was killed and however many processes wrote it, the file is then the same.
-    Where a failed sample was asked again, its later line counts.
+    The file is then the same however often the run was killed and however many processes wrote it.
+    If a failed sample was retried, its last line counts.
     """
     lines: dict[str, dict[str, Any]] = {}
     order = []

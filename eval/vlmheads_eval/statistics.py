@@ -1,4 +1,4 @@
-"""Paired statistics over images: bootstrap, McNemar's test, Holm's correction."""
+"""Paired statistics over images: bootstrap, McNemar's test, Holm's correction, verdicts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 DRAWS = 10_000
 LEVEL = 0.95
-# Standard errors between nothing and what a two-sided test at 5 % finds four times in five.
+# The effect, in standard errors, that a two-sided test at 5 % detects with a power of 80 %.
 DETECTABLE = 1.959964 + 0.841621
-BLOCK = 4_000_000  # Weights held at once.
+BLOCK = 4_000_000  # Weights in memory at once.
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of the sample with its bootstrap interval; None where nothing counts.
+    """A figure with its bootstrap interval; None where it is undefined.
 
     Args:
-        value: on the images as they are.
+        value: on the sample.
         low: 2.5th percentile over draws.
         high: 97.5th percentile over draws.
         p: two-sided bootstrap p value against zero, for differences.
@@ -35,11 +35,11 @@ class Estimate:
 
     @property
     def detectable(self) -> float | None:
-        """The smallest true difference found four times in five at this number of images."""
+        """The smallest true difference detected with 80 % power at this number of images."""
         return None if self.error is None else DETECTABLE * self.error
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the figure for JSON, with the smallest detectable difference."""
+        """Return plain values for JSON, with the smallest detectable difference."""
         return {
             "value": self.value,
             "low": self.low,
@@ -50,9 +50,9 @@ class Estimate:
 
 
 def weight_blocks(images: int, draws: int, seed: int) -> Iterator[Array]:
-    """Yield how often each draw takes each image, [draws of the block, images].
+    """Yield how often each draw takes each image [draws in the block, images].
 
-    The same seed gives the same draws for every run compared, which is what pairs them.
+    The same seed gives the same draws for every run, which makes the comparison paired.
     """
     generator = np.random.default_rng(seed)
     block = max(1, BLOCK // max(images, 1))
@@ -62,7 +62,7 @@ def weight_blocks(images: int, draws: int, seed: int) -> Iterator[Array]:
 
 
 def resample(counts: Mapping[str, Array], draws: int = DRAWS, seed: int = 0) -> dict[str, Array]:
-    """Return sums over resampled images for arrays [images, ...] as [draws, ...], all paired."""
+    """Return sums over resampled images, paired: arrays [images, ...] become [draws, ...]."""
     images = len(next(iter(counts.values())))
     flat = {name: rows.reshape(images, -1).astype(float) for name, rows in counts.items()}
     parts: dict[str, list[Array]] = {name: [] for name in counts}
@@ -77,14 +77,14 @@ def resample(counts: Mapping[str, Array], draws: int = DRAWS, seed: int = 0) -> 
 
 
 def estimate(value: Any, drawn: Array) -> Estimate:
-    """Return the figure with interval and p value from its draws; NaN draws are left out."""
+    """Return a figure with interval and p value from its draws; NaN draws are ignored."""
     number = float(value)
     known = drawn[~np.isnan(drawn)]
     if np.isnan(number) or not len(known):
         return Estimate(None)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(known, (tail, 1 - tail))
-    # One more on both sides, so that no p value is zero for want of draws.
+    # One more on both sides, so that a p value is never zero because there are few draws.
     below, above = int((known <= 0).sum()) + 1, int((known >= 0).sum()) + 1
     p = min(1.0, 2 * min(below, above) / (len(known) + 1))
     return Estimate(number, float(low), float(high), p, float(known.std()))
@@ -103,7 +103,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return p values adjusted for their number by Holm's step-down method; None stays None."""
+    """Return p values adjusted by Holm's step-down method; None stays None."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     adjusted: dict[str, float | None] = dict.fromkeys(p_values)
     largest = 0.0
@@ -120,3 +120,7 @@ def differ(
     first, second = (measure(sums) for sums in sample)
     first_drawn, second_drawn = (measure(sums) for sums in drawn)
     return estimate(second - first, second_drawn - first_drawn)
+
+
+ALPHA = 0.05
+BETTER, WORSE, SAME = "better", "worse", "not distinguishable"

@@ -1,4 +1,4 @@
-"""A sweep: models x tasks x runs, each predicted, scored and compared, from one YAML file."""
+"""A sweep from one YAML file: models x tasks x runs, each predicted, scored and compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,13 +13,13 @@ RUN_KEYS = {"name", "plugins", "control", "draws"}
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One row of the table: a name, its plugins, and a control instead of what they claim.
+    """One row of the table: a name, its plugins, and an optional control.
 
     Args:
-        name: as it stands in tables; the first run of a sweep is the baseline.
+        name: as shown in tables; the first run of a sweep is the baseline.
         plugins: such as ["vhr:alpha=2.0"].
         control: "random-heads" or "text-only".
-        control_seed: of the random heads.
+        control_seed: for the random heads.
     """
 
     name: str
@@ -30,7 +30,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a spec asks for; see docs/evaluation.md for the fields."""
+    """The content of a spec; see docs/evaluation.md for the fields."""
 
     runs: tuple[SweepRun, ...]
     data: tuple[str, ...] = ("testbed:test",)
@@ -44,13 +44,13 @@ class Sweep:
     max_new_tokens: int = 512
     batch_size: int = 8
     dtype: str = "auto"
-    lineages: tuple[str, ...] = ("pattern",)
+    variants: tuple[str, ...] = ("pattern",)
     parser: str = "strict"
     about: str = field(default="")
 
 
 def shipped_specs() -> dict[str, str]:
-    """Return name -> text of the specs that come with the package."""
+    """Return name -> text of the specs shipped with the package."""
     folder = files("vlmheads_eval") / "specs"
     return {
         entry.name.removesuffix(".yaml"): entry.read_text("utf-8")
@@ -62,7 +62,7 @@ def shipped_specs() -> dict[str, str]:
 def read_sweep(spec: str) -> Sweep:
     """Read a spec: a YAML file, or the name of a shipped one.
 
-    Raises VlmHeadsError for what is no spec, unknown fields, no run, or two of one name.
+    Raises VlmHeadsError for anything else, unknown fields, no run, or duplicate names.
     """
     import yaml
 
@@ -86,8 +86,8 @@ def read_sweep(spec: str) -> Sweep:
         raise VlmHeadsError(f"{spec}: unknown field {unknown[0]!r}", " or ".join(sorted(known)))
     names = [run.name for run in runs]
     if not runs or len(set(names)) != len(names):
-        raise VlmHeadsError(f"{spec}: runs {names}", "one run or more, each of its own name")
-    lists = ("data", "models", "tasks", "lineages")
+        raise VlmHeadsError(f"{spec}: runs {names}", "at least one run, with distinct names")
+    lists = ("data", "models", "tasks", "variants")
     plain: dict[str, Any] = {
         key: _tuple(value) if key in lists else value for key, value in content.items()
     }
@@ -110,14 +110,14 @@ def _tuple(value: Any) -> tuple[str, ...]:
 
 
 def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Path]:
-    """Predict every run that is not finished, compare, report, and return the report folders.
+    """Predict every unfinished run, compare, report, and return the report folders.
 
-    A run lies in OUT/model/task/name. Called again it goes on where it was stopped.
+    A run is kept in OUT/model/task/name. Called again, it resumes.
     """
-    from vlmheads_eval.compare_commands import compared
-    from vlmheads_eval.pictures import pictures_of
-    from vlmheads_eval.predict_commands import run_prediction
-    from vlmheads_eval.report import write_report
+    from vlmheads_eval.compare import compared
+    from vlmheads_eval.predict.run import run_prediction
+    from vlmheads_eval.report.figures import pictures_of
+    from vlmheads_eval.report.page import write_report
     from vlmheads_eval.run_folder import ground_truth_of
 
     reports = []
@@ -146,19 +146,19 @@ def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Pat
                     workspace=home / "data",
                 )
             if task == "amber":
-                continue  # AMBER's figures are of one run each: `vlmheads eval score amber`.
-            for lineage in sweep.lineages if task == "caption" else ("",):
+                continue  # AMBER has no comparison: `vlmheads eval score amber` scores one run.
+            for variant in sweep.variants if task == "caption" else ("",):
                 result, scores = compared(
                     runs=tuple(home / run.name for run in sweep.runs),
                     ground_truth=(),
                     names=None,
                     task="chair" if task == "caption" else "pope",
-                    lineage=lineage,
+                    variant=variant,
                     parser=sweep.parser,
                     draws=10_000,
                     seed=sweep.seed,
                 )
-                folder = home / f"report-{lineage or sweep.parser}"
+                folder = home / f"report-{variant or sweep.parser}"
                 truth = ground_truth_of(home / sweep.runs[0].name)
                 write_report(folder, result, scores, pictures_of(truth))
                 reports.append(folder)

@@ -1,4 +1,4 @@
-"""How well scores of words tell invented objects from true ones, and a scorer fitted on them."""
+"""How well word scores separate hallucinated from true objects, and fitting a scorer."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from vlmheads.grounding.scores import MEASURED, Scorer
 from vlmheads.model.geometry import Geometry
 from vlmheads_eval.statistics import Array, Estimate, estimate, weight_blocks
 
-# What the combined score is made of.
+# The features of the combined score.
 FEATURES = ("log_probability", "image_share", "attention", "divergence")
 FALSE_ALARMS = 0.05
 PENALTY = 1e-3
@@ -22,11 +22,11 @@ class WordTable:
     """The object words of captions of many images.
 
     Args:
-        image: [W] the image of each word, counted from 0.
-        true: [W] whether the object is there.
+        image: [W] the index of each word's image.
+        true: [W] whether the object is in the image.
         values: measure -> [W].
         divergences: [W, H] T-VHD of each word for k = 1 to H heads of a layer.
-        images: how many images there are, those without an object word included.
+        images: the number of images, including those without an object word.
     """
 
     image: Array
@@ -36,28 +36,28 @@ class WordTable:
     images: int
 
     def at(self, k: int) -> Mapping[str, Array]:
-        """Return the measures with the T-VHD of one k, and what follows from them."""
+        """Return the measures with the T-VHD for one k, and derived ones."""
         gain = self.values["log_probability"] - self.values["log_probability_without"]
         derived = {"image_share": 1 / (1 + np.exp(-gain)), "image_gain": gain}
         return {**self.values, "divergence": self.divergences[:, k - 1], **derived}
 
     def scores(self, scorer: Scorer, geometry: Geometry) -> Array:
-        """Return a scorer's score of each word [W]."""
+        """Return a scorer's score for each word [W]."""
         values = self.at(scorer.heads(geometry))
         rows = zip(*(values[name].tolist() for name in MEASURED), strict=True)
         return np.array([scorer(dict(zip(MEASURED, row, strict=True))) for row in rows])
 
 
 def auroc(scores: Array, true: Array, weights: Array | None = None) -> Array:
-    """Area under the ROC curve: how often a true word scores above an invented one, ties half.
+    """Area under the ROC curve: how often a true word outscores a hallucinated one, ties half.
 
     Args:
         scores: [W].
         true: [W] booleans.
-        weights: [D, W] how often each of D draws takes each word; by default once.
+        weights: [D, W] how often each of D draws takes each word; once by default.
 
     Returns:
-        [D], or [1] without weights; not a number where a draw has words of one kind only.
+        [D], or [1] without weights; NaN where a draw has words of one kind only.
     """
     if weights is None:
         weights = np.ones((1, len(scores)))
@@ -92,12 +92,12 @@ def flag_figures(
         scores: [W]; words below the threshold are flagged.
         threshold: see `Scorer`.
         draws: of the bootstrap over images.
-        seed: of these draws.
+        seed: for these draws.
     """
-    flagged, invented = scores < threshold, ~table.true
+    flagged, hallucinated = scores < threshold, ~table.true
     parts = {
-        "precision": (flagged & invented, flagged),
-        "recall": (flagged & invented, invented),
+        "precision": (flagged & hallucinated, flagged),
+        "recall": (flagged & hallucinated, hallucinated),
         "false alarms": (flagged & table.true, table.true),
     }
     drawn: dict[str, list[Array]] = {name: [] for name in parts}
@@ -121,15 +121,15 @@ def fit_scorer(
 ) -> Scorer:
     """Fit the combined score of words: a logistic regression of a few standardised measures.
 
-    True and invented words weigh the same, as a whole, so that ½ is where a word is as typical of
-    the one as of the other. k of T-VHD is the one with the largest AUROC by itself. The threshold
-    is the highest at which no more than a share of the true words is flagged.
+    True and hallucinated words have the same total weight, so that a word with a score of ½ is as
+    typical of one kind as of the other. The k of T-VHD is the one with the largest AUROC alone.
+    The threshold is the highest one that flags at most the given share of true words.
 
     Args:
         table: object words of captions.
-        geometry: of the model that made them.
-        provenance: plain values that tell where they come from.
-        features: which measures take part.
+        geometry: of the model that generated them.
+        provenance: plain values that say where they come from.
+        features: which measures to use.
         false_alarms: that share.
 
     Raises:
@@ -138,7 +138,7 @@ def fit_scorer(
     if table.true.all() or not table.true.any():
         raise VlmHeadsError(
             f"{len(table.true)} object words, {int(table.true.sum())} of them true",
-            "both true and invented ones",
+            "both true and hallucinated ones",
             "fit on more images",
         )
     areas = [auroc(column, table.true)[0] for column in table.divergences.T]
@@ -168,8 +168,8 @@ def fit_scorer(
 def logistic(columns: Array, true: Array, penalty: float = PENALTY) -> tuple[Array, float]:
     """Return weights and bias of a logistic regression with an L2 penalty, by Newton's method.
 
-    Both kinds weigh a half in the mean loss; the penalty, half of it times the squared weights,
-    leaves the bias alone.
+    Each kind has half the weight in the mean loss; the penalty is half its value times the squared
+    weights and excludes the bias.
     """
     design = np.column_stack([columns, np.ones(len(columns))])
     share = np.where(true, 0.5 / true.sum(), 0.5 / (~true).sum())
@@ -191,7 +191,7 @@ def _named(names: tuple[str, ...], values: Array) -> dict[str, float]:
 
 
 def _blocks(table: WordTable, draws: int, seed: int) -> Iterable[Array]:
-    """Yield draws of images, a few hundred at a time, since words are many."""
+    """Yield draws of images, a few hundred at a time to limit memory."""
     for weights in weight_blocks(table.images, draws, seed):
         for start in range(0, len(weights), 250):
             yield weights[start : start + 250]

@@ -1,11 +1,75 @@
 """The built-in methods, one file each; they register as third-party plugins do."""
 
-from importlib.metadata import entry_points
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlmheads_plugins.act import ACT as ACT
+    from vlmheads_plugins.adhh import ADHH as ADHH
+    from vlmheads_plugins.allpath import AllPath as AllPath
+    from vlmheads_plugins.cfg import CFG as CFG
+    from vlmheads_plugins.damro import DAMRO as DAMRO
+    from vlmheads_plugins.deco import DeCo as DeCo
+    from vlmheads_plugins.devils import Devils as Devils
+    from vlmheads_plugins.dola import DoLa as DoLa
+    from vlmheads_plugins.eah import EAH as EAH
+    from vlmheads_plugins.gains import Gains as Gains
+    from vlmheads_plugins.icd import ICD as ICD
+    from vlmheads_plugins.m3id import M3ID as M3ID
+    from vlmheads_plugins.memvr import MemVR as MemVR
+    from vlmheads_plugins.pai import PAI as PAI
+    from vlmheads_plugins.paint import PAINT as PAINT
+    from vlmheads_plugins.spin import SPIN as SPIN
+    from vlmheads_plugins.vaf import VAF as VAF
+    from vlmheads_plugins.var import VAR as VAR
+    from vlmheads_plugins.vcd import VCD as VCD
+    from vlmheads_plugins.vhr import VHR as VHR
+    from vlmheads_plugins.vista import VISTA as VISTA
+    from vlmheads_plugins.vti import VTI as VTI
+    from vlmheads_plugins.vti import Directions as Directions
+    from vlmheads_plugins.vti import measure_directions as measure_directions
+    from vlmheads_plugins.zerotuning import ZeroTuning as ZeroTuning
+
+# Where each public name lives. Looked up on first use, so that importing them loads no torch.
+_HOMES = {
+    "ACT": "act",
+    "ADHH": "adhh",
+    "AllPath": "allpath",
+    "CFG": "cfg",
+    "DAMRO": "damro",
+    "DeCo": "deco",
+    "Devils": "devils",
+    "DoLa": "dola",
+    "EAH": "eah",
+    "Gains": "gains",
+    "ICD": "icd",
+    "M3ID": "m3id",
+    "MemVR": "memvr",
+    "PAI": "pai",
+    "PAINT": "paint",
+    "SPIN": "spin",
+    "VAF": "vaf",
+    "VAR": "var",
+    "VCD": "vcd",
+    "VHR": "vhr",
+    "VISTA": "vista",
+    "Directions": "vti",
+    "VTI": "vti",
+    "measure_directions": "vti",
+    "ZeroTuning": "zerotuning",
+}
+
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    """Import a plugin class by name, from the module that its entry point gives."""
-    for entry in entry_points(group="vlmheads.plugins"):
-        if entry.module.startswith("vlmheads_plugins.") and entry.attr == name:
-            return entry.load()
-    raise AttributeError(f"module 'vlmheads_plugins' has no attribute {name!r}")
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlmheads_plugins' has no attribute {name!r}")
+    value = getattr(import_module(f"vlmheads_plugins.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

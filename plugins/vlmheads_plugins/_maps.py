@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
 
-# Measures in which a high value is that of a head that works for the image, or against it.
-_FOR = ("vhd", "image-attention", "random")
-_AGAINST = ("attribution",)
+# Measures in which a high value is that of a head that works for the image; "random" is a control.
+FOR_THE_IMAGE = ("vhd", "image-attention", "image-centric", "retrieval", "random")
+# Those by which heads can be ranked: high values of an attribution work for hallucinated words.
+RANKED = (*FOR_THE_IMAGE, "attribution")
 
 # The heads of the model that published counts are given for, LLaVA-1.5-7B.
 _PUBLISHED_HEADS = 32 * 32
 
 
-def read_map(head_map: HeadMap | str | Path | None) -> HeadMap | None:
-    """Return the map that an option holds or names.
+def support(head_map: HeadMap) -> Tensor:
+    """How much each head works for the image, by the mean of a map of a measure in RANKED, [L, H].
 
-    Raises:
-        VlmHeadsError: a file that holds none.
+    It is the mean itself, and of "attribution" its negative: there a high score is that of a head
+    that works for hallucinated words. An attribution that was measured with a factor above 1 is the
+    other way round.
     """
-    return HeadMap.load(head_map) if isinstance(head_map, (str, Path)) else head_map
-
-
-def support(plugin: str, head_map: HeadMap) -> Tensor:
-    """How much each head works for the image, by the mean of a map, [L, H].
-
-    It is the mean itself of "vhd", "image-attention" and "random", and of "attribution" its
-    negative: there a high score is that of a head that works for hallucinated words. An
-    attribution that was measured with a factor above 1 is the other way round.
-
-    Raises:
-        VlmHeadsError: a measure that does not say.
-    """
-    if head_map.measure not in _FOR + _AGAINST:
-        raise VlmHeadsError(
-            f"{plugin}: a head map of {head_map.measure!r}",
-            f"one of {', '.join(map(repr, _FOR + _AGAINST))}",
-            "measure one with `vlmheads detect --out`",
-        )
     removed = float(head_map.provenance.get("factor", 0)) < 1
-    against = head_map.measure in _AGAINST and removed
+    against = head_map.measure == "attribution" and removed
     return -head_map.mean() if against else head_map.mean()
 
 
-def ranked_heads(plugin: str, head_map: HeadMap) -> list[tuple[int, int]]:
+def ranked_heads(head_map: HeadMap) -> list[tuple[int, int]]:
     """Every head (layer, head) of a map, the one that works least for the image first."""
-    order = support(plugin, head_map).flatten().argsort(stable=True).tolist()
+    order = support(head_map).flatten().argsort(stable=True).tolist()
     return [divmod(index, head_map.geometry.heads) for index in order]
 
 

@@ -23,11 +23,28 @@ def finite(scores: Tensor) -> Tensor:
     return scores.clamp(min=-1e30)
 
 
-def image_gain(request: Request, owner: object, rows: Rows, gain: float) -> Tensor:
-    """Give [B, 1, Q, K] `gain` for image tokens in rows that predict a token, 0 elsewhere."""
+def predicting_rows(request: Request, last: int, *, first: bool = True) -> Tensor:
+    """[Q] True where one of the `last` rows predicts a new token, the first one or only later ones.
+
+    The first new token is predicted by the last row of the prompt.
+    """
+    predicting = request.predicting_rows(last)
+    if first:
+        return predicting
+    column = torch.arange(request.seen - last, request.seen, device=predicting.device)
+    return predicting & (column >= request.prompt_length)
+
+
+def image_gain(
+    request: Request, owner: object, rows: Rows, gain: float, *, first: bool = True
+) -> Tensor:
+    """Give [B, 1, Q, K] `gain` for image tokens in rows that predict a token, 0 elsewhere.
+
+    Without `first`, the row that predicts the first new token is left out.
+    """
 
     def make() -> Tensor:
-        predicting = request.predicting_rows(rows.editable.shape[1])
+        predicting = predicting_rows(request, rows.editable.shape[1], first=first)
         place = rows.image_keys[:, None, None] & predicting[:, None]
         return place.to(rows.scores) * gain
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_heads, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import chosen_heads
+from vlmheads_plugins._sinks import column_scores, prompt_rows
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,17 @@ class ACT(Plugin):
         "paper", "follow the paper or the released code", choices=("paper", "release")
     )
     heads: tuple[tuple[int, int], ...] = option(
-        (), "heads to act on, as [[layer, head], ...]; by default all of the layers"
+        (), "heads to act on, as [[layer, head], ...]; by default all of the layers", kind="heads"
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default 2 to 30 of 32, scaled to the depth"
+        None, "layers to act on; by default 2 to 30 of 32, scaled to the depth", kind="layers"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        object.__setattr__(self, "heads", as_heads(self.name, self.heads))
+    def idle_options(self) -> dict[str, str]:
+        """Each form has a threshold of its own, and heads name their layers."""
+        paper = self.form == "paper"
+        idle = {"threshold": "form='release'"} if paper else {"alpha": "form='paper'"}
+        return idle | ({"layers": "no heads"} if self.heads else {})
 
     @classmethod
     def neutral(cls) -> Self:
@@ -71,11 +73,6 @@ class ACT(Plugin):
         """The scores of the columns need every row."""
         return self.beta != 1
 
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers and heads that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
-        geometry.check_heads(self.heads, f"{self.name}: heads")
-
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on: those given, those of the heads, or the paper's."""
         if self.layers is not None:
@@ -86,9 +83,8 @@ class ACT(Plugin):
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Calibrate the rows of the prompt."""
-        first = request.seen - rows.editable.shape[1]
-        count = request.prompt_length - first
-        if self.beta == 1 or count <= 0 or layer not in self.chosen_layers(request.geometry):
+        count = prompt_rows(request, rows)
+        if self.beta == 1 or not count or layer not in self.chosen_layers(request.geometry):
             return rows
         weights = rows.weights
         real = rows.editable[:, :count]
@@ -106,11 +102,8 @@ class ACT(Plugin):
 
     def _sinks(self, weights: Tensor, real: Tensor) -> Tensor:
         """Mark sink columns [B, H, N] of square maps [B, H, N, N]; real [B, N] is no padding."""
-        length = real.sum(dim=1)[:, None]
-        # Rows that see column j, counted from the first real token.
-        seeing = (length - (real.cumsum(dim=1) - 1)).clamp(min=1)
-        rows = real[:, None, :, None]
-        scores = torch.where(rows, weights, 0.0).sum(dim=2) / seeing[:, None]
-        least = self.threshold if self.form == "release" else self.alpha / length[:, None]
+        length = real.sum(dim=1)[:, None, None]
+        least = self.threshold if self.form == "release" else self.alpha / length
+        scores = column_scores(weights, real)
         sinks = (scores > least) & real[:, None]
         return sinks & (sinks.cumsum(dim=-1) > 1)

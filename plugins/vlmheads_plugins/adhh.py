@@ -11,16 +11,18 @@ from torch import Tensor
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_heads, option
+from vlmheads.options import pairs_of
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._maps import ranked_heads, read_map, scaled_count
+from vlmheads_plugins._maps import RANKED, ranked_heads, scaled_count
 
 # The released list, most influential head first; it belongs to LLaVA-1.5-7B alone.
-PUBLISHED = (
+_RANKED = (
     "16-29 26-9 13-31 15-10 20-12 30-9 19-18 17-0 18-9 26-28 "
     "19-27 18-26 15-25 14-16 31-26 15-24 31-3 22-20 27-29 17-28"
 ).split()
+PUBLISHED = pairs_of("the published heads", _RANKED)
 _PUBLISHED_FOR = Geometry("llava", 32, 32)
 
 
@@ -52,11 +54,16 @@ class ADHH(Plugin):
     cost: ClassVar[str] = "an attention row a listed layer and token"
 
     heads: tuple[tuple[int, int], ...] | None = option(
-        None, "heads (layer, head) that may be switched off; by default those of LLaVA-1.5-7B"
+        None,
+        "heads (layer, head) that may be switched off; by default those of LLaVA-1.5-7B",
+        kind="heads",
     )
     threshold: float = option(0.4, "least attention on the text behind the image", low=0, high=1)
     head_map: HeadMap | str | None = option(
-        None, "list the heads that work least for the image by this map, or file of one"
+        None,
+        "list the heads that work least for the image by this map, or file of one",
+        kind="head_map",
+        measures=RANKED,
     )
     count: int | None = option(
         None, "heads listed by the map; by default 20 of 1,024, scaled", low=1, high=100_000
@@ -64,11 +71,12 @@ class ADHH(Plugin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.heads is not None:
-            object.__setattr__(self, "heads", as_heads(self.name, self.heads))
-        object.__setattr__(self, "head_map", read_map(self.head_map))
         if self.heads is not None and self.head_map is not None:
             raise VlmHeadsError(f"{self.name}: heads and head_map", "one of the two")
+
+    def idle_options(self) -> dict[str, str]:
+        """Count heads of a map alone."""
+        return {} if self.head_map is not None else {"count": "head_map"}
 
     @classmethod
     def neutral(cls) -> Self:
@@ -77,22 +85,20 @@ class ADHH(Plugin):
 
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse the published heads on another model, and heads that the model does not have."""
-        if isinstance(self.head_map, HeadMap):
-            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
-        elif self.heads is None and geometry != _PUBLISHED_FOR:
+        if self.head_map is None and self.heads is None and geometry != _PUBLISHED_FOR:
             raise VlmHeadsError(
                 f"{self.name} without heads on {geometry}",
                 f"heads of this model; the published ones are of {_PUBLISHED_FOR} (1.5, 7B)",
                 'set heads, such as [[16, 29]] or ["16-29"], or a head_map to list them',
             )
-        geometry.check_heads(self.listed(geometry), f"{self.name}: heads")
+        self.listed(geometry)
 
     def listed(self, geometry: Geometry) -> tuple[tuple[int, int], ...]:
         """Return the heads that may be switched off, sorted."""
         if isinstance(self.head_map, HeadMap):
             count = scaled_count(self.name, self.count, len(PUBLISHED), geometry)
-            return tuple(sorted(ranked_heads(self.name, self.head_map)[:count]))
-        return as_heads(self.name, PUBLISHED) if self.heads is None else self.heads
+            return tuple(sorted(ranked_heads(self.head_map)[:count]))
+        return PUBLISHED if self.heads is None else self.heads
 
     def on_prompt(self, request: Request) -> None:
         """Lay out which heads of each layer are listed, and what of the prompt is text."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_heads, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._maps import ranked_heads, read_map, scaled_count
+from vlmheads_plugins._maps import RANKED, ranked_heads, scaled_count
 
 Heads = tuple[tuple[int, int], ...]
 
@@ -44,13 +44,18 @@ class AllPath(Plugin):
     paper: ClassVar[str] = "AllPath, NeurIPS 2025"
     cost: ClassVar[str] = "no extra pass"
 
-    suppressed: tuple[tuple[int, int], ...] = option((), "heads (layer, head) to suppress")
-    boosted: tuple[tuple[int, int], ...] = option((), "heads (layer, head) to boost")
+    suppressed: tuple[tuple[int, int], ...] = option(
+        (), "heads (layer, head) to suppress", kind="heads"
+    )
+    boosted: tuple[tuple[int, int], ...] = option((), "heads (layer, head) to boost", kind="heads")
     low: float = option(0.0, "factor on suppressed heads", low=0.0, high=1.0)
     high: float = option(2.0, "factor on boosted heads", low=1.0, high=10.0)
     normalise: bool = option(False, "divide the factors of a listed layer by their mean")
     head_map: HeadMap | str | None = option(
-        None, "suppress the heads that work least for the image by this map, boost the others"
+        None,
+        "suppress the heads that work least for the image by this map, boost the others",
+        kind="head_map",
+        measures=RANKED,
     )
     count: int | None = option(
         None, "heads of each list by the map; by default 40 of 1,024, scaled", low=1, high=100_000
@@ -58,15 +63,23 @@ class AllPath(Plugin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "head_map", read_map(self.head_map))
         if self.head_map is not None and (self.suppressed or self.boosted):
             raise VlmHeadsError(f"{self.name}: lists of heads and head_map", "one of the two")
-        for name in ("suppressed", "boosted"):
-            object.__setattr__(self, name, as_heads(self.name, getattr(self, name), name))
         if both := sorted(set(self.suppressed) & set(self.boosted)):
             raise VlmHeadsError(
                 f"{self.name}: {both} suppressed and boosted", "each head in one list at most"
             )
+
+    def idle_options(self) -> dict[str, str]:
+        """Each factor needs heads to act on; factors of 1 are those of neutral()."""
+        if self.head_map is not None:
+            return {}
+        idle = {"count": "head_map"}
+        if not self.suppressed and self.low != 1:
+            idle["low"] = "suppressed heads"
+        if not self.boosted and self.high != 1:
+            idle["high"] = "boosted heads"
+        return idle
 
     @classmethod
     def neutral(cls) -> Self:
@@ -74,25 +87,22 @@ class AllPath(Plugin):
         return cls(low=1.0, high=1.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse empty lists, and heads that the model does not have."""
-        if isinstance(self.head_map, HeadMap):
-            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
-        elif not self.suppressed and not self.boosted and (self.low, self.high) != (1, 1):
+        """Refuse empty lists, and more heads than the model has."""
+        given = self.head_map is not None or self.suppressed or self.boosted
+        if not given and (self.low, self.high) != (1, 1):
             raise VlmHeadsError(
                 f"{self.name} without heads",
                 "suppressed or boosted, lists of (layer, head) measured on this model",
                 "such as allpath:suppressed=[[16,29]], or a head_map to list them",
             )
-        suppressed, boosted = self.listed(geometry)
-        geometry.check_heads(suppressed, f"{self.name}: suppressed")
-        geometry.check_heads(boosted, f"{self.name}: boosted")
+        self.listed(geometry)
 
     def listed(self, geometry: Geometry) -> tuple[Heads, Heads]:
         """Return the suppressed and the boosted heads."""
         if not isinstance(self.head_map, HeadMap):
             return self.suppressed, self.boosted
         count = scaled_count(self.name, self.count, 40, geometry)
-        ranked = ranked_heads(self.name, self.head_map)
+        ranked = ranked_heads(self.head_map)
         if 2 * count > len(ranked):
             raise VlmHeadsError(
                 f"{self.name}: count={count} of {len(ranked)} heads",

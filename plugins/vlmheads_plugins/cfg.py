@@ -10,7 +10,7 @@ from torch import Tensor
 from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class CFG(Plugin):
 
     Source: classifier-free guidance as PAI uses it (Liu et al., ECCV 2024, arXiv 2407.21771, and
     CFG.py of LALBJ/PAI), whose settings are the defaults; here it stands alone. Deviations: the
-    text-only stream follows beams as they are reordered, which a logits processor cannot.
+    text-only stream follows beams as they are reordered, which a logits processor cannot; and what
+    is a logits processor there, which runs after those of generate(), runs before them here.
 
     Cost: a second stream in the same batch; its prompt is shorter by the image.
 
@@ -54,8 +55,4 @@ class CFG(Plugin):
         """Guide the next token."""
         if self.guidance == 1 and self.cutoff == 0:
             return logits
-        guided = seeing = precise(logits).log_softmax(dim=-1)
-        if self.guidance != 1:
-            blind = precise(request.streams[TEXT_ONLY.name]).log_softmax(dim=-1)
-            guided = self.guidance * (seeing - blind) + blind
-        return where_image(request, keep_plausible(guided, seeing, self.cutoff), logits)
+        return contrast(request, logits, TEXT_ONLY.name, self.guidance - 1, self.cutoff)

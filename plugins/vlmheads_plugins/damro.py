@@ -14,7 +14,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 OUTLIERS = "outliers"
 
@@ -28,12 +28,13 @@ class DAMRO(Plugin):
     heads of its last layer but one; tokens with a probability below `cutoff` times the largest are
     left out.
 
-    Source: Gong et al., EMNLP 2024, arXiv 2410.04514, and coder-gx/DAMRO; defaults are the
-    README's example. Deviations: the release multiplies queries and keys over the whole width,
-    without splitting heads, and puts the patches in the order of their attention; here heads are
-    split, as the encoder does, and patches keep their place. Needs a CLIP vision encoder with a CLS
-    token whose patches are the image tokens one by one, as in LLaVA 1.5; other models are refused
-    when their first generation begins.
+    Source: Gong et al., EMNLP 2024, arXiv 2410.04514, and coder-gx/DAMRO; defaults are the README's
+    example, which is for InstructBLIP. For LLaVA 1.5 it has α 2 and 10 patches: preset
+    damro-llava15. Deviations: the release multiplies queries and keys over the whole width, without
+    splitting heads, and puts the patches in the order of their attention; here heads are split, as
+    the encoder does, and patches keep their place. Needs a CLIP vision encoder with a CLS token
+    whose patches are the image tokens one by one, as in LLaVA 1.5; other models are refused when
+    their first generation begins.
 
     Cost: a second stream of the same length in the same batch, and the vision encoder twice more.
 
@@ -75,11 +76,7 @@ class DAMRO(Plugin):
         """Contrast the next token."""
         if not self.alpha and not self.cutoff:
             return logits
-        edited = seeing = precise(logits)
-        if self.alpha:
-            outliers = precise(request.streams[OUTLIERS])
-            edited = (1 + self.alpha) * seeing - self.alpha * outliers
-        return where_image(request, keep_plausible(edited, seeing, self.cutoff), logits)
+        return contrast(request, logits, OUTLIERS, self.alpha, self.cutoff)
 
 
 def _same(prompt: Prompt) -> Prompt:

@@ -10,9 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise, where_image
+from vlmheads_plugins._contrast import settle
 from vlmheads_plugins._exits import keep_output, kept_outputs, normed
 
 
@@ -43,21 +44,13 @@ class DeCo(Plugin):
     p: float = option(0.9, "probability the candidates reach; 1 sets no limit", low=0.0, high=1)
     k: int = option(20, "most candidates; 0 sets no limit", low=0, high=10**6)
     layers: tuple[int, ...] | None = option(
-        None, "layers to choose from; by default 19 to 27 of 32, scaled to the depth"
+        None, "layers to choose from; by default 19 to 27 of 32, scaled to the depth", kind="layers"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
 
     @classmethod
     def neutral(cls) -> Self:
         """Return no correction and no limit to the candidates."""
         return cls(alpha=0.0, p=1.0, k=0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to choose from."""
@@ -73,16 +66,16 @@ class DeCo(Plugin):
         """Correct the next token."""
         if not self.alpha and self.p == 1 and not self.k:
             return logits
-        edited = last = precise(logits)
+        edited = last = at_least_float32(logits)
         chosen = candidates(last.softmax(dim=-1), self.p, self.k)
         if self.alpha:
             outputs = kept_outputs(request, self, self.chosen_layers(request.geometry))
-            early = precise(request.anatomy.unembed(normed(request, outputs), norm=False))
+            early = at_least_float32(request.anatomy.unembed(normed(request, outputs), norm=False))
             sure = early.softmax(dim=-1).masked_fill(~chosen[:, None], -1).amax(dim=-1)
             best, layer = sure.max(dim=1)
             index = layer[:, None, None].expand(-1, 1, early.shape[-1])
             edited = last + self.alpha * best[:, None] * early.gather(1, index)[:, 0]
-        return where_image(request, edited.masked_fill(~chosen, -torch.inf), logits)
+        return settle(request, edited, logits, chosen)
 
 
 def candidates(probabilities: Tensor, p: float, k: int) -> Tensor:

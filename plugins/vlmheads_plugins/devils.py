@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import finite, image_gain
@@ -19,10 +19,10 @@ class Devils(Plugin):
     In the row that predicts a token, before the softmax and in each of the middle layers,
     s_hj ← s_hj + α · mean over heads h' of |s_h'j|, for every image token j.
 
-    Source: Jiang et al., CVPR 2025, arXiv 2411.16724, "Devils in Middle Layers". Deviations:
-    none known in this form; the released code can also average over the k heads that attend to the
-    image most, which is not offered. Layers are the released 5 to 17 of 32, scaled to the depth
-    (the captions that the authors uploaded name 5 to 18).
+    Source: Jiang et al., CVPR 2025, arXiv 2411.16724, "Devils in Middle Layers". Deviations: none
+    known in this form; the released code can also average over the k heads that attend to the image
+    most, which is not offered. Layers are the released 5 to 18 of 32, the last included, scaled to
+    the depth.
 
     Cost: one attention row in each of these layers and for each token.
 
@@ -37,26 +37,21 @@ class Devils(Plugin):
 
     alpha: float = option(0.5, "how much of the heads' mean size a score gains", low=0, high=10)
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default 5 to 17 of 32, scaled to the depth"
+        None, "layers to act on; by default 5 to 18 of 32, scaled to the depth", kind="layers"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
 
     @classmethod
     def neutral(cls) -> Self:
         """Return a gain of nothing."""
         return cls(alpha=0.0)
 
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+    def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
+        """Return the layers to act on: those given, or the released ones."""
+        return geometry.scaled(5, 19) if self.layers is None else self.layers
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Raise the scores of the image in the rows that predict a token."""
-        layers = request.geometry.scaled(5, 18) if self.layers is None else self.layers
-        if layer not in layers or self.alpha == 0:
+        if layer not in self.chosen_layers(request.geometry) or self.alpha == 0:
             return rows
         gain = image_gain(request, self, rows, self.alpha)
         return rows.with_bias(finite(rows.scores).abs().mean(dim=1, keepdim=True) * gain)

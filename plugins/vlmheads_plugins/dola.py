@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import plausible, settle
 from vlmheads_plugins._exits import keep_output, kept_outputs
 
 
@@ -50,21 +50,19 @@ class DoLa(Plugin):
         "lower", "which half of the layers has the candidates", choices=("lower", "upper")
     )
     layers: tuple[int, ...] | None = option(
-        None, "candidates, 0 the word embeddings; by default every second of the half"
+        None,
+        "candidates, 0 the word embeddings; by default every second of the half",
+        kind="layers",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+    def idle_options(self) -> dict[str, str]:
+        """Layers take the place of a half."""
+        return {} if self.layers is None else {"half": "no layers"}
 
     @classmethod
     def neutral(cls) -> Self:
         """Return no contrast and no cut-off."""
         return cls(strength=0.0, cutoff=0.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def chosen_layers(self, layers: int, tied: bool) -> tuple[int, ...]:
         """Return the candidates: those given, or every second of the half.
@@ -107,14 +105,14 @@ class DoLa(Plugin):
         """Contrast the next token with the layer that is farthest."""
         if not self.strength and not self.cutoff:
             return logits
-        edited = last = precise(logits).log_softmax(dim=-1)
+        edited = last = at_least_float32(logits).log_softmax(dim=-1)
         if self.strength:
-            early = precise(request.anatomy.unembed(self._outputs(request), norm=False))
+            early = at_least_float32(request.anatomy.unembed(self._outputs(request), norm=False))
             early = early.log_softmax(dim=-1)
             farthest = divergence(last[:, None], early).argmax(dim=1)
             index = farthest[:, None, None].expand(-1, 1, early.shape[-1])
             edited = last - self.strength * early.gather(1, index)[:, 0]
-        return where_image(request, keep_plausible(edited, last, self.cutoff), logits)
+        return settle(request, edited, logits, plausible(last, self.cutoff))
 
 
 def divergence(one: Tensor, other: Tensor) -> Tensor:
@@ -122,7 +120,7 @@ def divergence(one: Tensor, other: Tensor) -> Tensor:
     middle = torch.logaddexp(one, other) - math.log(2)
 
     def towards(log: Tensor) -> Tensor:
-        # A token that another method left out has probability 0 and adds nothing.
+        # A token that the model itself leaves out has probability 0 and adds nothing.
         return (log.exp() * (log - middle)).masked_fill(log == -torch.inf, 0).sum(dim=-1)
 
     return (towards(one) + towards(other)) / 2

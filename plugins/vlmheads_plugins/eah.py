@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
+from vlmheads_plugins._sinks import column_scores, prompt_rows
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,8 @@ class EAH(Plugin):
         "paper", "follow the paper or the released code", choices=("paper", "release")
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default the second, as released all"
+        None, "layers to act on; by default the second, as released all", kind="layers"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -65,8 +61,10 @@ class EAH(Plugin):
         return self.threshold < 1
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.chosen_layers(geometry), f"{self.name}: layers")
+        """Refuse a model whose second layer, the default, has no attention heads."""
+        if self.form == "paper":
+            layers = self.chosen_layers(geometry)
+            geometry.check_layers(layers, f"{self.name}: layers", attention=True)
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on."""
@@ -76,15 +74,15 @@ class EAH(Plugin):
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Copy the map of the chosen head, in the rows of the prompt."""
-        first = request.seen - rows.editable.shape[1]
-        count = request.prompt_length - first
+        count = prompt_rows(request, rows)
         layers = self.chosen_layers(request.geometry)
-        if self.threshold == 1 or count <= 0 or layer not in layers:
+        if self.threshold == 1 or not count or layer not in layers:
             return rows
         weights = rows.weights
         real = rows.editable[:, :count]
-        sinks = self._sinks(weights[:, :, :count, : request.prompt_length], real)
-        found = (sinks & request.image_mask[:, None]).sum(dim=-1)
+        maps = weights[:, :, :count, : request.prompt_length]
+        scores = column_scores(maps, real, diagonal=self.form == "paper")
+        found = ((scores > self.threshold) & request.image_mask[:, None]).sum(dim=-1)
         # Of several heads with as many sinks the first wins.
         heads = torch.arange(found.shape[1], device=found.device)
         best = (found * len(heads) - heads).argmax(dim=1)
@@ -94,11 +92,3 @@ class EAH(Plugin):
         within = torch.zeros_like(rows.editable)
         within[:, :count] = real & copied[:, None]
         return rows.with_weights(torch.where(within[:, None, :, None], chosen, weights))
-
-    def _sinks(self, weights: Tensor, real: Tensor) -> Tensor:
-        """Mark columns [B, H, N] of square maps [B, H, N, N]; real [B, N] is no padding."""
-        seeing = (real.sum(dim=1)[:, None] - (real.cumsum(dim=1) - 1)).clamp(min=1)
-        counted = torch.where(real[:, None, :, None], weights, 0.0)
-        if self.form == "release":
-            counted = counted - counted.diagonal(dim1=-2, dim2=-1).diag_embed()
-        return counted.sum(dim=2) / seeing[:, None] > self.threshold

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from vlmheads.detect.attribution import gains_of
 from vlmheads.errors import VlmHeadsError
-from vlmheads.headmap import HeadMap
+from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._maps import read_map
 
-MEASURE = "gain"
+
+def _as_factors(head_map: HeadMap) -> HeadMap:
+    """Turn a map of "attribution" into one of factors."""
+    return gains_of(head_map) if head_map.measure == "attribution" else head_map
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,13 @@ class Gains(Plugin):
     cost: ClassVar[str] = "no extra pass"
 
     head_map: HeadMap | str | None = option(
-        None, 'map of factors ("gain") or of "attribution", or file of one'
+        None,
+        'map of factors ("gain") or of "attribution", or file of one',
+        kind="head_map",
+        measures=(GAIN, "attribution"),
+        convert=_as_factors,
     )
     strength: float = option(1.0, "share of the way from 1 to the factor", low=0.0, high=10.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        head_map = read_map(self.head_map)
-        if head_map is not None and head_map.measure == "attribution":
-            head_map = gains_of(head_map)
-        if head_map is not None and head_map.measure != MEASURE:
-            raise VlmHeadsError(
-                f"{self.name}: a head map of {head_map.measure!r}",
-                f"one of {MEASURE!r}, whose values are factors, or of 'attribution'",
-                f"turn the measurement into factors and save them as HeadMap(..., {MEASURE!r})",
-            )
-        object.__setattr__(self, "head_map", head_map)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -64,10 +57,8 @@ class Gains(Plugin):
         return cls(strength=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse a missing map, and a map of another model."""
-        if isinstance(self.head_map, HeadMap):
-            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
-        elif self.strength:
+        """Refuse a missing map."""
+        if self.head_map is None and self.strength:
             raise VlmHeadsError(
                 f"{self.name} without a head map",
                 "head_map, a HeadMap or the path of a saved one",

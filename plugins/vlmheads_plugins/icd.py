@@ -14,7 +14,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 DISTURBED = "disturbed"
 # The disturbance of the released runs, for the reader to tokenize.
@@ -55,20 +55,9 @@ class ICD(Plugin):
     cutoff: float = option(
         0.1, "least probability of a token as a share of the largest", low=0.0, high=1.0
     )
-    prefix: tuple[int, ...] = option((), "token ids of the disturbing instruction")
+    prefix: tuple[int, ...] = option((), "token ids of the disturbing instruction", kind="tokens")
     skip: int = option(1, "first tokens of the prompt that stay in front of it", low=0, high=10**6)
     replaced: int = option(0, "tokens of the prompt that it stands in for", low=0, high=10**6)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        prefix = self.prefix
-        whole = isinstance(prefix, (list, tuple)) and all(
-            isinstance(token, int) and not isinstance(token, bool) and token >= 0
-            for token in prefix
-        )
-        if not whole:
-            raise VlmHeadsError(f"{self.name}: prefix={prefix!r}", "a list of token ids")
-        object.__setattr__(self, "prefix", tuple(prefix))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -129,8 +118,4 @@ class ICD(Plugin):
         """Contrast the next token."""
         if not self.alpha and not self.cutoff:
             return logits
-        edited = clear = precise(logits)
-        if self.alpha:
-            disturbed = precise(request.streams[DISTURBED])
-            edited = (1 + self.alpha) * clear - self.alpha * disturbed
-        return where_image(request, keep_plausible(edited, clear, self.cutoff), logits)
+        return contrast(request, logits, DISTURBED, self.alpha, self.cutoff)

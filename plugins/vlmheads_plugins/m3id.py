@@ -11,7 +11,7 @@ from torch import Tensor
 from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,6 @@ class M3ID(Plugin):
         """Contrast the next token."""
         if not self.decay and not self.cutoff:
             return logits
-        edited = seeing = precise(logits)
         # Beyond this a product with a difference of logits would leave float32.
-        growth = math.expm1(min(self.decay * request.generated, 80.0))
-        if growth:
-            blind = precise(request.streams[TEXT_ONLY.name])
-            edited = seeing + (seeing - blind) * growth
-        return where_image(request, keep_plausible(edited, seeing, self.cutoff), logits)
+        growth = math.expm1(min(self.decay * request.generated, 70.0))
+        return contrast(request, logits, TEXT_ONLY.name, growth, self.cutoff)

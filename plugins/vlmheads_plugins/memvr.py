@@ -13,8 +13,8 @@ from torch import Tensor
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise
 from vlmheads_plugins._exits import normed
 
 # How many of the likeliest tokens the uncertainty of a layer is measured on.
@@ -35,9 +35,10 @@ class MemVR(Plugin):
     changed and the means run over all of them; later tokens each decide for themselves.
 
     Source: Zou et al., ICML 2025, arXiv 2410.03577, in the form of 1zhou-Wang/MemVR, memvr.py:
-    layers 6 to 15 of 32 (its strict bounds 5 and 16), threshold 0.75, ratio 0.12. Deviations: the
-    release scales Z by the mean size of the MLP's weights, which the normalisation above takes out
-    again; it decodes one prompt, here each row decides for itself and padding counts in no mean.
+    layers 6 to 15 of 32 (its strict bounds 5 and 16), threshold 0.75, ratio 0.12 as for MME and
+    MM-Vet (0.31 in its CHAIR script for LLaVA: preset memvr-llava15). Deviations: the release
+    scales Z by the mean size of the MLP's weights, which the normalisation above takes out again;
+    it decodes one prompt, here each row decides for itself and padding counts in no mean.
 
     Cost: up to ten calls of the vocabulary head a token until a layer is unsure.
 
@@ -51,15 +52,16 @@ class MemVR(Plugin):
 
     ratio: float = option(0.12, "share of the image in the MLP; 0 is none", low=0.0, high=1.0)
     threshold: float = option(0.75, "least uncertainty that calls for the image", low=0.0, high=1.0)
-    first: int | None = option(None, "first layer that is asked; by default 6 of 32, scaled")
-    stop: int | None = option(None, "the layer after the last that is asked; by default 16 of 32")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("first", "stop"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise VlmHeadsError(f"{self.name}: {name}={value!r}", "a layer's index")
+    first: int | None = option(
+        None, "first layer that is asked; by default 6 of 32, scaled", kind="int", low=0, high=1000
+    )
+    stop: int | None = option(
+        None,
+        "the layer after the last that is asked; by default 16 of 32",
+        kind="int",
+        low=1,
+        high=1000,
+    )
 
     @classmethod
     def neutral(cls) -> Self:
@@ -117,16 +119,16 @@ class MemVR(Plugin):
 
     def _uncertainty(self, request: Request, hidden: Tensor) -> Tensor:
         """Entropy [B, n] of the likeliest tokens of hidden states [B, n, E], from 0 to 1."""
-        logits = precise(request.anatomy.unembed(normed(request, hidden), norm=False))
+        logits = at_least_float32(request.anatomy.unembed(normed(request, hidden), norm=False))
         log = logits.topk(_TOKENS, dim=-1).values.log_softmax(dim=-1)
         return -(log.exp() * log).sum(dim=-1) / math.log(_TOKENS)
 
     def _retrace(self, request: Request, output: Tensor, unsure: Tensor) -> Tensor:
         """Mix the image into the output of an MLP [B, S, E] where `unsure` [B, n] says so."""
         image: Tensor = request.scratch(self)["image"].to(output.device)
-        given = precise(request.entering)
+        given = at_least_float32(request.entering)
         retraced = given @ image.transpose(1, 2) @ image
-        plain = precise(output)
+        plain = at_least_float32(output)
         earlier = output.shape[1] - unsure.shape[1]
         # Columns of the prompt share its last position's decision and one mean.
         unsure = torch.cat([unsure[:, :1].expand(-1, earlier), unsure], dim=1)
@@ -137,7 +139,7 @@ class MemVR(Plugin):
 
 def _image(request: Request) -> Tensor:
     """Return the image tokens [B, S, E] as they entered the first layer, 0 in other columns."""
-    entering = precise(request.entering)
+    entering = at_least_float32(request.entering)
     visual = F.pad(request.prompt.visual, (0, entering.shape[1] - request.prompt_length))
     return entering * visual[..., None]
 

@@ -7,12 +7,11 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 from vlmheads_plugins._marks import finite, image_gain
 
 
@@ -27,8 +26,11 @@ class PAI(Plugin):
 
     Source: Liu et al., ECCV 2024, arXiv 2407.21771. Deviations: the guidance, half of the paper's
     method, is off by default, since it doubles the forward passes and composes with any method;
-    `gamma=1.1` is the released setting. `alpha` is the paper's for LLaVA-1.5 as far as it is known;
-    the released commands pass 0.2. Layers are the released 2 to 31 of 32, scaled to the depth.
+    `gamma=1.1` is the released setting. With guidance the released code leaves the first new token
+    to it alone and edits attention from the second on (`form="release"`); its guidance runs after
+    generate()'s own logits processors, here it runs before them. `alpha` is the paper's for
+    LLaVA-1.5 as far as it is known; the released commands pass 0.2. Layers are the released 2 to 31
+    of 32, scaled to the depth.
 
     Cost: one attention row a layer and token; with guidance a second stream in the same batch.
 
@@ -49,13 +51,21 @@ class PAI(Plugin):
     cutoff: float = option(
         0.1, "with guidance, least probability of a token as a share of the largest", low=0, high=1
     )
+    form: str = option(
+        "paper",
+        "with guidance, edit attention for every token; as released, from the second on",
+        choices=("paper", "release"),
+    )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default the third to the last of 32, scaled to the depth"
+        None,
+        "layers to act on; by default the third to the last of 32, scaled to the depth",
+        kind="layers",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+    def idle_options(self) -> dict[str, str]:
+        """Attention alone leaves out no token, and is released as it is published."""
+        needed = "gamma other than 1"
+        return {} if self.gamma != 1 else {"cutoff": needed, "form": needed}
 
     @classmethod
     def neutral(cls) -> Self:
@@ -67,28 +77,19 @@ class PAI(Plugin):
         """The prompt without its images, where there is guidance."""
         return () if self.gamma == 1 else (TEXT_ONLY,)
 
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
-
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Raise the scores of the image in the rows that predict a token."""
         layers = request.geometry.scaled(2, 32) if self.layers is None else self.layers
         if layer not in layers or self.alpha == 0:
             return rows
-        gain = image_gain(request, self, rows, self.alpha)
+        first = self.form == "paper" or self.gamma == 1
+        if not first and request.seen <= request.prompt_length:
+            return rows
+        gain = image_gain(request, self, rows, self.alpha, first=first)
         return rows.with_bias(finite(rows.scores).abs() * gain)
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Guide the next token away from what the text alone suggests."""
         if self.gamma == 1:
             return logits
-        return guide(request, logits, self.gamma, self.cutoff)
-
-
-def guide(request: Request, logits: Tensor, gamma: float, cutoff: float) -> Tensor:
-    """Return guided log-probabilities [B, V], minus infinity for tokens below the cut-off."""
-    seeing = precise(logits).log_softmax(dim=-1)
-    blind = precise(request.streams[TEXT_ONLY.name]).log_softmax(dim=-1)
-    guided = gamma * (seeing - blind) + blind
-    return where_image(request, keep_plausible(guided, seeing, cutoff), logits)
+        return contrast(request, logits, TEXT_ONLY.name, self.gamma - 1, self.cutoff)

@@ -8,14 +8,13 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.model.geometry import Geometry
 from vlmheads.model.vision import at_tokens, patch_attention
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
-from vlmheads_plugins._marks import finite
-from vlmheads_plugins.pai import guide
+from vlmheads_plugins._contrast import contrast
+from vlmheads_plugins._marks import finite, predicting_rows
 
 # The layers of the vision encoder that tell local and summary tokens: the first, the last but one.
 _ENCODER_LAYERS = (0, -2)
@@ -34,9 +33,10 @@ class PAINT(Plugin):
 
     Source: Arif et al., 2025, arXiv 2501.12206, and its released code. Deviations: the abstract's
     modulation by the visual sensitivity of each head is in no formula and not in the released code,
-    which treats all heads alike, as here. `gamma` is off by default; the shipped runs use 1.1. The
-    code can also mark tokens by their place, which it does not by default and this plugin does not
-    at all. Layers are the released 2 to 31 of 32, scaled to the depth.
+    which treats all heads alike, as here. `gamma` is off by default; the shipped runs use 1.1, and
+    then edit attention from the second new token on (`form="release"`). The code can also mark
+    tokens by their place, which it does not by default and this plugin does not at all. Layers are
+    the released 2 to 31 of 32, scaled to the depth.
 
     Needs a CLIP vision encoder with a CLS token whose patches are the image tokens one by one, as
     in LLaVA 1.5; other models are refused when their first generation begins.
@@ -65,13 +65,21 @@ class PAINT(Plugin):
     cutoff: float = option(
         0.1, "with guidance, least probability of a token as a share of the largest", low=0, high=1
     )
+    form: str = option(
+        "paper",
+        "with guidance, edit attention for every token; as released, from the second on",
+        choices=("paper", "release"),
+    )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default the third to the last of 32, scaled to the depth"
+        None,
+        "layers to act on; by default the third to the last of 32, scaled to the depth",
+        kind="layers",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+    def idle_options(self) -> dict[str, str]:
+        """Attention alone leaves out no token, and is released as it is published."""
+        needed = "gamma other than 1"
+        return {} if self.gamma != 1 else {"cutoff": needed, "form": needed}
 
     @classmethod
     def neutral(cls) -> Self:
@@ -82,10 +90,6 @@ class PAINT(Plugin):
     def streams(self) -> tuple[Stream, ...]:
         """The prompt without its images, where there is guidance."""
         return () if self.gamma == 1 else (TEXT_ONLY,)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
 
     def on_prompt(self, request: Request) -> None:
         """Find the local and the summary tokens."""
@@ -103,23 +107,27 @@ class PAINT(Plugin):
         layers = request.geometry.scaled(2, 32) if self.layers is None else self.layers
         if layer not in layers or not request.scratch(self):
             return rows
+        first = self.form == "paper" or self.gamma == 1
+        if not first and request.seen <= request.prompt_length:
+            return rows
         keys = rows.image_keys.shape[1]
-        gain = request.once((id(self), keys), lambda: self._gain(request, rows))
+        gain = request.once((id(self), keys), lambda: self._gain(request, rows, first))
         return rows.with_bias(finite(rows.scores).abs() * gain)
 
-    def _gain(self, request: Request, rows: Rows) -> Tensor:
+    def _gain(self, request: Request, rows: Rows, first: bool) -> Tensor:
         """Give [B, 1, Q, K] α on local and β on summary tokens, in rows that predict a token."""
         scratch, keys = request.scratch(self), rows.image_keys.shape[1]
         local = request.prompt_keys(scratch["local"], keys).to(rows.scores)
         summary = request.prompt_keys(scratch["summary"], keys).to(rows.scores)
         gain = (self.alpha * local + self.beta * summary)[:, None, None]
-        return gain * request.predicting_rows(rows.editable.shape[1])[:, None]
+        predicting = predicting_rows(request, rows.editable.shape[1], first=first)
+        return gain * predicting[:, None]
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Guide the next token away from what the text alone suggests."""
         if self.gamma == 1:
             return logits
-        return guide(request, logits, self.gamma, self.cutoff)
+        return contrast(request, logits, TEXT_ONLY.name, self.gamma - 1, self.cutoff)
 
 
 def choose_patches(first: Tensor, late: Tensor, ratio: float) -> tuple[Tensor, Tensor]:

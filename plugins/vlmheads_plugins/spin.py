@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from vlmheads.headmap import HeadMap
-from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._maps import read_map, support
+from vlmheads_plugins._maps import RANKED, support
 
 
 @dataclass(frozen=True)
@@ -45,32 +44,23 @@ class SPIN(Plugin):
 
     keep: float = option(0.95, "share of the heads of a layer that pass", low=0.0, high=1.0)
     factor: float = option(0.08, "factor on the outputs of the others", low=0.0, high=1.0)
-    layers: tuple[int, ...] | None = option(None, "layers to act on; by default all")
+    layers: tuple[int, ...] | None = option(None, "layers to act on; by default all", kind="layers")
     head_map: HeadMap | str | None = option(
-        None, "rank the heads of a layer by this map, or file of one, and not by attention"
+        None,
+        "rank the heads of a layer by this map, or file of one, and not by attention",
+        kind="head_map",
+        measures=RANKED,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "head_map", read_map(self.head_map))
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
 
     @classmethod
     def neutral(cls) -> Self:
         """Return a suppression by 1."""
         return cls(factor=1.0)
 
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have, and a map of another model."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
-        if isinstance(self.head_map, HeadMap):
-            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
-            support(self.name, self.head_map)
-
     def on_prompt(self, request: Request) -> None:
         """Rank the heads of every layer by the map, where there is one."""
         if isinstance(self.head_map, HeadMap):
-            ranks = support(self.name, self.head_map).to(request.has_image.device)
+            ranks = support(self.head_map).to(request.has_image.device)
             request.scratch(self)["ranks"] = ranks
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_heads, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import chosen_heads, finite
@@ -43,26 +43,20 @@ class VAF(Plugin):
         0.95, "factor on the scores of tokens before the image", low=0, high=10
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default 9 to 14 of 32, scaled to the depth"
+        None, "layers to act on; by default 9 to 14 of 32, scaled to the depth", kind="layers"
     )
     heads: tuple[tuple[int, int], ...] = option(
-        (), "heads to act on, as [[layer, head], ...]; by default all of the layers"
+        (), "heads to act on, as [[layer, head], ...]; by default all of the layers", kind="heads"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        object.__setattr__(self, "heads", as_heads(self.name, self.heads))
+    def idle_options(self) -> dict[str, str]:
+        """Heads name their layers."""
+        return {"layers": "no heads"} if self.heads else {}
 
     @classmethod
     def neutral(cls) -> Self:
         """Return factors of 1."""
         return cls(enhance=1.0, suppress=1.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers and heads that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
-        geometry.check_heads(self.heads, f"{self.name}: heads")
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on: those given, those of the heads, or the paper's."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from vlmheads.detect.sinks import known_dimensions, massive_dimensions, sink_strength
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 
@@ -38,12 +38,12 @@ class VAR(Plugin):
     changed.
 
     Source: Kang et al., ICLR 2025, arXiv 2503.03321. Deviations: `form="release"` follows the
-    released code: φ > τ, the share of sinks compared with 1 - ρ and 10⁻⁶ in its denominator, and
-    the last layer edited too, which the paper leaves out. `rho` and `p` keep the paper's meaning
-    there (the released code's are 1 - ρ and 1 - p). `p` is the complement of the released
-    configuration's 0.6, `rho` the paper's for hallucination (0.8 in general, 0.9 for vision-centric
-    tasks); the paper gives no number for `minimum`, the released code does. On Qwen3-VL the state
-    is looked at before features of its encoder's layers are added to it.
+    released code: φ > τ, the share of sinks compared with 1 - ρ and 10⁻⁶ for every image token in
+    its denominator, and the last layer edited too, which the paper leaves out. `rho` and `p` keep
+    the paper's meaning there (the released code's are 1 - ρ and 1 - p). `p` is the complement of
+    the released configuration's 0.6, `rho` the paper's for hallucination (0.8 in general, 0.9 for
+    vision-centric tasks); the paper gives no number for `minimum`, the released code does. On
+    Qwen3-VL the state is looked at before features of its encoder's layers are added to it.
 
     Cost: the text rows once more in each layer; in decoding one row.
 
@@ -60,20 +60,16 @@ class VAR(Plugin):
     tau: float = option(20.0, "least φ of a sink token", low=0, high=1000)
     minimum: float = option(0.2, "least attention on the image of a head", low=0, high=1)
     dimensions: tuple[int, ...] | None = option(
-        None, "sink dimensions of the hidden state; by default those on record, or found"
+        None,
+        "sink dimensions of the hidden state; by default those on record, or found",
+        kind="indices",
     )
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default all but the first two and the last"
+        None, "layers to act on; by default all but the first two and the last", kind="layers"
     )
     form: str = option(
         "paper", "follow the paper or the released code", choices=("paper", "release")
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        if self.dimensions is not None:
-            object.__setattr__(self, "dimensions", _as_dimensions(self.dimensions))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -81,8 +77,7 @@ class VAR(Plugin):
         return cls(p=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have, and the first, whose input is not seen."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
+        """Refuse the first layer, whose input is not seen."""
         chosen = self.chosen_layers(geometry)
         if not chosen or 0 in chosen:
             raise VlmHeadsError(
@@ -144,7 +139,8 @@ class VAR(Plugin):
         # Attention on all of the image, its sinks, the rest of it, and all sinks.
         image, own, rest, sinks = torch.split(prompt @ marks, 1, dim=-1)
         if self.form == "release":
-            centric = own / (image + 1e-6) <= 1 - self.rho
+            tokens = marks[..., :1].sum(dim=2, keepdim=True)
+            centric = own / (image + 1e-6 * tokens) <= 1 - self.rho
         else:
             centric = rest >= self.rho * image
         chosen = centric & (image >= self.minimum) & (rest > 0)
@@ -165,12 +161,3 @@ class VAR(Plugin):
             return None
         marks = torch.stack([image, image & sinks, image & ~sinks, sinks], dim=-1)
         return (marks & seeing[:, None, None]).to(torch.float32)
-
-
-def _as_dimensions(dimensions: object) -> tuple[int, ...]:
-    """Check a list of dimensions."""
-    if not isinstance(dimensions, (list, tuple)) or not dimensions:
-        raise VlmHeadsError(f"var: dimensions={dimensions!r}", "a list such as [1415, 2533]")
-    if any(isinstance(d, bool) or not isinstance(d, int) or d < 0 for d in dimensions):
-        raise VlmHeadsError(f"var: dimensions={dimensions!r}", "whole numbers from 0 on")
-    return tuple(sorted(set(dimensions)))

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vlmheads.model.vision import PIXELS
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
-from vlmheads_plugins._contrast import keep_plausible, precise, where_image
+from vlmheads_plugins._contrast import contrast
 
 NOISED = "noised"
 _STEPS = 1000
@@ -67,7 +68,7 @@ class VCD(Plugin):
         pixels: Tensor = inputs[PIXELS]
         kept, added = diffusion(self.step)
         noise = image_noise(inputs, self.seed).to(pixels.device)
-        noised = (kept * precise(pixels) + added * noise).to(pixels.dtype)
+        noised = (kept * at_least_float32(pixels) + added * noise).to(pixels.dtype)
         if pixels.ndim == 5:
             # Models tell tiles that only pad the batch by their zeros.
             filled = (pixels != 0).flatten(2).any(dim=2)[:, :, None, None, None]
@@ -78,11 +79,7 @@ class VCD(Plugin):
         """Contrast the next token."""
         if not self.alpha and not self.cutoff:
             return logits
-        edited = clear = precise(logits)
-        if self.alpha:
-            noised = precise(request.streams[NOISED])
-            edited = (1 + self.alpha) * clear - self.alpha * noised
-        return where_image(request, keep_plausible(edited, clear, self.cutoff), logits)
+        return contrast(request, logits, NOISED, self.alpha, self.cutoff)
 
 
 def _same(prompt: Prompt) -> Prompt:

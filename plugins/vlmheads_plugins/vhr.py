@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.detect.heads import Form, filter_negative_heads, head_divergence
+from vlmheads.detect.divergence import Form, filter_negative_heads, head_divergence
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._maps import read_map
+from vlmheads_plugins._maps import FOR_THE_IMAGE
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,28 @@ class VHR(Plugin):
 
     alpha: float = option(2.0, "factor on the outputs of the chosen heads", low=0.0, high=10.0)
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default the second and the last 14 of 32, scaled to the depth"
+        None,
+        "layers to act on; by default the second and the last 14 of 32, scaled to the depth",
+        kind="layers",
     )
     filter: bool | str = option(
         True, 'leave out negative heads; true is "paper"', choices=(True, False, "paper", "release")
     )
     head_map: HeadMap | str | None = option(
-        None, "choose heads by this map, or file of one, and do not measure"
+        None,
+        "choose heads by this map, or file of one, and do not measure",
+        kind="head_map",
+        measures=FOR_THE_IMAGE,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        object.__setattr__(self, "head_map", read_map(self.head_map))
 
     @classmethod
     def neutral(cls) -> Self:
         """Return a reinforcement by 1."""
         return cls(alpha=1.0)
 
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers that the model does not have, and a map of another model."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
-        if isinstance(self.head_map, HeadMap):
-            geometry.require(self.head_map.geometry, f"{self.name}: the head map")
+    def idle_options(self) -> dict[str, str]:
+        """Filter what is measured, not a map."""
+        return {} if self.head_map is None or self.filter == "paper" else {"filter": "no head_map"}
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on: those given, or the paper's scaled to the model's depth."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise, where_image
+from vlmheads_plugins._contrast import settle
 from vlmheads_plugins._exits import keep_output, kept_outputs, normed
 
 # What a length is at least before something is divided by it.
@@ -57,15 +58,13 @@ class VISTA(Plugin):
         "paper", "steer the residual stream, or MLP outputs", choices=("paper", "release")
     )
     window: int | None = option(
-        None, "w, layers before the last whose logits are averaged; default 5 (release 6) of 32"
+        None,
+        "w, layers before the last whose logits are averaged; default 5 (release 6) of 32",
+        kind="int",
+        low=1,
+        high=1000,
     )
     norm: bool = option(False, "apply the decoder's last norm before the vocabulary head")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        window = self.window
-        if window is not None and (isinstance(window, bool) or not isinstance(window, int)):
-            raise VlmHeadsError(f"{self.name}: window={window!r}", "a whole number")
 
     @classmethod
     def neutral(cls) -> Self:
@@ -88,7 +87,7 @@ class VISTA(Plugin):
             return self.window
         return max(1, round(geometry.layers * (6 if self.form == "release" else 5) / 32))
 
-    def _late(self, geometry: Geometry) -> tuple[int, ...]:
+    def late_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers whose logits are averaged."""
         return tuple(range(geometry.layers - 1 - self._window(geometry), geometry.layers - 1))
 
@@ -105,7 +104,10 @@ class VISTA(Plugin):
             )
         seen = request.image_forward(hidden=layers).hidden
         blind = request.text_only_forward(hidden=layers).hidden
-        vectors = {layer: precise(seen[layer]) - precise(blind[layer]) for layer in layers}
+        vectors = {
+            layer: at_least_float32(seen[layer]) - at_least_float32(blind[layer])
+            for layer in layers
+        }
         if self.form == "release":
             vectors = {layer: F.normalize(vector, dim=-1) for layer, vector in vectors.items()}
         request.scratch(self)["steps"] = {
@@ -119,13 +121,13 @@ class VISTA(Plugin):
         if self.strength and steered:
             scratch = request.scratch(self)
             steer = _steer_mlp if self.form == "release" else _steer_residual
-            edited = steer(precise(hidden), scratch["steps"][layer]).to(hidden.dtype)
+            edited = steer(at_least_float32(hidden), scratch["steps"][layer]).to(hidden.dtype)
             if scratch["mixed"]:
                 edited = torch.where(
                     request.has_image.to(hidden.device)[:, None, None], edited, hidden
                 )
             hidden = edited
-        if self.gamma and site == "residual" and layer in self._late(request.geometry):
+        if self.gamma and site == "residual" and layer in self.late_layers(request.geometry):
             keep_output(request, self, layer, hidden)
         return hidden
 
@@ -133,12 +135,12 @@ class VISTA(Plugin):
         """Mix in the mean logits of the late layers."""
         if not self.gamma:
             return logits
-        outputs = kept_outputs(request, self, self._late(request.geometry))
+        outputs = kept_outputs(request, self, self.late_layers(request.geometry))
         if self.norm:
             outputs = normed(request, outputs)
         late = request.anatomy.unembed(outputs.mean(dim=1), norm=False)
-        mixed = (1 - self.gamma) * precise(logits) + self.gamma * precise(late)
-        return where_image(request, mixed, logits)
+        mixed = (1 - self.gamma) * at_least_float32(logits) + self.gamma * at_least_float32(late)
+        return settle(request, mixed, logits)
 
 
 def _steer_residual(hidden: Tensor, step: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import examine
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._contrast import precise
 
 SCHEMA = 1
 # The release's fixed factor beside its strength.
@@ -121,7 +121,7 @@ def measure_directions(
             torch.cat([state[:, -1] for state in _states(model, inputs)])
             for inputs in (truthful, hallucinated)
         )
-        differences.append((precise(one) - precise(two)).cpu())
+        differences.append((at_least_float32(one) - at_least_float32(two)).cpu())
     if len(differences) < 2:
         raise VlmHeadsError(f"{len(differences)} pairs of captions", "two or more")
     data = torch.stack(differences)
@@ -162,13 +162,10 @@ class VTI(Plugin):
     paper: ClassVar[str] = "Liu et al., ICLR 2025, arXiv 2410.15778 (textual half)"
     cost: ClassVar[str] = "no extra pass"
 
-    directions: Directions | str | None = option(None, "directions, or the file of some")
+    directions: Directions | str | None = option(
+        None, "directions, or the file of some", kind="path", holds=Directions
+    )
     strength: float = option(0.9, "how far to turn; 0 is none", low=0.0, high=100.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.directions, (str, Path)):
-            object.__setattr__(self, "directions", Directions.load(self.directions))
 
     @classmethod
     def neutral(cls) -> Self:
@@ -176,10 +173,8 @@ class VTI(Plugin):
         return cls(strength=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing directions, and those of another model."""
-        if isinstance(self.directions, Directions):
-            geometry.require(self.directions.geometry, f"{self.name}: directions")
-        elif self.strength:
+        """Refuse missing directions."""
+        if self.directions is None and self.strength:
             raise VlmHeadsError(
                 f"{self.name} without directions",
                 "directions, or the path of saved ones",
@@ -205,7 +200,7 @@ class VTI(Plugin):
         """Turn the output of an MLP."""
         if not self.strength or site != "mlp":
             return hidden
-        output = precise(hidden)
+        output = at_least_float32(hidden)
         step: Tensor = request.scratch(self)["steps"][layer].to(hidden.device)
         length = torch.linalg.vector_norm(output, dim=-1, keepdim=True)
         # u times the length of x, which falls out when u is brought to that length.

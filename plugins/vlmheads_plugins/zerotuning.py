@@ -8,8 +8,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from vlmheads.model.geometry import Geometry
-from vlmheads.plugin import Plugin, as_heads, as_layers, option
+from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import chosen_heads
@@ -43,17 +42,16 @@ class ZeroTuning(Plugin):
 
     gamma: float = option(0.6, "factor on the attention on the first token", low=0.001, high=1000)
     heads: tuple[tuple[int, int], ...] = option(
-        (), "heads to act on, as [[layer, head], ...]; by default all"
+        (), "heads to act on, as [[layer, head], ...]; by default all", kind="heads"
     )
-    layers: tuple[int, ...] | None = option(None, "layers to act on; by default all")
+    layers: tuple[int, ...] | None = option(None, "layers to act on; by default all", kind="layers")
     rows: str = option(
         "all", "edit all rows, or those of text after the image", choices=("all", "text")
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
-        object.__setattr__(self, "heads", as_heads(self.name, self.heads))
+    def idle_options(self) -> dict[str, str]:
+        """Heads name their layers."""
+        return {"layers": "no heads"} if self.heads else {}
 
     @classmethod
     def neutral(cls) -> Self:
@@ -64,11 +62,6 @@ class ZeroTuning(Plugin):
     def whole_map(self) -> bool:
         """Whether rows before the end of the image are edited too."""
         return self.rows == "all" and self.gamma != 1
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse layers and heads that the model does not have."""
-        geometry.check_layers(self.layers or (), f"{self.name}: layers")
-        geometry.check_heads(self.heads, f"{self.name}: heads")
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Add log γ to the scores of the first token."""

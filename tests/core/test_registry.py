@@ -138,7 +138,7 @@ def test_options_are_read_from_text() -> None:
         ("vhr:alpha=true", "a number"),
         ("vhr:filter=maybe", "one of True, False"),
         ("vhr:layers=[]", "a list of layer indices"),
-        ("vhr:layers=[-1]", "whole numbers"),
+        ("vhr:layers=[-1]", "indices from 0 on"),
         ("vhr:head_map=nowhere.safetensors", "no file nowhere.safetensors"),
     ],
 )

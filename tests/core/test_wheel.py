@@ -24,7 +24,7 @@ def test_the_wheel_holds_the_packages_and_their_data_and_no_other_name(tmp_path:
         assert f"{package}/__init__.py" in names
     for data in (
         "vlmheads_testbed/model/model.safetensors",
-        "vlmheads_eval/data/coco_objects.json",
+        "vlmheads_eval/chair/coco_objects.json",
     ):
         assert data in names
     assert any(name.endswith("licenses/NOTICE") for name in names)

@@ -38,5 +38,5 @@ def handmade() -> Path:
 
 @pytest.fixture(scope="session")
 def nltk_data(shared: Callable[[str], Path]) -> Path:
-    """The data of the wordnet lineage, already where NLTK looks for them."""
+    """The data of the wordnet variant, already where NLTK looks for them."""
     return shared("nltk_data")

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from vlmheads_eval.amber import load_amber, read_responses, score_amber
+from vlmheads_eval.amber import AmberTruth, load_amber, read_responses, score_amber
 
 from vlmheads.errors import VlmHeadsError
 
@@ -80,3 +80,16 @@ def test_a_response_to_an_unknown_item_is_refused(truth):
 def test_a_similarity_that_is_not_installed_is_named(truth):
     with pytest.raises(VlmHeadsError, match="en_core_web_lg is not installed"):
         score_amber({1: "A dog."}, truth, "spacy:en_core_web_lg")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dimension", "accuracy"),
+    [
+        ("discriminative-attribute-state", "state", 99.9),
+        ("discriminative-attribute-state", "attribute", 99.7),
+        ("discriminative-hallucination", "existence", 99.9),
+    ],
+)
+def test_every_part_of_a_dimension_starts_its_own_counter(kind, dimension, accuracy):
+    truth = AmberTruth({1: {"type": kind, "truth": "no"}}, {}, frozenset())
+    assert score_amber({1: "No"}, truth)["discriminative"][dimension]["accuracy"] == accuracy

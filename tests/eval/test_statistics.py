@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlmheads_eval.frontier_distance import interpolate
+from vlmheads_eval.chair.score import interpolate
 from vlmheads_eval.statistics import estimate, holm, mcnemar, resample, weight_blocks
 
 
@@ -66,3 +66,7 @@ def test_interpolation_is_that_of_numpy_row_by_row():
     assert interpolate(at, x, y).tolist() == [
         np.interp(value, *rows) for value, *rows in zip(at, x, y, strict=True)
     ]
+
+
+def test_a_p_value_is_never_zero_for_lack_of_draws():
+    assert estimate(1.0, np.ones(99)).p == pytest.approx(2 / 100)

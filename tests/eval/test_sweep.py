@@ -27,8 +27,8 @@ def test_several_draws_of_a_control_are_runs_of_their_own(tmp_path):
     [
         ("runs: [", r"spec\.yaml"),
         ("3", "no list of runs"),
-        ("runs: []", "one run or more"),
-        ("runs: [{name: a}, {name: a}]", "own name"),
+        ("runs: []", "at least one run"),
+        ("runs: [{name: a}, {name: a}]", "distinct names"),
         ("runs: [{plugins: vhr}]", "run"),
         ("runs: [{name: a}]\nmodles: x", "unknown field 'modles'"),
     ],

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlmheads_eval.marking import coco_objects
 from vlmheads_eval.word_scores import (
     WordTable,
     auroc,
@@ -123,18 +122,9 @@ def test_words_of_one_kind_cannot_be_fitted_on() -> None:
         fit_scorer(alike, GEOMETRY, {})
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A man in a bow tie ate two hot dogs.", ["man=person", "bow tie=tie", "hot dogs=hot dog"]),
-        ("There isn't a cat on the Dining Table.", ["Dining Table=dining table"]),
-        ('The "dog" can\'t see the orange car', ["dog=dog", "car=car"]),
-        ("İstanbul has a dog", []),  # a letter whose lower case is longer
-        ("", []),
-    ],
-)
-def test_objects_are_marked_from_their_first_word_to_their_last(
-    text: str, expected: list[str]
-) -> None:
-    found = [f"{text[start:end]}={name}" for start, end, name in coco_objects(text)]
-    assert found == expected
+@pytest.mark.parametrize("false_alarms", [0.0, 0.05, 0.1, 0.25])
+def test_the_threshold_flags_no_larger_share_of_true_words(false_alarms: float) -> None:
+    words = table(14)
+    scorer = fit_scorer(words, GEOMETRY, {}, false_alarms=false_alarms)
+    flagged = words.scores(scorer, GEOMETRY) < scorer.threshold
+    assert flagged[words.true].mean() <= false_alarms

@@ -14,6 +14,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from build import entries
 from checks import CHECKS, BrokenError, Case
 from inputs import row_of
@@ -77,7 +79,8 @@ def main(arguments: list[str]) -> None:
         for name, text in bad.items():
             say(f"    {name}: {text}")
     if out is not None:
-        out.write_text(json.dumps(results, indent=1))
+        versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+        out.write_text(json.dumps({"versions": versions, "entries": results}, indent=1))
 
 
 if __name__ == "__main__":

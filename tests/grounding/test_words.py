@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from vlmheads import Captioner, VlmHeadsError, Word, attach
 from vlmheads.grounding import grounding
 from vlmheads.grounding.scores import Scorer
-from vlmheads.grounding.words import find_objects, token_spans, word_spans
+from vlmheads.grounding.words import find_objects, token_masks, token_spans, word_spans
 from vlmheads.model.geometry import Geometry
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"))
@@ -179,6 +179,17 @@ def test_objects_are_found_by_name_number_and_sense() -> None:
     text = "A man with a bow tie and two Wine Glasses; there isn't a dog."
     found = [(text[start:end], name) for start, end, name in find_objects(text)]
     assert found == [("man", "person"), ("bow tie", "tie"), ("Wine Glasses", "wine glass")]
+
+
+def test_masks_hold_the_tokens_that_overlap_a_span_of_their_kind() -> None:
+    tokenizer = embedded().processor.tokenizer
+    texts = ["There is a dog and a bird.", "A bird."]
+    dogs: list[list[tuple[int, int]]] = [[(11, 14)], []]
+    birds = [[(21, 25)], [(2, 6)]]
+    ids, dog, bird = token_masks(tokenizer, texts, dogs, birds)
+    assert ids.shape == dog.shape == bird.shape
+    assert tokenizer.decode(ids[dog]).split() == ["dog"]
+    assert tokenizer.decode(ids[bird]).split() == ["bird", "bird"]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from vlmheads_eval.generation import model_fingerprint
+from vlmheads_eval.predict.model import model_fingerprint
 
 from vlmheads import Captioner, HeadMap, VlmHeadsError
 from vlmheads.cli import main

@@ -35,7 +35,7 @@ def test_the_likeliest_token_is_never_cut_off(guidance: float, cutoff: float) ->
     _, plain = agree.generate(model, row, CFG.neutral(), 1)
     _, logits = agree.generate(model, row, plugin, 1)
     assert not bool(logits.isnan().any())
-    assert bool(logits[0, plain[0].argmax()].isfinite())
+    assert float(logits[0].max() - logits[0, plain[0].argmax()]) < 900
 
 
 def test_two_methods_that_contrast_are_refused_together() -> None:

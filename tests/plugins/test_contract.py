@@ -1,12 +1,21 @@
 """One contract for all plugins, on all families: the invariants of docs/architecture.md.
 
 A plugin joins by being registered, a family by its row in tests/support/tiny.py.
+
+Which rows are run is a function of these two lists. Every plugin meets every family: once in the
+test of each invariant that depends on both. Backend and decoding mode rotate over these pairs, so
+that every plugin, and every family, meets each of the twelve combinations of the two. What belongs
+to the installation or to a plugin alone (exceptions, leftovers of an earlier generation, prompts
+without an image) is run on a diagonal: every plugin once, every family once. Whether sdpa and eager
+agree is asked on every family of plugins that edit attention rows, of the others on the diagonal.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, islice
 from typing import Any
 
 import pytest
@@ -16,8 +25,9 @@ from active import REFUSED, contract_plugins, make
 
 from vlmheads import VlmHeadsError, attach
 
-LENGTHS = (5, 3, 7)
+LENGTHS = (3, 7)
 NEW_TOKENS = 5
+BACKENDS = ("sdpa", "eager")
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beams": {"num_beams": 3},
@@ -53,7 +63,7 @@ def batch(family: str) -> dict[str, torch.Tensor]:
 
 
 @cache
-def single(family: str, index: int = 1) -> dict[str, torch.Tensor]:
+def single(family: str, index: int = 0) -> dict[str, torch.Tensor]:
     return tiny.row(family, LENGTHS, index)
 
 
@@ -63,153 +73,213 @@ def prompts(family: str, mode: str) -> list[dict[str, torch.Tensor]]:
 
 
 @cache
-def plain(family: str, attention: str, mode: str) -> list[Result]:
-    model = tiny.build(family, attention)
+def plain(family: str, backend: str, mode: str) -> list[Result]:
+    model = tiny.build(family, backend)
     return [run(model, inputs, mode) for inputs in prompts(family, mode)]
+
+
+@cache
+def alone(family: str, name: str, backend: str, index: int = 0) -> Result:
+    """What a plugin makes greedy search say of one prompt."""
+    model = tiny.build(family, backend)
+    with attach(model, make(name, family)):
+        return run(model, single(family, index), "greedy")
 
 
 def same(one: Result, other: Result) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.fixture(
-    params=[
-        pytest.param((family, name), id=f"{family}-{name}", marks=pytest.mark.xdist_group(family))
-        for family in tiny.FAMILIES
-        for name in contract_plugins()
-    ]
-)
-def case(request: pytest.FixtureRequest) -> tuple[str, str]:
-    family, name = request.param
-    return family, name
+@dataclass(frozen=True)
+class Case:
+    """A plugin on a family, and under which backend and in which mode the two meet."""
+
+    family: str
+    name: str
+    backend: str
+    mode: str
+    turn: int
+
+    @property
+    def way(self) -> str:
+        """A way to decode that has to say what greedy search says."""
+        return ("lookup", "static", "no cache")[self.turn // len(BACKENDS) % 3]
 
 
-def refused(family: str, name: str) -> bool:
+def pairs(plugins: list[str], families: list[str]) -> list[Case]:
+    """Every plugin on every family, under combinations of backend and mode that take turns."""
+    found = []
+    for row, family in enumerate(families):
+        for column, name in enumerate(plugins):
+            turn = row + column
+            backend = BACKENDS[turn % len(BACKENDS)]
+            mode = list(MODES)[turn // len(BACKENDS) % len(MODES)]
+            found.append(Case(family, name, backend, mode, turn))
+    return found
+
+
+def diagonal(plugins: list[str], families: list[str]) -> list[Case]:
+    """As few of the pairs as hold every plugin and every family."""
+    count = max(len(plugins), len(families))
+    chosen = set(zip(islice(cycle(plugins), count), islice(cycle(families), count), strict=True))
+    return [case for case in pairs(plugins, families) if (case.name, case.family) in chosen]
+
+
+NAMES, FAMILIES = list(contract_plugins()), list(tiny.FAMILIES)
+PAIRS, DIAGONAL = pairs(NAMES, FAMILIES), diagonal(NAMES, FAMILIES)
+OF_ROWS = [case for case in PAIRS if "on_attention" in contract_plugins()[case.name].hooks()]
+
+
+def each(cases: list[Case], says: str = "mode") -> Any:
+    """Run a test for each case; those of a family stay in one process, which has built it.
+
+    The attribute `says` of a case stands in front of its name.
+    """
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(
+                case,
+                id=f"{getattr(case, says)}-{case.backend}-{case.family}-{case.name}",
+                marks=pytest.mark.xdist_group(case.family),
+            )
+            for case in cases
+        ],
+    )
+
+
+def refused(case: Case) -> bool:
     """Whether the plugin refuses the family; then that is what is tested."""
-    word = REFUSED.get((name, family))
+    word = REFUSED.get((case.name, case.family))
     if word is None:
         return False
-    model = tiny.build(family)
-    with pytest.raises(VlmHeadsError, match=word), attach(model, make(name, family)):
-        run(model, batch(family), "greedy")
+    model = tiny.build(case.family)
+    plugin = make(case.name, case.family)
+    with pytest.raises(VlmHeadsError, match=word), attach(model, plugin):
+        run(model, batch(case.family), "greedy")
     return True
 
 
-def test_neutral_options_change_no_bit(case: tuple[str, str]) -> None:
-    family, name = case
-    neutral = contract_plugins()[name].neutral()
-    for attention in ("sdpa", "eager"):
-        model = tiny.build(family, attention)
-        for mode in MODES:
-            expected = plain(family, attention, mode)
-            for inputs, before in zip(prompts(family, mode), expected, strict=True):
-                with attach(model, neutral):
-                    during = run(model, inputs, mode)
-                assert same(during, before), (attention, mode, len(inputs["input_ids"]))
+def test_every_plugin_meets_every_family_backend_and_mode() -> None:
+    combinations = {(backend, mode) for backend in BACKENDS for mode in MODES}
+    assert {(case.name, case.family) for case in PAIRS} == {
+        (name, family) for name in NAMES for family in FAMILIES
+    }
+    for name in NAMES:
+        assert {(c.backend, c.mode) for c in PAIRS if c.name == name} == combinations
+    for family in FAMILIES:
+        assert {(c.backend, c.mode) for c in PAIRS if c.family == family} == combinations
+    assert {case.name for case in DIAGONAL} == set(NAMES)
+    assert {case.family for case in DIAGONAL} == set(FAMILIES)
+    assert len(DIAGONAL) == max(len(NAMES), len(FAMILIES))
 
 
-def test_it_acts_and_then_leaves_no_trace(case: tuple[str, str]) -> None:
-    family, name = case
-    if refused(family, name):
+@each(PAIRS)
+def test_neutral_options_change_no_bit(case: Case) -> None:
+    neutral = contract_plugins()[case.name].neutral()
+    model = tiny.build(case.family, case.backend)
+    expected = plain(case.family, case.backend, case.mode)
+    for inputs, before in zip(prompts(case.family, case.mode), expected, strict=True):
+        with attach(model, neutral):
+            during = run(model, inputs, case.mode)
+        assert same(during, before), len(inputs["input_ids"])
+
+
+@each(PAIRS)
+def test_it_acts_and_then_leaves_no_trace(case: Case) -> None:
+    if refused(case):
         return
-    for attention in ("sdpa", "eager"):
-        model = tiny.build(family, attention)
-        (before, *_) = plain(family, attention, "greedy")
-        hooks = hook_count(model)
-        with attach(model, make(name, family)):
-            during = run(model, single(family), "greedy")
-        assert not torch.equal(during[1], before[1]), "the plugin does nothing"
-        assert not bool(during[1].isnan().any())
-        assert hook_count(model) == hooks
-        assert not [m for m in model.modules() if "_vlmheads" in m.__dict__]
-        assert model.get_decoder().config._attn_implementation == attention
-        assert same(run(model, single(family), "greedy"), before)
+    model = tiny.build(case.family, case.backend)
+    before = plain(case.family, case.backend, "greedy")[0]
+    hooks = hook_count(model)
+    during = alone(case.family, case.name, case.backend)
+    assert not torch.equal(during[1], before[1]), "the plugin does nothing"
+    assert not bool(during[1].isnan().any())
+    assert hook_count(model) == hooks
+    assert not [m for m in model.modules() if "_vlmheads" in m.__dict__]
+    assert model.get_decoder().config._attn_implementation == case.backend
+    assert same(run(model, single(case.family), "greedy"), before)
 
 
-def test_a_padded_batch_gives_each_row_what_it_gets_alone(case: tuple[str, str]) -> None:
-    family, name = case
-    if refused(family, name):
+@each(PAIRS)
+def test_a_padded_batch_gives_each_row_what_it_gets_alone(case: Case) -> None:
+    if refused(case):
         return
-    model, plugin = tiny.build(family), make(name, family)
-    for mode in ("greedy", "beams"):
-        with attach(model, plugin):
-            together = run(model, batch(family), mode)
-            alone = [run(model, single(family, index), mode) for index in range(len(LENGTHS))]
-        assert together[0].tolist() == [ids[0].tolist() for ids, _ in alone], mode
-        if mode == "greedy":
-            for index, (_, logits) in enumerate(alone):
-                torch.testing.assert_close(together[1][:, index], logits[:, 0], atol=1e-4, rtol=0)
+    mode = "beams" if case.turn // len(BACKENDS) % 2 else "greedy"
+    model = tiny.build(case.family, case.backend)
+    rows = range(len(LENGTHS))
+    with attach(model, make(case.name, case.family)):
+        together = run(model, batch(case.family), mode)
+        if mode == "beams":
+            found = [run(model, single(case.family, index), mode) for index in rows]
+    if mode == "greedy":
+        found = [alone(case.family, case.name, case.backend, index) for index in rows]
+        for index, (_, logits) in enumerate(found):
+            torch.testing.assert_close(together[1][:, index], logits[:, 0], atol=1e-4, rtol=1e-7)
+    assert together[0].tolist() == [ids[0].tolist() for ids, _ in found]
 
 
-def test_sdpa_and_eager_agree(case: tuple[str, str]) -> None:
-    family, name = case
-    if refused(family, name):
+@each([case for case in PAIRS if case in OF_ROWS or case in DIAGONAL])
+def test_sdpa_and_eager_agree(case: Case) -> None:
+    if refused(case):
         return
-    results = []
-    for attention in ("sdpa", "eager"):
-        model = tiny.build(family, attention)
-        with attach(model, make(name, family)):
-            results.append(run(model, batch(family), "greedy"))
-    assert results[0][0].tolist() == results[1][0].tolist()
-    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=0)
+    one, other = (alone(case.family, case.name, backend) for backend in BACKENDS)
+    assert one[0].tolist() == other[0].tolist()
+    torch.testing.assert_close(one[1], other[1], atol=1e-4, rtol=1e-7)
 
 
-def test_prompt_lookup_and_a_static_cache_say_what_greedy_search_says(
-    case: tuple[str, str],
-) -> None:
-    family, name = case
-    if refused(family, name):
+@each(PAIRS, says="way")
+def test_other_ways_to_decode_say_what_greedy_search_says(case: Case) -> None:
+    if refused(case):
         return
-    model, plugin = tiny.build(family), make(name, family)
+    model, plugin = tiny.build(case.family, case.backend), make(case.name, case.family)
     with attach(model, plugin):
-        greedy = run(model, single(family), "greedy")
-        assert run(model, single(family), "lookup")[0].tolist() == greedy[0].tolist()
-        if plugin.streams:
+        if case.way == "static" and plugin.streams:
             with pytest.raises(VlmHeadsError, match="StaticCache"):
-                run(model, single(family), "static")
-        else:
-            assert run(model, single(family), "static")[0].tolist() == greedy[0].tolist()
+                run(model, single(case.family), case.way)
+            return
+        found = run(model, single(case.family), case.way)
+    assert found[0].tolist() == alone(case.family, case.name, case.backend)[0].tolist()
 
 
-def test_nothing_survives_from_one_generation_to_the_next(case: tuple[str, str]) -> None:
-    family, name = case
-    if refused(family, name):
+@each(DIAGONAL)
+def test_nothing_survives_from_one_generation_to_the_next(case: Case) -> None:
+    if refused(case):
         return
-    model = tiny.build(family)
-    with attach(model, make(name, family)):
-        run(model, batch(family), "beams")
-        second = run(model, single(family, 2), "greedy")
-    with attach(model, make(name, family)):
-        first = run(model, single(family, 2), "greedy")
-    assert same(first, second)
+    model = tiny.build(case.family, case.backend)
+    with attach(model, make(case.name, case.family)):
+        run(model, batch(case.family), "beams")
+        second = run(model, single(case.family), "greedy")
+    assert same(alone(case.family, case.name, case.backend), second)
 
 
-def test_a_prompt_without_an_image_passes_through(case: tuple[str, str]) -> None:
-    family, name = case
-    model = tiny.build(family)
+@each(DIAGONAL)
+def test_a_prompt_without_an_image_passes_through(case: Case) -> None:
+    model = tiny.build(case.family, case.backend)
     ids = torch.tensor([[5, 9, 7, 4], [3, 8, 2, 6]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if types := tiny.SPECS[family].types:
+    if types := tiny.SPECS[case.family].types:
         inputs[types] = torch.zeros_like(ids)
     results = []
-    for context in (nullcontext(), attach(model, make(name, family))):
+    for context in (nullcontext(), attach(model, make(case.name, case.family))):
         with context:
             results.append(run(model, inputs, "greedy"))
     assert same(*results)
 
 
-def test_an_exception_inside_generate_leaves_the_model_as_it_was(case: tuple[str, str]) -> None:
-    family, name = case
-    if refused(family, name):
+@each(DIAGONAL)
+def test_an_exception_inside_generate_leaves_the_model_as_it_was(case: Case) -> None:
+    if refused(case):
         return
-    model = tiny.build(family)
+    model = tiny.build(case.family, case.backend)
 
     def stop(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), attach(model, make(name, family)):
-        model.generate(**single(family), max_new_tokens=4, stopping_criteria=[stop])
-    assert same(run(model, single(family), "greedy"), plain(family, "sdpa", "greedy")[0])
+    with pytest.raises(KeyboardInterrupt), attach(model, make(case.name, case.family)):
+        model.generate(**single(case.family), max_new_tokens=4, stopping_criteria=[stop])
+    before = plain(case.family, case.backend, "greedy")[0]
+    assert same(run(model, single(case.family), "greedy"), before)
 
 
 def hook_count(model: torch.nn.Module) -> int:

@@ -45,7 +45,7 @@ def outliers_only(family: str, k: int, layer: int) -> Any:
                 hidden.append(side.weights["embed_tokens.weight"][token])
             elif patch in best:
                 hidden.append(features[patch])
-        return side._forward(torch.stack(hidden))
+        return side.forward(torch.stack(hidden))
 
     return begin
 
@@ -83,7 +83,7 @@ def test_the_likeliest_token_is_never_cut_off(alpha: float, cutoff: float, k: in
     _, plain = agree.generate(model, row, DAMRO.neutral(), 1)
     _, logits = agree.generate(model, row, plugin, 1)
     assert not bool(logits.isnan().any())
-    assert bool(logits[0, plain[0].argmax()].isfinite())
+    assert float(logits[0].max() - logits[0, plain[0].argmax()]) < 900
 
 
 def test_a_vision_encoder_without_a_cls_token_is_refused() -> None:

@@ -46,7 +46,7 @@ def reference(family: str, layers: list[int], alpha: float, p: float, k: int) ->
         edited = torch.full_like(logits, -torch.inf)
         for token in kept:
             edited[token] = logits[token] + alpha * best * chosen[token]
-        return edited
+        return slow.settled(edited, logits)
 
     return slow.Edits(residual=keep, logits=correct)
 

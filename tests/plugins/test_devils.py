@@ -43,7 +43,7 @@ def test_devils_raises_the_scores_by_the_mean_of_the_heads(family: str) -> None:
 def test_the_released_layers_are_the_default() -> None:
     edits = slow.Edits(scores=raise_scores("llava", [1], 0.5))
     agree.assert_plugin_is(Devils(), edits, "llava")
-    assert Geometry("llava", 32, 32).scaled(5, 18) == tuple(range(5, 18))
+    assert Devils().chosen_layers(Geometry("llava", 32, 32)) == tuple(range(5, 19))
 
 
 @settings(max_examples=10, deadline=None)

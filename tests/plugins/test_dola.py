@@ -47,7 +47,7 @@ def reference(
         q = max(found, key=lambda pair: pair[0])[1]
         values = p.log() - strength * q.log()
         values[p < cutoff * p.max()] = -torch.inf
-        edited.append(values)
+        edited.append(slow.settled(values, logits))
         chosen.append(token := int(values.argmax()))
         if len(chosen) == 8:
             return chosen, torch.stack(edited)
@@ -96,7 +96,7 @@ def test_the_likeliest_token_is_never_cut_off(
     _, plain = agree.generate(model, row, DoLa.neutral(), 1)
     _, logits = agree.generate(model, row, plugin, 1)
     assert not bool(logits.isnan().any())
-    assert bool(logits[0, plain[0].argmax()].isfinite())
+    assert float(logits[0].max() - logits[0, plain[0].argmax()]) < 900
 
 
 def test_tokens_that_another_method_left_out_stay_out() -> None:
@@ -107,7 +107,7 @@ def test_tokens_that_another_method_left_out_stay_out() -> None:
         )
     logits = torch.cat(output.logits)
     assert not bool(logits.isnan().any())
-    assert bool(logits.isinf().any())
+    assert bool((logits < logits.amax(dim=-1, keepdim=True) - 900).any())
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused() -> None:

@@ -63,7 +63,7 @@ def test_the_likeliest_token_is_never_cut_off(
     _, plain = agree.generate(model, row, ICD.neutral(), 1)
     _, logits = agree.generate(model, row, plugin, 1)
     assert not bool(logits.isnan().any())
-    assert bool(logits[0, plain[0].argmax()].isfinite())
+    assert float(logits[0].max() - logits[0, plain[0].argmax()]) < 900
 
 
 def test_a_contrast_without_an_instruction_is_refused() -> None:

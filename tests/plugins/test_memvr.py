@@ -38,7 +38,7 @@ class Retracer(slow.Slow):
         if layer == 0:
             self.calls.append(-1)
         if layer in self.asked and self.calls[-1] == -1:
-            logits = self._norm("norm", hidden[-1]) @ self.weights["lm_head.weight"].T
+            logits = self.norm("norm", hidden[-1]) @ self.weights["lm_head.weight"].T
             best = logits.sort(descending=True).values[:10].softmax(-1)
             if float(-(best * best.log()).sum() / math.log(10)) > self.threshold:
                 self.calls[-1] = layer
@@ -105,7 +105,7 @@ def test_no_options_give_a_logit_that_is_not_a_number(ratio: float, threshold: f
     assert bool(logits.isfinite().all())
 
 
-@pytest.mark.parametrize("options", [{"stop": 4}, {"first": 2, "stop": 2}, {"first": -1}])
+@pytest.mark.parametrize("options", [{"stop": 4}, {"first": 2, "stop": 2}])
 def test_layers_that_cannot_be_asked_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(vlmheads.VlmHeadsError, match="asks layers"):
         vlmheads.attach(tiny.build("llava"), MemVR(**options))
@@ -114,3 +114,5 @@ def test_layers_that_cannot_be_asked_are_refused(options: dict[str, Any]) -> Non
 def test_a_layer_that_is_no_index_is_refused() -> None:
     with pytest.raises(vlmheads.VlmHeadsError, match="first=1.5"):
         MemVR(first=1.5)  # type: ignore[arg-type]
+    with pytest.raises(vlmheads.VlmHeadsError, match="first=-1"):
+        MemVR(first=-1)

@@ -131,6 +131,15 @@ def test_guidance_is_off_by_default_and_that_of_pai_where_it_is_on() -> None:
     assert torch.equal(plain[1], pai[1])
 
 
+def test_as_released_guidance_has_the_first_token_for_itself() -> None:
+    row, model, options = inputs([0]), model_with(2), {"alpha": 3.0, "beta": 1.0, "gamma": 1.3}
+    released = agree.generate(model, row, PAINT(form="release", **options), 3)[1]
+    alone = agree.generate(model, row, PAINT(alpha=0.0, beta=0.0, gamma=1.3), 3)[1]
+    assert torch.equal(released[0], alone[0])
+    assert not torch.equal(released[1], alone[1])
+    assert not torch.equal(agree.generate(model, row, PAINT(**options), 1)[1][0], alone[0])
+
+
 @settings(max_examples=10, deadline=None)
 @given(alpha=st.floats(0, 10), beta=st.floats(0, 10), ratio=st.floats(0, 1))
 def test_rows_sum_to_one_whatever_the_options(alpha: float, beta: float, ratio: float) -> None:

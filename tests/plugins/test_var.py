@@ -31,8 +31,13 @@ def reference(
     rho: float,
     p: float,
     least: float,
+    per_token: float | None = None,
 ) -> slow.Edits:
-    """VAR of one row: loops over heads and rows, as the formulas read."""
+    """VAR of one row: loops over heads and rows, as the formulas read.
+
+    With `per_token` the share of sinks is compared, as released, with that much for every image
+    token added to what it is a share of.
+    """
     visual = slow.image_columns(tiny.build(family), tiny.inputs(family))
     last_image = max(index for index, is_image in enumerate(visual.tolist()) if is_image)
     sinks: dict[int, set[int]] = {}
@@ -58,8 +63,14 @@ def reference(
                 row = weights[head, index]
                 mass = sum(float(row[j]) for j in images)
                 rest = sum(float(row[j]) for j in others)
-                if mass < least or rest == 0 or rest / mass < rho:
+                if mass < least or rest == 0:
                     continue
+                if per_token is None and rest / mass < rho:
+                    continue
+                if per_token is not None:
+                    own = sum(float(row[j]) for j in images if j in sinks[layer])
+                    if own / (mass + per_token * len(images)) > 1 - rho:
+                        continue
                 budget = p * sum(float(row[j]) for j in sinks[layer])
                 moved = {j: float(row[j]) * (1 - p) for j in sinks[layer]}
                 moved |= {j: float(row[j]) + budget * float(row[j]) / rest for j in others}
@@ -77,6 +88,52 @@ def test_var_redistributes_as_its_formulas_say(family: str, dims: list[int] | No
     edits = reference(family, dims, [1, 2, 3], least=0.1, **numbers)
     plugin = VAR(minimum=0.1, dimensions=dims, layers=(1, 2, 3), **numbers)
     agree.assert_plugin_is(plugin, edits, family)
+
+
+def released_numbers() -> dict[str, float]:
+    """Options that tell the released share from one with a single 10⁻⁶ in its denominator.
+
+    τ makes two of the image tokens sinks; 1 − ρ is between the two shares of one head in one row.
+    """
+    family, found = "llava", []
+    visual = slow.image_columns(tiny.build(family), tiny.inputs(family))
+
+    def look(layer: int, weights: Tensor) -> Tensor:
+        if layer == 1 and weights.shape[1] > 1:
+            found.append(weights[:, -1, visual].double())
+        return weights
+
+    slow.decode(tiny.build(family), tiny.inputs(family), slow.Edits(weights=look), tokens=1)
+    phi = []
+
+    def state(layer: int, hidden: Tensor) -> Tensor:
+        if layer == 0 and len(hidden) > 1:
+            phi.extend((x[[1, 2, 3]].abs() / x.square().mean().sqrt()).max() for x in hidden)
+        return hidden
+
+    slow.decode(tiny.build(family), tiny.inputs(family), slow.Edits(residual=state), tokens=1)
+    strengths = torch.stack(phi)[visual]
+    tau = float(strengths.sort().values[1:3].mean())
+    row = found[0][0]
+    rho = 1 - float(row[strengths > tau].sum() / (row.sum() + 2.5e-6))
+    return {"tau": tau, "rho": rho, "p": 0.6}
+
+
+def test_as_released_every_image_token_adds_to_the_denominator() -> None:
+    numbers = released_numbers()
+    plugin = VAR(minimum=0.0, dimensions=(1, 2, 3), layers=(1,), form="release", **numbers)
+    right, wrong = (
+        slow.decode(
+            tiny.build("llava"),
+            tiny.inputs("llava"),
+            reference("llava", [1, 2, 3], [1], least=0.0, per_token=share, **numbers),
+            tokens=2,
+        )
+        for share in (1e-6, 0.25e-6)
+    )
+    assert float((right[1] - wrong[1]).abs().max()) > 1e-4
+    found = agree.generate(tiny.build("llava"), tiny.inputs("llava"), plugin, 2)
+    agree.assert_same(right, found)
 
 
 def test_the_released_form_edits_the_last_layer_too() -> None:

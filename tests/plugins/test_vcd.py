@@ -86,7 +86,7 @@ def test_the_likeliest_token_is_never_cut_off(alpha: float, cutoff: float, step:
     _, plain = agree.generate(model, row, VCD.neutral(), 1)
     _, logits = agree.generate(model, row, plugin, 1)
     assert not bool(logits.isnan().any())
-    assert bool(logits[0, plain[0].argmax()].isfinite())
+    assert float(logits[0].max() - logits[0, plain[0].argmax()]) < 900
 
 
 def test_a_prompt_without_pixels_is_refused() -> None:

@@ -90,7 +90,7 @@ def test_it_does_what_the_equations_say(family: str, filtered: bool, seed: int) 
 
 
 def test_the_filter_takes_a_loud_head_out() -> None:
-    from vlmheads.detect.heads import filter_negative_heads, head_divergence
+    from vlmheads.detect.divergence import filter_negative_heads, head_divergence
 
     without = torch.zeros(6, 3)
     without[0] = 10.0  # loud without an image, and far from what it is with one
@@ -104,7 +104,7 @@ def test_the_filter_takes_a_loud_head_out() -> None:
 
 
 def test_the_released_filter_leaves_quiet_layers_alone() -> None:
-    from vlmheads.detect.heads import filter_negative_heads
+    from vlmheads.detect.divergence import filter_negative_heads
 
     without = torch.zeros(6, 3)
     without[0] = 0.2

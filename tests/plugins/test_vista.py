@@ -68,7 +68,7 @@ def reference(
             if norm:
                 h = h / ((h * h).mean() + 1e-6).sqrt() * weights["norm.weight"]
             total += weights["lm_head.weight"] @ h
-        return (1 - gamma) * logits + gamma * total / window
+        return slow.settled((1 - gamma) * logits + gamma * total / window, logits)
 
     return slow.Edits(residual=steer_residual, mlp=steer_mlp, logits=augment)
 
@@ -105,7 +105,7 @@ def test_no_options_give_a_logit_that_is_not_a_number(
 
 @pytest.mark.parametrize(("form", "late"), [("paper", 5), ("release", 6)])
 def test_the_window_of_a_model_of_32_layers_is_that_of_the_source(form: str, late: int) -> None:
-    layers = VISTA(form=form)._late(Geometry("llava", 32, 32))
+    layers = VISTA(form=form).late_layers(Geometry("llava", 32, 32))
     assert layers == tuple(range(31 - late, 31))
 
 

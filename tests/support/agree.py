@@ -34,9 +34,9 @@ def generate(
 def assert_same(
     expected: tuple[list[int], Tensor], found: tuple[list[int], Tensor], atol: float = 1e-5
 ) -> None:
-    """Tokens are equal and logits close."""
+    """Tokens are equal and logits close; those left out are so low that float32 is coarse."""
     assert expected[0] == found[0]
-    torch.testing.assert_close(found[1].double(), expected[1].double(), atol=atol, rtol=0)
+    torch.testing.assert_close(found[1].double(), expected[1].double(), atol=atol, rtol=1e-7)
 
 
 def assert_plugin_is(

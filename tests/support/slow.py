@@ -57,24 +57,24 @@ class Slow:
         visual = image_columns(self.model, row)
         hidden = self.weights["embed_tokens.weight"][ids]
         hidden[visual] = image_features(self.model, row)
-        return self._forward(hidden if images else hidden[~visual])
+        return self.forward(hidden if images else hidden[~visual])
 
     def token(self, token: int) -> Tensor:
         """Logits [V] after one more token."""
-        return self._forward(self.weights["embed_tokens.weight"][token][None])
+        return self.forward(self.weights["embed_tokens.weight"][token][None])
 
-    def _forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         for layer in range(self.config.num_hidden_layers):
             hidden = self._layer(layer, hidden)
         self.columns += len(hidden)
-        logits = self._norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T
+        logits = (self.norm("norm", hidden[-1:]) @ self.weights["lm_head.weight"].T)[0]
         self.step += 1
-        return self.edits.logits(self.step - 1, logits[0])
+        return self.edits.logits(self.step - 1, logits)
 
     def _layer(self, layer: int, hidden: Tensor) -> Tensor:
         name = f"layers.{layer}."
-        hidden = hidden + self._attention(layer, self._norm(name + "input_layernorm", hidden))
-        inner = self._norm(name + "post_attention_layernorm", hidden)
+        hidden = hidden + self._attention(layer, self.norm(name + "input_layernorm", hidden))
+        inner = self.norm(name + "post_attention_layernorm", hidden)
         gate, up = (
             self._linear(name + "mlp.gate_proj", inner),
             self._linear(name + "mlp.up_proj", inner),
@@ -113,12 +113,29 @@ class Slow:
         turned = [one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()]
         return torch.cat(turned, dim=-1)
 
-    def _norm(self, name: str, hidden: Tensor) -> Tensor:
+    def norm(self, name: str, hidden: Tensor) -> Tensor:
         scale = (hidden.square().mean(dim=-1, keepdim=True) + self.config.rms_norm_eps).sqrt()
         return hidden / scale * self.weights[name + ".weight"]
 
     def _linear(self, name: str, hidden: Tensor) -> Tensor:
         return hidden @ self.weights[name + ".weight"].T
+
+
+def settled(edited: Tensor, plain: Tensor) -> Tensor:
+    """Logits [V] as processors are to get them: at the level of the plain ones, all finite.
+
+    Tokens at minus infinity are left out: they keep the order of the plain logits, and the best of
+    them is 1000 below the worst of the others, or of itself where that is lower.
+    """
+    edited = edited.double() + (plain.exp().sum().log() - edited.double().exp().sum().log())
+    kept = [i for i, value in enumerate(edited.tolist()) if value > -torch.inf]
+    left_out = [i for i in range(len(plain)) if i not in kept]
+    if left_out:
+        worst = min(float(edited[i]) for i in kept)
+        best = max(float(plain[i]) for i in left_out)
+        for i in left_out:
+            edited[i] = plain[i] - max(best - worst, 0) - 1000
+    return edited
 
 
 def image_columns(model: Any, row: dict[str, Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlmheads.plugin import Plugin
 
-# (step, logits of the main stream, logits of the other) -> edited logits
+# (step, logits of the main stream, logits of the other) -> edited logits, which are then settled
 Combine = Callable[[int, Tensor, Tensor], Tensor]
 
 
@@ -39,7 +39,7 @@ def decode(
     chosen: list[int] = []
     logits: list[Tensor] = []
     for step in range(tokens):
-        logits.append(combine(step, one, two))
+        logits.append(slow.settled(combine(step, one, two), one))
         chosen.append(int(logits[-1].argmax()))
         one, two = main.token(chosen[-1]), side.token(chosen[-1])
     return chosen, torch.stack(logits)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from vlmheads_eval.lineages import lineage
+from vlmheads_eval.chair.variants import get_variant
 from vlmheads_testbed.captions import (
     LONG_PROMPTS,
     PROMPTS,
@@ -40,7 +40,7 @@ def test_a_truthful_caption_names_the_objects_of_its_picture_and_no_other(split:
 
 
 def test_chair_reads_truthful_captions_as_nothing_but_what_is_there() -> None:
-    reading = lineage("pattern")
+    reading = get_variant("pattern")
     for index in range(150):
         one = scene("test", 2, index)
         text = truthful(one, stream("test", 2, index, 1))

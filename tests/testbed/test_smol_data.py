@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from vlmheads_eval.marking import coco_objects
+from vlmheads_eval.chair.spans import coco_objects
 from vlmheads_testbed.categories import word_categories
 from vlmheads_testbed.measure import named
 from vlmheads_testbed.scenes import PLACES, SIZE, Group, Scene, likely, scene, stream

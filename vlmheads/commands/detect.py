@@ -12,7 +12,7 @@ import click
 from vlmheads.commands.show import model_options
 
 if TYPE_CHECKING:
-    from vlmheads.commands.measures import Measurement
+    from vlmheads.commands.measurement import Measurement
     from vlmheads.headmap import HeadMap
 
 # Those of vlmheads.commands.measures, which loads torch.
@@ -76,7 +76,8 @@ def detect(
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
-    from vlmheads.commands.measures import MEASURES, Measurement, Options, finished
+    from vlmheads.commands.measurement import Measurement, Options
+    from vlmheads.commands.measures import MEASURES, finished
     from vlmheads.errors import VlmHeadsError
     from vlmheads.images import find_images, left_out
 
@@ -127,7 +128,7 @@ def _heads(found: HeadMap, top: int) -> list[tuple[int, int, float, float]]:
 
 def _record(result: Measurement, top: int) -> dict[str, Any]:
     """Everything as plain values; what is not a number is null."""
-    from vlmheads.commands.measures import mean_and_error
+    from vlmheads.commands.measurement import mean_and_error
 
     def plain(value: float) -> float | None:
         return value if math.isfinite(value) else None
@@ -160,7 +161,7 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
     from rich.table import Table
 
     from vlmheads.commands import show
-    from vlmheads.commands.measures import mean_and_error
+    from vlmheads.commands.measurement import mean_and_error
 
     console = Console()
     if result.figures:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
+
+from vlmheads.errors import VlmHeadsError
+
+if TYPE_CHECKING:
+    from vlmheads.model.coverage import Coverage
 
 
 @click.command()
@@ -44,18 +51,73 @@ def plugins(name: str | None, markdown: bool) -> None:
 
 @click.command()
 @click.option("--markdown", is_flag=True, help="Print a table for documents.")
-def families(markdown: bool) -> None:
-    """List the model families, and those that are refused."""
+@click.option("--check", is_flag=True, help="Compare it with the installed transformers.")
+def families(markdown: bool, check: bool) -> None:
+    """List the model families: tested with what, partly tested, or refused and why.
+
+    "Tested" means that a tiny random model of each entry passed the whole sweep of tests/families;
+    real checkpoints that passed `vlmheads verify` are named.
+
+    --check lists the image-text models of the installed transformers that are in none of the
+    families, or whose family was not tested.
+    """
+    from vlmheads.model.coverage import Coverage
     from vlmheads.model.families import families as known
 
+    if check and markdown:
+        raise VlmHeadsError("--check with --markdown", "one of the two")
+    coverage = Coverage.load()
+    if check:
+        _check(coverage)
+        return
+    if not markdown:
+        click.echo(f"swept on transformers {coverage.transformers}, torch {coverage.torch}\n")
     for family in known():
-        state = "refused" if family.refusal else "tested" if family.tested else "not tested"
-        types = ", ".join(family.model_types)
-        note = family.refusal or family.note
+        state, detail = coverage.of(family)
+        built, real = coverage.built(family), family.checkpoints
+        note = "; ".join(part for part in (detail, family.note) if part)
         if markdown:
-            click.echo(f"| {family.name} | `{types}` | {state} | {note} |")
-        else:
-            click.echo(f"{family.name}  [{types}]  {state}" + (f": {note}" if note else ""))
+            cells = (_codes(family.model_types), state, _codes(_variants(built)), _codes(real))
+            click.echo(f"| {family.name} | {' | '.join(cells)} | {note} |")
+            continue
+        types = ", ".join(family.model_types)
+        click.echo(f"{family.name}  [{types}]  {state}" + (f": {note}" if note else ""))
+        if built and (more := _variants(built)):
+            click.echo(f"    tiny random models also as {', '.join(more)}")
+        if real:
+            click.echo(f"    real checkpoints: {', '.join(real)}")
+
+
+def _variants(entries: list[str]) -> list[str]:
+    """Return the entries that are another decoder, or another option, of a model type."""
+    return [entry for entry in entries if "+" in entry]
+
+
+def _codes(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _check(coverage: Coverage) -> None:
+    """Print what the installed transformers has that the table does not answer for."""
+    import transformers
+
+    from vlmheads.model.coverage import PARTLY, REFUSED, TESTED, UNTESTED, installed_entries
+
+    entries = installed_entries()
+    states = []
+    for name in sorted(entries):
+        state, detail = coverage.state(name)
+        states.append(state)
+        if state == UNTESTED:
+            new, reason = ("", f": {detail}") if detail else ("new: ", "")
+            click.echo(f"{new}not tested: {name} ({entries[name]}){reason}")
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in (TESTED, PARTLY, REFUSED, UNTESTED)
+    )
+    click.echo(
+        f"{len(entries)} image-text models in transformers {transformers.__version__}: {counts}; "
+        f"the table was made on {coverage.transformers}"
+    )
 
 
 @click.command()

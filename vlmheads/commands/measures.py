@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from vlmheads.caption import Captioner
+from vlmheads.commands.measurement import Measurement, Options
+from vlmheads.commands.word_measures import ATTRIBUTION_MAPS, by_head, words
 from vlmheads.detect import (
-    Attribution,
     attention_sinks,
-    attribution,
     correlation,
     divergence,
     text_dominance,
@@ -25,53 +18,6 @@ from vlmheads.detect import (
 )
 from vlmheads.detect.dominance import THIRDS
 from vlmheads.errors import VlmHeadsError
-from vlmheads.headmap import HeadMap
-
-
-@dataclass(frozen=True, eq=False)
-class Measurement:
-    """What was measured on a batch, or on all images.
-
-    Args:
-        maps: head maps by name, the main one first.
-        figures: name -> one number per image.
-        notes: name -> what else there is to say, the same for every image.
-        records: one per image, of captions with their words.
-    """
-
-    maps: dict[str, HeadMap]
-    figures: dict[str, list[float]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    records: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Measurement]) -> Measurement:
-        """Join the parts of several batches."""
-        maps: dict[str, list[HeadMap]] = {}
-        figures: dict[str, list[float]] = {}
-        for part in parts:
-            for name, item in part.maps.items():
-                maps.setdefault(name, []).append(item)
-            for name, values in part.figures.items():
-                figures.setdefault(name, []).extend(values)
-        joined = {name: HeadMap.concatenate(items) for name, items in maps.items()}
-        notes = {name: value for part in parts for name, value in part.notes.items()}
-        records = [record for part in parts for record in part.records]
-        return cls(joined, figures, notes, records)
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of `vlmheads detect` that measures read."""
-
-    prompt: str
-    about: Mapping[str, Any]
-    filtered: bool = False
-    tau: float = 20.0
-    max_new_tokens: int | None = None
-    factor: float = 0.0
-    words: Path | None = None
-    overlay: Path | None = None
 
 
 def vhd(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
@@ -153,115 +99,6 @@ def attention_sink(captioner: Captioner, paths: list[Path], options: Options) ->
     return Measurement(maps, {name: value.tolist() for name, value in figures.items()})
 
 
-def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
-    """Effect of each head on grounded and on hallucinated words, by ablation and by gradient."""
-    if options.words is None:
-        raise VlmHeadsError(
-            "attribution without words",
-            'a file of lines such as {"image": "a.png", "grounded": ["dog"], '
-            '"hallucinated": ["fork"]}, with a "caption" where it is not to be generated',
-            "pass --words FILE",
-        )
-    listed = _read_words(options.words)
-    entries = []
-    for path in paths:
-        if path.name not in listed:
-            raise VlmHeadsError(
-                f"{options.words} has no line for {path.name}", "one for each image"
-            )
-        entries.append(listed[path.name])
-    missing = [index for index, entry in enumerate(entries) if not entry.get("caption")]
-    said = captioner([paths[index] for index in missing], options.prompt)
-    for index, caption in zip(missing, said, strict=True):
-        entries[index] = entries[index] | {"caption": caption.text}
-    marked = _tokens(captioner.processor.tokenizer, entries)
-    if not bool(marked[1].any() | marked[2].any()):
-        return Measurement({})
-    inputs = captioner.prepare(paths, options.prompt)
-    maps: dict[str, HeadMap] = {}
-    for method in ("ablation", "gradient"):
-        found = attribution(
-            captioner.model,
-            inputs,
-            *marked,
-            factor=options.factor,
-            method=method,
-            rows=max(64, len(paths)),
-            provenance=options.about,
-        )
-        maps |= _maps(found)
-    return Measurement(dict(sorted(maps.items(), key=lambda item: list(_NAMES).index(item[0]))))
-
-
-_NAMES = {
-    "attribution": ("score", "ablation"),
-    "effect on grounded words": ("grounded", "ablation"),
-    "effect on hallucinated words": ("hallucinated", "ablation"),
-    "attribution by gradient": ("score", "gradient"),
-}
-
-
-def _maps(found: Attribution) -> dict[str, HeadMap]:
-    """Head maps of what there is in a batch, by name."""
-    there = ~found.effects.isnan().any(dim=3).any(dim=2)
-    holds = {
-        "grounded": bool(there[:, 0].any()),
-        "hallucinated": bool(there[:, 1].any()),
-        "score": bool(there.all(dim=1).any()),
-    }
-    return {
-        name: getattr(found, kind)
-        for name, (kind, method) in _NAMES.items()
-        if method == found.method and holds[kind]
-    }
-
-
-def _read_words(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the lines of a file of words, by the name of their image."""
-    if not path.is_file():
-        raise VlmHeadsError(f"no file {path}", "a file of words, one JSON object per line")
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            found[Path(entry["image"]).name] = entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise VlmHeadsError(
-                f"line {number} of {path} cannot be read ({error})",
-                'an object with "image", "grounded" and "hallucinated"',
-            ) from error
-    return found
-
-
-def _tokens(tokenizer: Any, entries: list[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens of the captions [N, T], and which of them are grounded and hallucinated words."""
-    rows = []
-    for entry in entries:
-        coded = tokenizer(entry["caption"], add_special_tokens=False, return_offsets_mapping=True)
-        kinds = []
-        for kind in ("grounded", "hallucinated"):
-            spans = [
-                match.span()
-                for word in entry.get(kind, ())
-                for match in re.finditer(rf"\b{re.escape(word)}\b", entry["caption"], re.IGNORECASE)
-            ]
-            kinds.append(
-                [any(a < stop and b > start for start, stop in spans) for a, b in
-                 coded["offset_mapping"]]
-            )  # fmt: skip
-        rows.append((coded["input_ids"], *kinds))
-    longest = max(1, *(len(row[0]) for row in rows))
-    pad = tokenizer.pad_token_id or 0
-
-    def padded(index: int, filler: int) -> Tensor:
-        values = [list(row[index]) + [filler] * (longest - len(row[index])) for row in rows]
-        return torch.tensor(values)
-
-    return padded(0, pad), padded(1, 0).bool(), padded(2, 0).bool()
-
-
 def finished(measure: str, part: Measurement) -> Measurement:
     """Add what can only be said of all images together.
 
@@ -282,24 +119,8 @@ def finished(measure: str, part: Measurement) -> Measurement:
         "ablation against gradient": f"Pearson {pearson:.3f}, Spearman {spearman:.3f}",
         "images with words of both kinds": part.maps["attribution"].images,
     }
-    maps = {name: part.maps[name] for name in _NAMES if name in part.maps}
+    maps = {name: part.maps[name] for name in ATTRIBUTION_MAPS if name in part.maps}
     return Measurement(maps, part.figures, part.notes | notes)
-
-
-def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Mean and its standard error, which is not a number of a single value."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return mean, math.nan
-    spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(spread / len(values))
-
-
-def _words(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
-    """Grounding of words, in a module of its own."""
-    from vlmheads.commands.objects import words
-
-    return words(captioner, paths, options)
 
 
 MEASURES: dict[str, Callable[[Captioner, list[Path], Options], Measurement]] = {
@@ -308,5 +129,5 @@ MEASURES: dict[str, Callable[[Captioner, list[Path], Options], Measurement]] = {
     "dominance": dominance,
     "attention-sink": attention_sink,
     "attribution": by_head,
-    "words": _words,
+    "words": words,
 }

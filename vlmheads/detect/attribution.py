@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlmheads.detect.replay import Replay, marks, require_images, teacher_forced
 from vlmheads.errors import VlmHeadsError
-from vlmheads.headmap import HeadMap
+from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.anatomy import examine
 from vlmheads.model.geometry import Geometry
 
@@ -174,7 +174,7 @@ def gains_of(score: HeadMap, spread: float = 0.3) -> HeadMap:
     sign = -1.0 if float(score.provenance.get("factor", 0)) < 1 else 1.0
     about = {"from": "attribution", "spread": spread}
     factors = 1 + sign * spread * values / largest
-    return HeadMap(factors[None], score.geometry, "gain", dict(score.provenance) | about)
+    return HeadMap(factors[None], score.geometry, GAIN, dict(score.provenance) | about)
 
 
 def correlation(one: HeadMap, other: HeadMap) -> tuple[float, float]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from vlmheads.detect.heads import Form, filter_negative_heads, head_divergence
 from vlmheads.detect.replay import after_end, refuse_beams
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attachment import attach
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
+
+# Which filter of heads that are loud without an image: VHR's paper's, or its released code's.
+Form = Literal["paper", "release"]
 
 
 @torch.no_grad()
@@ -157,3 +160,53 @@ class _TraceProbe(Plugin):
         found = head_divergence(heads[:, -1], other[:, -1]) * request.has_image[:, None]
         self.steps[request.step][layer] = found.cpu()
         return heads
+
+
+def filter_negative_heads(current: Tensor, reference: Tensor, form: Form = "paper") -> Tensor:
+    """Divergence of each head, set to zero for the outliers of Eq. 6 of the VHR paper.
+
+    A head is an outlier where both its divergence VHD and its text-only activation
+    TA = ‖reference‖² lie more than one standard deviation above the mean of the layer's heads.
+
+    Source: He et al., "Cracking the Code of Hallucination in LVLMs with Vision-aware Head
+    Divergence", ACL 2025, arXiv 2412.13949, Eq. 4 and 6. The paper does not say which standard
+    deviation; both forms take the unbiased one. The released code, as known from a port of it,
+    differs from the paper in two ways, which `form="release"` follows: VHD enters squared, and a
+    layer is only filtered if the standard deviation of that is above 1.
+
+    Args:
+        current: head outputs with the image [..., H, D].
+        reference: head outputs without it [..., H, D].
+        form: "paper" or "release".
+
+    Returns:
+        Euclidean distances [..., H], float32 or more, outliers 0.
+    """
+    distance = head_divergence(current, reference)
+    activation = at_least_float32(reference).square().sum(dim=-1)
+    compared = distance.square() if form == "release" else distance
+    outlier = _is_high(compared) & _is_high(activation)
+    if form == "release":
+        outlier &= compared.std(dim=-1, keepdim=True) > 1
+    return distance.masked_fill(outlier, 0)
+
+
+def head_divergence(current: Tensor, reference: Tensor) -> Tensor:
+    """Vision-aware head divergence ‖current - reference‖₂ over the last dimension (Eq. 4).
+
+    Args:
+        current: head outputs with the image [..., H, D].
+        reference: head outputs without it, of the same shape.
+
+    Returns:
+        [..., H], float32 or more.
+    """
+    difference = at_least_float32(current) - at_least_float32(reference)
+    norm: Tensor = torch.linalg.vector_norm(difference, dim=-1)
+    return norm
+
+
+def _is_high(values: Tensor) -> Tensor:
+    """Where a head lies more than one standard deviation above the mean of its layer."""
+    limit = values.mean(dim=-1, keepdim=True) + values.std(dim=-1, keepdim=True)
+    return values > limit

@@ -16,6 +16,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attachment import attach, refuse_attached
 
 # Inputs as wide as the prompt that are no token types.
@@ -179,9 +180,9 @@ class Replay:
         hidden = self.states(gains)
         count = targets.shape[1]
         logits = self.anatomy.unembed(hidden[:, -count - 1 : -1], norm=False)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        found: Tensor = logits.log_softmax(dim=-1, dtype=wide)
-        return found.gather(-1, targets.repeat(len(gains) // self.rows, 1)[..., None])[..., 0]
+        found = at_least_float32(logits).log_softmax(dim=-1)
+        repeated = targets.to(found.device).repeat(len(gains) // self.rows, 1)
+        return found.gather(-1, repeated[..., None])[..., 0]
 
     def states(self, gains: Tensor) -> Tensor:
         """Last states [K * N, S, E] of the decoder, with head outputs times gains [K * N, L, H]."""
@@ -197,7 +198,7 @@ class Replay:
 
     def _scale(self, layer: int, gains: Tensor, _: nn.Module, args: tuple[Any, ...]) -> Any:
         heads = self.anatomy.split_heads(layer, args[0])
-        factors = gains[:, layer, : heads.shape[2]].to(heads.dtype)
+        factors = gains[:, layer, : heads.shape[2]].to(heads)
         return ((heads * factors[:, None, :, None]).flatten(2), *args[1:])
 
 

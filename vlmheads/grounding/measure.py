@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vlmheads.detect.heads import head_divergence
+from vlmheads.detect.divergence import head_divergence
 from vlmheads.detect.replay import after_end, require_images, teacher_forced
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy, examine

@@ -9,9 +9,11 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from vlmheads.errors import VlmHeadsError
+from vlmheads.errors import VlmHeadsError, install_hint
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vlmheads.grounding.measure import Grounding
     from vlmheads.grounding.scores import Scorer
 
@@ -97,7 +99,7 @@ def require_finders() -> None:
         raise VlmHeadsError(
             "nothing installed that finds the objects of a caption",
             f"an entry point of the group {GROUP!r}",
-            "install vlmheads with its evaluation, pip install 'vlmheads[eval]'",
+            f"install vlmheads with its evaluator: {install_hint('eval')}",
         )
 
 
@@ -147,6 +149,33 @@ def _shared(one: str, other: str) -> int:
     """Return how many characters two texts begin with in common."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def token_masks(
+    tokenizer: Any, texts: Sequence[str], *kinds: Sequence[Collection[Span]]
+) -> tuple[Tensor, ...]:
+    """Return the tokens [N, T] of texts, and for each kind of span a mask [N, T] of its tokens.
+
+    Args:
+        tokenizer: a fast one, which reports offsets; no special tokens are added, and rows are
+            padded on the right.
+        texts: N texts.
+        kinds: for each kind, N collections of characters [start, end).
+    """
+    import torch
+
+    coded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    shape = (len(texts), max(1, *map(len, coded["input_ids"])))
+    ids = torch.full(shape, tokenizer.pad_token_id or 0)
+    masks = torch.zeros(len(kinds), *shape, dtype=torch.bool)
+    for row, (tokens, offsets) in enumerate(
+        zip(coded["input_ids"], coded["offset_mapping"], strict=True)
+    ):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        for kind, spans in enumerate(kinds):
+            for place, (start, end) in enumerate(offsets):
+                masks[kind, row, place] = any(start < b and end > a for a, b in spans[row])
+    return ids, *masks
 
 
 def word_spans(

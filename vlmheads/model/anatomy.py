@@ -140,10 +140,14 @@ def examine(model: Any) -> Anatomy:
     layers = tuple(getattr(decoder, "layers", ()))
     attentions = tuple(getattr(layer, "self_attn", None) for layer in layers)
     projections = tuple(_projection(attention) for attention in attentions)
-    heads = [
-        int(projection.in_features) // int(attention.head_dim)  # type: ignore[arg-type]
-        for attention, projection in zip(attentions, projections, strict=True)
+    having = tuple(
+        index
+        for index, (attention, projection) in enumerate(zip(attentions, projections, strict=True))
         if attention is not None and projection is not None
+    )
+    heads = [
+        int(projections[index].in_features) // int(attentions[index].head_dim)  # type: ignore[union-attr, arg-type]
+        for index in having
     ]
     if not heads:
         raise VlmHeadsError(
@@ -154,7 +158,7 @@ def examine(model: Any) -> Anatomy:
     return Anatomy(
         model=model,
         family=family,
-        geometry=Geometry(model_type, len(layers), max(heads)),
+        geometry=Geometry(model_type, len(layers), max(heads), having),
         decoder=decoder,
         layers=layers,
         attentions=attentions,

@@ -1,7 +1,7 @@
 """What differs between model families: one table, and a generic default.
 
-A new family that follows the common layout needs no row; one with a fact of its own (a first
-position, a refusal) gets a row in `FAMILIES`.
+A new family that follows the common layout is served without a row; its row gives it the name that
+people search for, and whatever fact of its own it has (a first position, a refusal).
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ class Family:
     """Facts about one family of vision-language models.
 
     Args:
-        name: what `vlmheads families` calls it.
+        name: what people search for, and `vlmheads families` calls it.
         model_types: the `config.model_type` values that belong to it.
         first_position: the position id of a prompt's first token.
         answer_type: the token type of what the model generates, where it tells token types apart.
         refusal: why the family cannot be attached to; empty where it can.
-        tested: whether the tests run a model of this family.
+        checkpoints: real checkpoints on which `vlmheads verify` passed; the sweep's tiny random
+            models are in coverage.json.
         note: one line for people.
     """
 
@@ -26,50 +27,149 @@ class Family:
     first_position: int = 0
     answer_type: int = 0
     refusal: str = ""
-    tested: bool = True
+    checkpoints: tuple[str, ...] = ()
     note: str = ""
 
 
+# Reasons that several families share.
+_ENCODER_DECODER = "it is an encoder-decoder model: the image is in the encoder, not in the prompt"
+_CROSS_ATTENTION = (
+    "it reads images through cross-attention layers, so its prompt holds no image tokens"
+)
+
 FAMILIES: tuple[Family, ...] = (
+    Family("Apertus 1.5", ("apertus1p5",)),
+    Family("Aria", ("aria",)),
+    Family("Aya Vision", ("aya_vision",), note="sliding windows; no positions in full layers"),
+    Family("BLIP", ("blip",), refusal=_CROSS_ATTENTION),
+    Family("BLIP-2", ("blip-2",)),
+    Family("Chameleon", ("chameleon",)),
+    Family("Cohere Command A Vision", ("cohere2_vision",)),
+    Family("Cohere North Micro Vision", ("cohere_compass",)),
+    Family("Cosmos 3", ("cosmos3_edge", "cosmos3_omni")),
+    Family("DeepSeek-OCR 2", ("deepseek_ocr2",)),
+    Family("DeepSeek-VL", ("deepseek_vl", "deepseek_vl_hybrid")),
     Family(
-        "Florence-2",
-        ("florence2",),
-        refusal="it is an encoder-decoder model: the image is in the encoder, not in the prompt",
+        "DiffusionGemma",
+        ("diffusion_gemma",),
+        refusal="it fills blocks by diffusion, not token by token",
     ),
+    Family("dots3-note", ("dots3_note",)),
+    Family("Emu3", ("emu3",)),
+    Family("ERNIE 4.5 VL", ("ernie4_5_vl_moe",)),
+    Family("Evolla", ("evolla",), refusal="it reads proteins, not images"),
+    Family("EXAONE 4.5", ("exaone4_5",)),
+    Family("FastVLM", ("fast_vlm",)),
+    Family("Florence-2", ("florence2",), refusal=_ENCODER_DECODER),
+    Family("Fuyu", ("fuyu",)),
     Family("Gemma 3", ("gemma3",), note="sliding windows; image tokens attend in both directions"),
-    Family("Idefics3 / SmolVLM", ("idefics3", "smolvlm"), note="tiles with marker tokens"),
-    Family("InternVL", ("internvl",)),
-    Family("LLaVA 1.5", ("llava",), note="one image, a fixed number of tokens"),
-    Family("LLaVA-NeXT", ("llava_next",), note="tiles, and a learned newline among image tokens"),
-    Family("LLaVA-OneVision", ("llava_onevision",), note="tiles; video tokens count as image"),
-    Family("Mistral 3 (Pixtral)", ("mistral3",), note="row breaks between runs of image tokens"),
+    Family("Gemma 3n", ("gemma3n",)),
     Family(
-        "Mllama",
-        ("mllama",),
-        refusal="it reads images through cross-attention layers, "
-        "so its prompt holds no image tokens",
+        "Gemma 4",
+        ("gemma4", "gemma4_unified"),
+        note="E2B and E4B share keys and values between layers",
     ),
+    Family("GIT", ("git",), refusal="its prompt holds no image tokens"),
+    Family("GLM-4.1V", ("glm4v",)),
+    Family("GLM-4.5V", ("glm4v_moe",)),
+    Family("GLM-4.6V", ("glm46v", "glmga")),
+    Family("GLM-5.3-Flash", ("glm5_next",)),
+    Family("GLM-OCR", ("glm_ocr",)),
+    Family("GOT-OCR 2", ("got_ocr2",)),
+    Family("Granite 4 Vision", ("granite4_vision",)),
+    Family("Granite-Docling", ("granite_docling",)),
+    Family("Hunyuan 4", ("hy_v4_vl",)),
+    Family("HunyuanOCR", ("hunyuan_vl",)),
+    Family("HyperCLOVA X SEED Think", ("hyperclovax_vision_v2",)),
+    Family("IDEFICS", ("idefics",), refusal=_CROSS_ATTENTION),
+    Family("Idefics2", ("idefics2",)),
+    Family("Idefics3", ("idefics3",), note="tiles with marker tokens"),
+    Family("Inkling", ("inkling_mm_model", "inkling2", "inkling2_loop")),
+    Family("InstructBLIP", ("instructblip", "instructblipvideo")),
+    Family("InternVL3, InternVL3.5", ("internvl",)),
+    Family("Janus", ("janus",)),
+    Family("Kimi K2.5", ("kimi_k25",)),
     Family(
-        "PaliGemma",
+        "Kosmos-2, Kosmos-2.5",
+        ("kosmos-2", "kosmos-2.5"),
+        refusal="it marks its image by a mask, not by tokens of its own",
+    ),
+    Family("LFM2-VL", ("lfm2_vl",), note="convolution layers have no heads"),
+    Family("LFM3-VL", ("lfm3_vl",), note="convolution layers have no heads"),
+    Family("LightOnOCR", ("lighton_ocr",)),
+    Family("Llama 3.2 Vision, Mllama", ("mllama",), refusal=_CROSS_ATTENTION),
+    Family("Llama 4", ("llama4",)),
+    Family(
+        "LLaVA 1.5",
+        ("llava",),
+        checkpoints=("embedded", "smol"),
+        note="also Pixtral 12B; one fixed number of tokens an image",
+    ),
+    Family("LLaVA-NeXT", ("llava_next",), note="tiles, and a learned newline among image tokens"),
+    Family("LLaVA-NeXT-Video", ("llava_next_video",)),
+    Family("LLaVA-OneVision", ("llava_onevision",), note="tiles; video tokens count as image"),
+    Family("MiniCPM-OCR", ("minicpm_ocr",)),
+    Family("MiniCPM-V 4.6, 4.7", ("minicpmv4_6", "minicpmv4_7")),
+    Family("MiniMax-M3", ("minimax_m3_vl",)),
+    Family(
+        "Mistral 4",
+        ("mistral4",),
+        refusal="it is a text model",
+    ),
+    Family("Mistral Large 4", ("mistral_large4",)),
+    Family(
+        "Mistral Small, Ministral 3, Pixtral",
+        ("mistral3",),
+        note="row breaks between runs of image tokens",
+    ),
+    Family("Molmo 2", ("molmo2",)),
+    Family("Muse Glimmer", ("muse_glimmer",)),
+    Family("Muse Spark", ("muse_spark",)),
+    Family("Nemotron 3 Nano Omni", ("nemotron_h_omni",)),
+    Family("Ovis 2", ("ovis2",)),
+    Family("PaddleOCR-VL", ("paddleocr_vl",)),
+    Family(
+        "PaliGemma, PaliGemma 2",
         ("paligemma",),
         first_position=1,
         answer_type=1,
         note="the prompt attends in both directions; positions count from 1",
     ),
+    Family("PerceptionLM", ("perception_lm",)),
+    Family("Pi0", ("pi0",), refusal="it makes actions, not text"),
+    Family("Pix2Struct", ("pix2struct",), refusal=_ENCODER_DECODER),
+    Family("PP-Chart2Table", ("pp_chart2table",)),
+    Family("PP-FormulaNet", ("pp_formulanet",), refusal=_ENCODER_DECODER),
+    Family("Qianfan-OCR", ("qianfan_ocr",)),
     Family("Qwen2-VL", ("qwen2_vl",), note="three-dimensional positions (M-RoPE)"),
+    Family("Qwen2.5-Omni", ("qwen2_5_omni_thinker",)),
     Family("Qwen2.5-VL", ("qwen2_5_vl",), note="three-dimensional positions (M-RoPE)"),
+    Family("Qwen3-Omni", ("qwen3_omni_moe_thinker",)),
     Family(
         "Qwen3-VL",
-        ("qwen3_vl",),
+        ("qwen3_vl", "qwen3_vl_moe"),
         note="M-RoPE; image features also enter the first decoder layers",
     ),
+    Family(
+        "Qwen3.5, Qwen3.6", ("qwen3_5", "qwen3_5_moe"), note="linear-attention layers have no heads"
+    ),
+    Family("Qwen4-Exp", ("qwen4_exp",)),
+    Family("ShieldGemma 2", ("shieldgemma2",)),
+    Family("SmolVLM", ("smolvlm",), note="tiles with marker tokens"),
+    Family("Step-3.7-Flash", ("step3p7",)),
+    Family("T5Gemma 2", ("t5gemma2",), refusal=_ENCODER_DECODER),
+    Family("UDOP", ("udop",), refusal=_ENCODER_DECODER),
+    Family("Unlimited-OCR", ("unlimited_ocr",)),
+    Family("Video-LLaVA", ("video_llava",)),
+    Family("VideoLLaMA 3", ("video_llama_3",)),
     Family("VipLlava", ("vipllava",), note="features of several vision layers"),
+    Family("VisionEncoderDecoder", ("vision-encoder-decoder",), refusal=_ENCODER_DECODER),
 )
 
 
 def families() -> tuple[Family, ...]:
     """Every known family, by name."""
-    return tuple(sorted(FAMILIES, key=lambda family: family.name))
+    return tuple(sorted(FAMILIES, key=lambda family: family.name.lower()))
 
 
 def list_families() -> list[str]:
@@ -82,4 +182,4 @@ def family_of(model_type: str) -> Family:
     for family in families():
         if model_type in family.model_types:
             return family
-    return Family(model_type, (model_type,), tested=False, note="generic layout")
+    return Family(model_type, (model_type,), note="generic layout")

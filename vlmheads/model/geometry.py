@@ -14,11 +14,18 @@ class Geometry:
         model_type: the `model_type` of the model's config, such as "llava".
         layers: number of decoder layers.
         heads: query heads of a layer (the largest, where layers differ).
+        attention_layers: indices of the layers that have attention heads; by default all. Others
+            mix tokens by convolution or linear attention.
     """
 
     model_type: str
     layers: int
     heads: int
+    attention_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = self.attention_layers or range(self.layers)
+        object.__setattr__(self, "attention_layers", tuple(given))
 
     def require(self, other: "Geometry", what: str) -> None:
         """Raise unless `other`, the geometry that `what` was made for, is this one.
@@ -33,11 +40,16 @@ class Geometry:
                 "measure it again on this model",
             )
 
-    def check_layers(self, layers: tuple[int, ...], what: str) -> None:
+    def check_layers(self, layers: tuple[int, ...], what: str, *, attention: bool = False) -> None:
         """Raise where `layers` names a layer that this decoder does not have.
 
+        Args:
+            layers: indices of layers.
+            what: names them in the error.
+            attention: whether each of them has to have attention heads.
+
         Raises:
-            VlmHeadsError: an index is outside of 0 to layers - 1.
+            VlmHeadsError: an index is outside of 0 to layers - 1, or of a layer without heads.
         """
         wrong = [layer for layer in layers if not 0 <= layer < self.layers]
         if wrong:
@@ -46,14 +58,25 @@ class Geometry:
                 f"indices from 0 to {self.layers - 1} ({self.model_type} has {self.layers} layers)",
                 "choose layers that this model has",
             )
+        bare = [layer for layer in layers if layer not in self.attention_layers]
+        if attention and bare:
+            raise VlmHeadsError(
+                f"{what} names layers {bare}, which have no attention heads",
+                f"layers of {self.model_type} that have some: {list(self.attention_layers)}",
+                "choose layers with attention",
+            )
 
     def check_heads(self, heads: tuple[tuple[int, int], ...], what: str) -> None:
         """Raise where `heads`, pairs of layer and head, names one that this decoder does not have.
 
         Raises:
-            VlmHeadsError: a layer or head that is out of range.
+            VlmHeadsError: a layer or head that is out of range, or a layer without heads.
         """
-        wrong = [pair for pair in heads if pair[0] >= self.layers or pair[1] >= self.heads]
+        wrong = [
+            (layer, head)
+            for layer, head in heads
+            if layer not in self.attention_layers or head >= self.heads
+        ]
         if wrong:
             raise VlmHeadsError(
                 f"{what} names (layer, head) {wrong}",
@@ -70,5 +93,8 @@ class Geometry:
         return f"{self.model_type} with {self.layers} layers of {self.heads} heads"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
+        """Return the fields as plain values; `attention_layers` where not all layers are."""
+        values = asdict(self)
+        if len(self.attention_layers) == self.layers:
+            del values["attention_layers"]
+        return values

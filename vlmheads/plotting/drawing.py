@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlmheads.errors import VlmHeadsError
+from vlmheads.errors import VlmHeadsError, install_hint
 from vlmheads.plotting.palette import LIGHT, MARKS, OVERLAY, Theme, category, named
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def new_figure(width: float, height: float, theme: Theme, title: str) -> tuple[F
         from matplotlib.figure import Figure
     except ImportError as error:
         raise VlmHeadsError(
-            "matplotlib is not installed", todo="install it with pip install 'vlmheads[figures]'"
+            "matplotlib is not installed", todo=f"install it with {install_hint('figures')}"
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.background)
     axes = figure.add_subplot(facecolor=theme.background)

@@ -141,7 +141,7 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
     before = [] if stack is None else stack.attachments
     _refuse_conflicts([plugin for item in before for plugin in item.plugins] + list(found))
     for plugin in found:
-        plugin.on_attach(anatomy.geometry)
+        plugin.fit(anatomy.geometry)
     stack = stack or _Stack(anatomy)
     attachment = Attachment(anatomy, found)
     stack.change([*before, attachment])

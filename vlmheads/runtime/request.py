@@ -75,7 +75,10 @@ class Request:
         # Column after the last image token of each row; rows without one are never edited.
         last = visual.shape[1] - visual.int().flip(1).argmax(dim=1)
         self.text_start: Tensor = torch.where(self.has_image, last, torch.iinfo(last.dtype).max)
-        self._first_text: int = int(self.text_start.min())
+        # A prompt may end on an image token; its last row predicts all the same.
+        self._rows_start = self.text_start.clamp(max=visual.shape[1] - 1)
+        self._rows_start = torch.where(self.has_image, self._rows_start, self.text_start)
+        self._first_row: int = int(self._rows_start.min())
 
     @property
     def geometry(self) -> Geometry:
@@ -215,9 +218,9 @@ class Request:
         """
         if self._editable is None:
             start = self.seen - length
-            first = min(max(self._first_text - start, 0), length)
+            first = min(max(self._first_row - start, 0), length)
             index = torch.arange(start + first, self.seen, device=self.text_start.device)
-            self._editable = index >= self.text_start[:, None]
+            self._editable = index >= self._rows_start[:, None]
         return self._editable
 
     def real_rows(self, length: int) -> Tensor:

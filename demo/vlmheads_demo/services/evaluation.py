@@ -142,8 +142,8 @@ def evaluate(
         Stopped: `stop` was set.
         VlmHeadsError: what the evaluator or `attach` refuses.
     """
-    from vlmheads_eval.compare_commands import compared
-    from vlmheads_eval.samples import load_material
+    from vlmheads_eval.compare import compared
+    from vlmheads_eval.data import load_material
 
     with tempfile.TemporaryDirectory(prefix="vlmheads-evaluation-") as folder:
         place = Path(folder)
@@ -174,7 +174,7 @@ def evaluate(
             ground_truth=material.ground_truth,
             names=",".join(f"run-{number}" for number in range(len(runs))),
             task="chair",
-            lineage="pattern",
+            variant="pattern",
             parser="strict",
             draws=10_000,
             seed=request.seed,
@@ -190,8 +190,8 @@ def _predict(
     run_lock: threading.Lock,
     report: Callable[[int, int], None],
 ) -> None:
-    from vlmheads_eval.generation import Generator
-    from vlmheads_eval.predicting import predict
+    from vlmheads_eval.predict.model import Generator
+    from vlmheads_eval.predict.run import predict
 
     from vlmheads.images import read_image
 

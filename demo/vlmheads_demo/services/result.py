@@ -7,10 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmheads_eval.chair import score_reading
-from vlmheads_eval.lineages import lineage
-from vlmheads_eval.marking import mention_spans
-from vlmheads_eval.measures import repeated_share
+from vlmheads_eval.chair.measures import repeated_share, score_mentions
+from vlmheads_eval.chair.spans import mention_spans
+from vlmheads_eval.chair.variants import get_variant
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
@@ -65,9 +64,9 @@ def caption_objects(text: str, truth: Collection[str] | None) -> CaptionObjects:
         text: the caption.
         truth: names of the COCO categories in the picture; None where they are not known.
     """
-    reader = lineage(VARIANT)
+    reader = get_variant(VARIANT)
     known = None if truth is None else frozenset(reader.vocabulary.nodes[name] for name in truth)
-    score = score_reading(0, reader.find(reader.words(text)), known)
+    score = score_mentions(0, reader.find(reader.words(text)), known)
     mentions = [
         Mention(start, end, mention.node, None if known is None else mention.node in known)
         for mention in score.mentions

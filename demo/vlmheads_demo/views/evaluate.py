@@ -122,8 +122,8 @@ class EvaluateHandlers:
 
 def comparison_view(result: dict[str, Any]) -> str:
     """Return a comparison as figures and tables."""
-    from vlmheads_eval.figures import frontier_plot
-    from vlmheads_eval.report_tables import differences, footnote, table
+    from vlmheads_eval.report.figures import frontier_plot
+    from vlmheads_eval.report.tables import differences, footnote, table
 
     names = [run["name"] for run in result["runs"]]
     figures = "".join(

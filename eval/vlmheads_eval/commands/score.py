@@ -1,0 +1,205 @@
+"""`vlmheads eval score`: CHAIR, POPE and AMBER for predictions."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from vlmheads_eval.chair.mentions import VARIANTS
+from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.pope.parsers import PARSERS
+
+PREDICTIONS = click.argument("predictions", type=click.Path(exists=True, path_type=Path))
+GROUND_TRUTH = click.option(
+    "--ground-truth",
+    "-g",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Objects in the images, or questions; several are merged. A run folder has its own.",
+)
+JSON = click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the full result as JSON."
+)
+MESSAGES_SHOWN = 20
+
+
+@click.group()
+def score() -> None:
+    """Score predictions in a run folder, JSON Lines or a JSON list."""
+
+
+@score.command()
+@PREDICTIONS
+@GROUND_TRUTH
+@click.option("--variant", default="pattern", show_default=True, type=click.Choice(VARIANTS))
+@click.option(
+    "--vocabulary",
+    type=click.Path(exists=True, path_type=Path),
+    help="Categories other than COCO's, for --variant fixed.",
+)
+@click.option(
+    "--repeats/--no-repeats",
+    default=None,
+    help="Allow several captions per image. By default in a JSON list, not in JSON Lines.",
+)
+@click.option("--download", is_flag=True, help="Download NLTK's data for --variant wordnet first.")
+@JSON
+@one_line_errors
+def chair(
+    predictions: Path,
+    ground_truth: tuple[Path, ...],
+    variant: str,
+    vocabulary: Path | None,
+    repeats: bool | None,
+    download: bool,
+    json_file: Path | None,
+) -> None:
+    """CHAIR of captions, with recall, length, repetition and the truncation frontier."""
+    from vlmheads_eval.chair.ground_truth import load_ground_truth
+    from vlmheads_eval.chair.measures import CaptionScore
+    from vlmheads_eval.chair.score import score_chair
+    from vlmheads_eval.chair.variants import get_variant
+    from vlmheads_eval.compat import download_nltk_data
+    from vlmheads_eval.records import Caption, file_hashes, read_captions
+    from vlmheads_eval.report.tables import print_chair
+
+    if download:
+        download_nltk_data()
+    ground_truth = _truth(predictions, ground_truth)
+    chosen = get_variant(variant, vocabulary)
+    truth = load_ground_truth(ground_truth, chosen)
+    unknown = 0
+    with _spool(json_file is not None) as spool:
+
+        def each(caption: Caption, score: CaptionScore) -> None:
+            nonlocal unknown
+            if not score.known:
+                unknown += 1
+                if unknown <= MESSAGES_SHOWN:
+                    click.echo(
+                        f"{caption.place}: image {caption.image_id!r} is not in the ground truth; "
+                        "counted as an image without objects, as in the reference",
+                        err=True,
+                    )
+            if spool:
+                spool.write("" if spool.tell() == 0 else ",\n")
+                json.dump(score.to_dict(), spool)
+
+        captions = read_captions(predictions, repeats=repeats)
+        result = score_chair(captions, truth, chosen, each)
+        result["inputs"] = file_hashes([predictions, *truth.files])
+        if unknown > MESSAGES_SHOWN:
+            click.echo(f"... and {unknown - MESSAGES_SHOWN} more such images", err=True)
+        if spool and json_file:
+            _write_with_captions(json_file, result, spool)
+    print_chair(result)
+
+
+@score.command()
+@PREDICTIONS
+@GROUND_TRUTH
+@click.option("--parser", default="strict", show_default=True, type=click.Choice(list(PARSERS)))
+@JSON
+@one_line_errors
+def pope(
+    predictions: Path, ground_truth: tuple[Path, ...], parser: str, json_file: Path | None
+) -> None:
+    """POPE of answers; the ground truth is one question file per split."""
+    from vlmheads_eval.pope.questions import read_questions
+    from vlmheads_eval.pope.score import read_answers, score_pope
+    from vlmheads_eval.records import predictions_file
+    from vlmheads_eval.report.tables import print_pope
+
+    files = [read_questions(path) for path in _truth(predictions, ground_truth)]
+    result = score_pope(files, read_answers(predictions_file(predictions)), parser)
+    _write(json_file, result)
+    print_pope(result)
+
+
+@score.command()
+@PREDICTIONS
+@GROUND_TRUTH
+@click.option(
+    "--similarity",
+    default="exact",
+    show_default=True,
+    help='Which words count as the same: "exact" or "spacy:MODEL". The paper uses '
+    "spacy:en_core_web_lg.",
+)
+@click.option("--download", is_flag=True, help="Download NLTK's data first.")
+@JSON
+@one_line_errors
+def amber(
+    predictions: Path,
+    ground_truth: tuple[Path, ...],
+    similarity: str,
+    download: bool,
+    json_file: Path | None,
+) -> None:
+    """AMBER of descriptions and answers; the ground truth is its data folder."""
+    from vlmheads_eval.amber import load_amber, read_responses, score_amber
+    from vlmheads_eval.compat import download_nltk_data
+    from vlmheads_eval.records import file_hashes, predictions_file
+    from vlmheads_eval.report.tables import print_amber
+
+    if download:
+        download_nltk_data()
+    truth = load_amber(_truth(predictions, ground_truth)[0])
+    responses = read_responses(predictions_file(predictions))
+    result = score_amber(responses, truth, similarity)
+    result["inputs"] = file_hashes([predictions, *truth.files])
+    _write(json_file, result)
+    print_amber(result)
+
+
+def _truth(predictions: Path, given: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the ground truth given or that of the run folder; warn about an incomplete run."""
+    from vlmheads_eval.run_folder import CONFIG, ground_truth_of, missing
+
+    if (predictions / CONFIG).is_file():
+        unfinished = missing(predictions)
+        if unfinished:
+            click.echo(f"{predictions}: {unfinished} samples have no prediction yet", err=True)
+    return given or ground_truth_of(predictions)
+
+
+@contextmanager
+def _spool(wanted: bool) -> Iterator[IO[str] | None]:
+    """Keep the results of captions on disk, so that memory does not grow with their number."""
+    if not wanted:
+        yield None
+        return
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        yield file
+
+
+def _write_with_captions(path: Path, result: dict[str, Any], captions: IO[str]) -> None:
+    captions.seek(0)
+    with _replacing(path) as file:
+        # "overall" comes first for human readers, the captions last.
+        head = {"overall": result["overall"], **result}
+        file.write(json.dumps(head, indent=1).removesuffix("\n}") + ',\n "captions": [\n')
+        shutil.copyfileobj(captions, file)
+        file.write("\n ]\n}\n")
+
+
+def _write(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        with _replacing(path) as file:
+            file.write(json.dumps(result, indent=1) + "\n")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """Write a temporary file next to the path, then move it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        yield file
+    os.replace(part, path)

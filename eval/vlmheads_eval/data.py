@@ -1,0 +1,236 @@
+"""What to ask a model: images with prompts, from COCO folders, question files or scenes."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads_eval.chair.ground_truth import annotation_files, load_annotations
+from vlmheads_eval.pope.questions import STRATEGIES, build_questions, read_questions, sample_images
+from vlmheads_eval.records import ImageId, image_key, read_records
+
+TASKS = ("caption", "pope", "amber")
+PROMPT = "Describe the image."
+TESTBED = "testbed:"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with a prompt.
+
+    Args:
+        key: identifies the sample in its run.
+        image: the image file.
+        prompt: the text that goes with it.
+        record: further fields of its prediction, such as image_id or question_id.
+        answer_field: the field that holds the answer: caption, answer or response.
+    """
+
+    key: str
+    image: Path
+    prompt: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+    answer_field: str = "caption"
+
+
+@dataclass(frozen=True)
+class Material:
+    """The samples of a run, and the ground-truth files to score them against."""
+
+    samples: tuple[Sample, ...]
+    ground_truth: tuple[Path, ...]
+
+
+def load_material(
+    data: Sequence[str],
+    task: str,
+    *,
+    workspace: Path,
+    images: Path | None = None,
+    prompt: str | None = None,
+    num: int | None = None,
+    ids: Path | None = None,
+    seed: int = 0,
+) -> Material:
+    """Return the samples to ask about.
+
+    Args:
+        data: "testbed:test" or "testbed:counterfactual", a COCO folder, POPE question files, or the
+            folder of AMBER's annotations and queries.
+        task: "caption", "pope" or "amber".
+        workspace: where generated scenes and questions are written.
+        images: the folder of the images, if the data do not contain it.
+        prompt: the prompt for captions; for questions a template with {question} in it.
+        num: how many images, drawn with the seed; by default all, or 500 scenes.
+        ids: a file of image ids to use instead, one per line or a JSON list.
+        seed: for the draw, and for the scenes of the test bench.
+    """
+    if task not in TASKS:
+        raise VlmHeadsError(f"task {task!r}", " or ".join(TASKS))
+    if task == "amber":
+        return _amber(Path(data[0]), images, prompt, num)
+    if task == "pope" and all(Path(item).is_file() for item in data):
+        return _questions([Path(item) for item in data], _folder(images), prompt, num, seed)
+    folder = _folder_of(data, workspace, num, seed)
+    entries, annotations = coco_images(folder, images)
+    chosen = _choose(entries, num, ids, seed)
+    if task == "pope":
+        files = _build_pope(annotations, chosen, workspace, seed)
+        return _questions(files, None, prompt, None, seed, {k: v[1] for k, v in chosen.items()})
+    samples = [
+        Sample(key, path, prompt or PROMPT, {"image_id": image_id})
+        for key, (image_id, path) in chosen.items()
+    ]
+    return Material(tuple(samples), tuple(annotation_files(folder)))
+
+
+def _folder_of(data: Sequence[str], workspace: Path, num: int | None, seed: int) -> Path:
+    if len(data) != 1:
+        raise VlmHeadsError(f"{len(data)} data sources", "one folder, or question files")
+    if not data[0].startswith(TESTBED):
+        folder = Path(data[0])
+        if not folder.is_dir():
+            raise VlmHeadsError(f"no folder {folder}", "a COCO folder or testbed:test")
+        return folder
+    from vlmheads_testbed.coco import write_dataset
+
+    split = data[0].removeprefix(TESTBED)
+    folder = workspace / f"{split}-{num or 500}-{seed}"
+    if not (folder / "captions.json").is_file():  # Written last.
+        write_dataset(folder, split, num or 500, seed)
+    return folder
+
+
+def coco_images(
+    folder: Path, images: Path | None
+) -> tuple[dict[str, tuple[ImageId, Path]], dict[str, Any]]:
+    """Return key -> (id, file) for the images of a COCO folder, and its annotations.
+
+    The images are in the folder given, in `images/`, in one named after the split, or next to the
+    annotations.
+    """
+    files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
+    # If a folder has both COCO splits, use the one that models are tested on.
+    file = next((file for file in files if "val" in file.name), files[0])
+    content = load_annotations(file)
+    place = file.stem.removeprefix("instances").strip("_")
+    folders = [images] if images else [folder / "images", folder / place, folder / "images" / place]
+    base = next((path for path in folders if path and path.is_dir()), folder)
+    try:
+        numbered = sorted(content["images"], key=lambda entry: image_key(entry["id"]).zfill(20))
+        entries = {image_key(one["id"]): (one["id"], base / one["file_name"]) for one in numbered}
+    except (KeyError, TypeError) as error:
+        raise VlmHeadsError(f"{file}: an image without {error}", "COCO's format") from error
+    return entries, content
+
+
+def _choose(
+    entries: Mapping[str, tuple[ImageId, Path]], num: int | None, ids: Path | None, seed: int
+) -> dict[str, tuple[ImageId, Path]]:
+    if ids is not None:
+        keys = _listed(ids)
+        missing = [key for key in keys if key not in entries]
+        if missing:
+            raise VlmHeadsError(f"{ids}: image {missing[0]} is not in the data", "its image ids")
+    elif num is None or num == len(entries):
+        keys = list(entries)
+    elif num > len(entries):
+        raise VlmHeadsError(f"--num {num}", f"at most the {len(entries)} images of the data")
+    else:
+        keys = random.Random(seed).sample(list(entries), num)
+    return {key: entries[key] for key in keys}
+
+
+def _listed(ids: Path) -> list[str]:
+    try:
+        text = ids.read_text("utf-8")
+        listed = json.loads(text) if text.lstrip().startswith("[") else text.split()
+    except ValueError as error:
+        expected = "image ids, one per line or a JSON list"
+        raise VlmHeadsError(f"{ids}: not a list of ids ({error})", expected) from error
+    return [image_key(name) for name in listed]
+
+
+def _build_pope(
+    annotations: Mapping[str, Any],
+    chosen: Mapping[str, tuple[ImageId, Path]],
+    workspace: Path,
+    seed: int,
+) -> list[Path]:
+    """Write POPE's three question files for the chosen images and return their paths."""
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    objects: dict[str, dict[str, None]] = {key: {} for key in chosen}
+    for annotation in annotations["annotations"]:
+        key = image_key(annotation["image_id"])
+        if key in objects:
+            objects[key][names[annotation["category_id"]]] = None
+    images = [(key, list(found)) for key, found in objects.items() if len(found) >= 3]
+    images = [(image, list(found)) for image, found in sample_images(images, len(images), seed)]
+    files = []
+    workspace.mkdir(parents=True, exist_ok=True)
+    for strategy in STRATEGIES:
+        built = build_questions(images, strategy, draws=random.Random(seed))  # type: ignore[arg-type]
+        path = workspace / f"pope_{strategy}.json"
+        path.write_text("".join(json.dumps(q.to_dict()) + "\n" for q in built), "utf-8")
+        files.append(path)
+    return files
+
+
+def _questions(
+    paths: Sequence[Path],
+    images: Path | None,
+    prompt: str | None,
+    num: int | None,
+    seed: int,
+    files: Mapping[str, Path] | None = None,
+) -> Material:
+    samples = []
+    for path in paths:
+        file = read_questions(path)
+        names = sorted({question.image for question in file.questions})
+        kept = set(names if num is None else random.Random(seed).sample(names, num))
+        samples += [
+            Sample(
+                f"{file.split}/{question.question_id}",
+                files[question.image] if files else (images or Path()) / question.image,
+                _filled(prompt, question.text),
+                {"split": file.split, "question_id": question.question_id},
+                "answer",
+            )
+            for question in file.questions
+            if question.image in kept
+        ]
+    return Material(tuple(samples), tuple(paths))
+
+
+def _amber(folder: Path, images: Path | None, prompt: str | None, num: int | None) -> Material:
+    queries = [
+        query for path in sorted(folder.glob("query_*.json")) for _, query in read_records(path)
+    ]
+    if not queries:
+        raise VlmHeadsError(f"{folder} without query_*.json", "AMBER's data folder")
+    queries.sort(key=lambda query: int(query["id"]))
+    samples = [
+        Sample(
+            str(query["id"]),
+            _folder(images) / query["image"],
+            _filled(prompt, query["query"]),
+            {"id": int(query["id"])},
+            "response",
+        )
+        for query in queries[:num]
+    ]
+    return Material(tuple(samples), (folder,))
+
+
+def _folder(images: Path | None) -> Path:
+    if images is None or not images.is_dir():
+        raise VlmHeadsError(f"images {images}", "the folder of the images", "pass --images")
+    return images
+
+
+def _filled(prompt: str | None, question: str) -> str:
+    return (prompt or "{question}").replace("{question}", question)

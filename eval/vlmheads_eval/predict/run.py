@@ -1,0 +1,290 @@
+"""Predictions for every sample of a run, resumable and on any number of processes."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.images import read_image
+from vlmheads_eval import run_folder
+from vlmheads_eval.data import Material, Sample, load_material
+from vlmheads_eval.predict.model import (
+    Answer,
+    describe_plugins,
+    load_generator,
+    model_fingerprint,
+    versions,
+)
+from vlmheads_eval.records import file_sha256
+
+
+class Processes(Protocol):
+    """The processes of a job; `accelerate.PartialState` is one."""
+
+    process_index: int
+    num_processes: int
+
+    def wait_for_everyone(self) -> None:
+        """Return when all processes have reached this call."""
+
+
+class OneProcess:
+    """A job of one process."""
+
+    process_index = 0
+    num_processes = 1
+
+    def wait_for_everyone(self) -> None:
+        """Return at once."""
+
+
+Describe = Callable[[Sequence[Any], Sequence[str]], Sequence[Answer]]
+Read = Callable[[Path], Any]
+
+
+def predict(
+    run: Path,
+    config: Mapping[str, Any],
+    samples: Sequence[Sample],
+    describe: Describe,
+    *,
+    read: Read,
+    batch_size: int = 8,
+    processes: Processes | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Predict all samples without a prediction, and store each answer at once.
+
+    It may be killed at any point and called again, with another batch size or number of processes.
+    A sample whose image cannot be read is recorded with its error, and the run goes on.
+
+    Args:
+        run: the run folder.
+        config: everything that determines the answers; a run started with another one is refused.
+        samples: what to ask; the same on every process.
+        describe: from images and prompts to answers.
+        read: from an image file to an image; raises VlmHeadsError for any other file.
+        batch_size: samples per generation; halved when memory runs out.
+        processes: of the job; one by default.
+        retry_failed: retry samples that failed.
+        progress: called after every batch with the number of this process's samples that are
+            done, and their total.
+    """
+    job = processes or OneProcess()
+    keys = [sample.key for sample in samples]
+    if len(set(keys)) != len(keys):
+        raise VlmHeadsError("two samples with the same key", "distinct keys")
+    with ExitStack() as held:
+        if job.process_index == 0:
+            held.enter_context(run_folder.only_writer(run / run_folder.LOCK))
+            run_folder.open_config(run, config)
+            run_folder.merge(run)
+        job.wait_for_everyone()
+        finished = set(run_folder.done(run, failed=not retry_failed))
+        job.wait_for_everyone()  # No process writes before all have read what is done.
+        pending = [sample for sample in samples if sample.key not in finished]
+        mine = pending[job.process_index :: job.num_processes]
+        _ask(run, mine, describe, read, batch_size, job, progress)
+        job.wait_for_everyone()
+        if job.process_index == 0:
+            run_folder.merge(run)
+            missing = set(keys) - set(run_folder.done(run))
+            if missing:
+                raise VlmHeadsError(f"{len(missing)} samples without a prediction", "none")
+            run_folder.put_in_order(run, keys)
+
+
+def _ask(
+    run: Path,
+    samples: Sequence[Sample],
+    describe: Describe,
+    read: Read,
+    batch_size: int,
+    job: Processes,
+    progress: Callable[[int, int], None],
+) -> None:
+    path = run_folder.rank_file(run, job.process_index, job.num_processes)
+    if not samples:
+        return
+    with ExitStack() as held:
+        if job.num_processes > 1:
+            held.enter_context(run_folder.only_writer(path))
+        file = held.enter_context(path.open("a", encoding="utf-8"))
+        done = 0
+        for batch in _batches(samples, batch_size):
+            records, readable, images = [], [], []
+            for sample in batch:
+                try:
+                    images.append(read(sample.image))
+                    readable.append(sample)
+                except VlmHeadsError as error:
+                    records.append(_record(sample, {"error": " ".join(str(error).split())}))
+            answers = _halving(describe, images, [sample.prompt for sample in readable])
+            for sample, answer in zip(readable, answers, strict=True):
+                fields = answer._asdict()
+                fields = {sample.answer_field: fields.pop("text"), **fields}
+                records.append(_record(sample, fields))
+            run_folder.append(file, records)
+            done += len(batch)
+            progress(done, len(samples))
+
+
+def _record(sample: Sample, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"sample": sample.key, **sample.record, **fields}
+
+
+def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def _halving(describe: Describe, images: list[Any], prompts: list[str]) -> list[Answer]:
+    """Describe a batch, in halves if it does not fit into memory."""
+    if not images:
+        return []
+    try:
+        return list(describe(images, prompts))
+    except (MemoryError, RuntimeError) as error:
+        if len(images) == 1 or not _out_of_memory(error):
+            raise
+    half = len(images) // 2
+    first = _halving(describe, images[:half], prompts[:half])
+    return first + _halving(describe, images[half:], prompts[half:])
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def run_prediction(
+    data: tuple[str, ...],
+    images: Path | None,
+    model: str,
+    plugins: tuple[str, ...],
+    control: str | None,
+    control_seed: int,
+    task: str,
+    out: Path,
+    num: int | None,
+    ids: Path | None,
+    seed: int,
+    prompt: str | None,
+    max_new_tokens: int,
+    batch_size: int,
+    retry_failed: bool,
+    dtype: str,
+    device: str | None,
+    workspace: Path | None = None,
+) -> None:
+    """Run `vlmheads eval predict`.
+
+    Generated scenes and questions are written to the workspace, by default OUT/data.
+    """
+    workspace = workspace or out / "data"
+
+    def load() -> Material:
+        return load_material(
+            data,
+            task,
+            workspace=workspace,
+            images=images,
+            prompt=prompt,
+            num=num,
+            ids=ids,
+            seed=seed,
+        )
+
+    processes = _processes()
+    if processes.process_index == 0:
+        load()  # One process generates the scenes and questions.
+    processes.wait_for_everyone()
+    material = load()
+    truth = [path for path in material.ground_truth if path.is_file()]
+    config = {
+        "task": task,
+        "data": list(data),
+        "data_sha256": {path.name: file_sha256(path) for path in truth},
+        "ground_truth": [
+            run_folder.relative_to_run(path, out, workspace) for path in material.ground_truth
+        ],
+        "model": model,
+        "model_files": model_fingerprint(model),
+        "plugins": describe_plugins(plugins),
+        "control": control,
+        "control_seed": control_seed if control == "random-heads" else None,
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype,
+        "seed": seed,
+        "versions": versions(),
+        "samples": [sample.key for sample in material.samples],
+    }
+    run_folder.check_config(out, config)  # Before loading a large model in vain.
+    describe = load_generator(
+        model,
+        plugins,
+        max_new_tokens,
+        control=control,
+        control_seed=control_seed,
+        dtype=dtype,
+        device=device or _own_device(processes),
+    )
+    with _progress(processes.process_index == 0) as progress:
+        predict(
+            out,
+            config,
+            material.samples,
+            describe,
+            read=read_image,
+            batch_size=batch_size,
+            processes=processes,
+            retry_failed=retry_failed,
+            progress=progress,
+        )
+    if processes.process_index == 0:
+        click.echo(f"{len(material.samples)} predictions in {out}")
+
+
+def _processes() -> Any:
+    """Return the processes of this job: accelerate's if accelerate launched it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return OneProcess()
+    from datetime import timedelta
+
+    import torch
+    from accelerate import PartialState
+
+    # A finished process waits for the slowest one, however long that takes.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+
+
+def _own_device(processes: Any) -> str | None:
+    device = getattr(processes, "device", None)
+    return None if device is None else str(device)
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar with rate and remaining time on standard error."""
+    if not shown:
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), Remaining())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            rate = f"{speed:.1f}/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield update

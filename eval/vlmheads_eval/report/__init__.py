@@ -1,0 +1,1 @@
+"""Comparisons as tables, figures and one HTML page."""

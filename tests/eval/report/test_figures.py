@@ -1,0 +1,51 @@
+"""The report's figures: every run where it belongs, in colours that follow the page's theme."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from vlmheads_eval.report.figures import bar_chart, frontier_plot
+from vlmheads_eval.report.page import page
+
+from vlmheads.plotting.palette import DARK, LIGHT
+
+DATA = Path(__file__).parents[3] / "docs" / "data" / "wrong-places.json"
+
+
+@pytest.fixture(scope="module")
+def result():
+    return json.loads(DATA.read_text("utf-8"))
+
+
+def words_of(svg: str) -> set[str | None]:
+    return {element.text for element in ElementTree.fromstring(svg).iter("text")}
+
+
+def test_the_frontier_names_its_axes_and_every_run_but_those_far_off(result):
+    words = words_of(frontier_plot(result, "CHAIRs", "CHAIR_S"))
+    assert {"recall (%)", "CHAIR_S (%)", "plain", "vhr", "random-heads-1"} <= words
+    assert "text-only" not in words
+
+
+def test_a_run_keeps_its_colour_where_others_are_left_out(result):
+    svg = bar_chart(["fork"], {"vhr": [1.0]}, "in 100 captions", "Invented", positions=[2])
+    assert "--figure-category-2" in svg
+    assert "--figure-category-1" not in svg
+
+
+def test_a_comparison_without_recall_is_said_to_have_no_figure(result):
+    empty = result | {"frontier": [], "runs": []}
+    assert "No recall to draw" in frontier_plot(empty, "CHAIRs", "CHAIR_S")
+
+
+def test_the_page_has_both_themes_and_names_only_colours_that_they_have(result):
+    text = page(result, [])
+    for theme in (LIGHT, DARK):
+        assert f"--figure-background:{theme.background};" in text
+    used = set(re.findall(r"var\((--figure-[\w-]+)", text))
+    assert used <= set(re.findall(r"(--figure-[\w-]+):", text))
+    assert "<script" not in text

@@ -1,0 +1,188 @@
+"""What `vlmheads detect` measures at words: their grounding, and heads by attribution."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmheads.caption import Captioner
+from vlmheads.commands.measurement import Measurement, Options
+from vlmheads.detect import Attribution, attribution
+from vlmheads.errors import VlmHeadsError
+from vlmheads.grounding.scores import Scorer
+from vlmheads.grounding.words import Word, require_finders, token_masks
+from vlmheads.headmap import HeadMap
+from vlmheads.model.anatomy import examine
+
+# Name of a figure -> the value of a word.
+FIGURES = {
+    "T-VHD": lambda word: word.divergence,
+    "share of attention on the image": lambda word: word.attention,
+    "log-probability": lambda word: word.log_probability,
+    "log-probability without the image": lambda word: word.log_probability_without,
+    "gain by the image": lambda word: word.image_gain,
+    "score": lambda word: word.score,
+}
+
+
+def words(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
+    """Grounding of the object words of a generated caption."""
+    require_finders()
+    scorer = Scorer.of(captioner.model)
+    geometry = examine(captioner.model).geometry
+    said = captioner(
+        paths, options.prompt, max_new_tokens=options.max_new_tokens or 128, batch_size=len(paths)
+    )
+    captions, found = captioner.ground(paths, said, options.prompt, scorer=scorer)
+    k, limit = scorer.heads(geometry), scorer.threshold
+    notes: dict[str, Any] = {"T-VHD": f"sum of the {k} largest of {geometry.heads} heads a layer"}
+    notes |= {"figures": "means of the objects of an image"}
+    notes |= {"scorer": scorer.name, "threshold": limit}
+    named = [[word for word in caption.words if word.object] for caption in captions]
+    records = [
+        {
+            "image": str(path),
+            "caption": caption.text,
+            "words": [
+                word.to_dict() | {"flagged": bool(word.object) and word.score < limit}
+                for word in caption.words
+            ],
+        }
+        for path, caption in zip(paths, captions, strict=True)
+    ]
+    naming = [row for row, objects in enumerate(named) if objects]
+    if not naming:
+        return Measurement({}, {}, notes, records)
+    figures = {
+        name: [sum(map(value, named[row])) / len(named[row]) for row in naming]
+        for name, value in FIGURES.items()
+    }
+    figures["share of objects below the threshold"] = [
+        sum(word.score < limit for word in named[row]) / len(named[row]) for row in naming
+    ]
+    about = dict(options.about) | {"k": k}
+    maps = {
+        name: HeadMap(
+            torch.stack([_at_objects(values[row], named[row]) for row in naming]),
+            geometry,
+            measure,
+            about,
+        )
+        for name, measure, values in (
+            ("VHD at object words", "vhd-at-objects", found.divergence),
+            ("image attention at object words", "image-attention-at-objects", found.attention),
+        )
+    }
+    return Measurement(maps, figures, notes, records)
+
+
+def _at_objects(values: Tensor, objects: list[Word]) -> Tensor:
+    """Mean [L, H] over the tokens of object words, of values [T, L, H]."""
+    tokens = sorted({at for word in objects for at in range(word.first, word.last)})
+    return values[tokens].mean(dim=0)
+
+
+def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
+    """Effect of each head on grounded and on hallucinated words, by ablation and by gradient."""
+    if options.words is None:
+        raise VlmHeadsError(
+            "attribution without words",
+            'a file of lines such as {"image": "a.png", "grounded": ["dog"], '
+            '"hallucinated": ["fork"]}, with a "caption" where it is not to be generated',
+            "pass --words FILE",
+        )
+    listed = _read_words(options.words)
+    entries = []
+    for path in paths:
+        if path.name not in listed:
+            raise VlmHeadsError(
+                f"{options.words} has no line for {path.name}", "one for each image"
+            )
+        entries.append(listed[path.name])
+    missing = [index for index, entry in enumerate(entries) if not entry.get("caption")]
+    said = captioner([paths[index] for index in missing], options.prompt)
+    for index, caption in zip(missing, said, strict=True):
+        entries[index] = entries[index] | {"caption": caption.text}
+    targets, grounded, hallucinated = token_masks(
+        captioner.processor.tokenizer,
+        [entry["caption"] for entry in entries],
+        [_spans(entry, "grounded") for entry in entries],
+        [_spans(entry, "hallucinated") for entry in entries],
+    )
+    if not bool(grounded.any() | hallucinated.any()):
+        return Measurement({})
+    inputs = captioner.prepare(paths, options.prompt)
+    maps: dict[str, HeadMap] = {}
+    for method in ("ablation", "gradient"):
+        found = attribution(
+            captioner.model,
+            inputs,
+            targets,
+            grounded,
+            hallucinated,
+            factor=options.factor,
+            method=method,
+            rows=max(64, len(paths)),
+            provenance=options.about,
+        )
+        maps |= _maps(found)
+    return Measurement(
+        dict(sorted(maps.items(), key=lambda item: list(ATTRIBUTION_MAPS).index(item[0])))
+    )
+
+
+ATTRIBUTION_MAPS = {
+    "attribution": ("score", "ablation"),
+    "effect on grounded words": ("grounded", "ablation"),
+    "effect on hallucinated words": ("hallucinated", "ablation"),
+    "attribution by gradient": ("score", "gradient"),
+}
+
+
+def _maps(found: Attribution) -> dict[str, HeadMap]:
+    """Head maps of what there is in a batch, by name."""
+    there = ~found.effects.isnan().any(dim=3).any(dim=2)
+    holds = {
+        "grounded": bool(there[:, 0].any()),
+        "hallucinated": bool(there[:, 1].any()),
+        "score": bool(there.all(dim=1).any()),
+    }
+    return {
+        name: getattr(found, kind)
+        for name, (kind, method) in ATTRIBUTION_MAPS.items()
+        if method == found.method and holds[kind]
+    }
+
+
+def _read_words(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the lines of a file of words, by the name of their image."""
+    if not path.is_file():
+        raise VlmHeadsError(f"no file {path}", "a file of words, one JSON object per line")
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            found[Path(entry["image"]).name] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            raise VlmHeadsError(
+                f"line {number} of {path} cannot be read ({error})",
+                'an object with "image", "grounded" and "hallucinated"',
+            ) from error
+    return found
+
+
+def _spans(entry: Mapping[str, Any], kind: str) -> list[tuple[int, int]]:
+    """Characters of the words of a kind in a caption, wherever they occur."""
+    return [
+        match.span()
+        for word in entry.get(kind, ())
+        for match in re.finditer(rf"\b{re.escape(word)}\b", entry["caption"], re.IGNORECASE)
+    ]
