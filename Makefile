@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: try demo test test-floor coverage check fix bench docs docs-serve clean
+.PHONY: try demo test test-families test-floor coverage check fix bench docs docs-serve clean
 .DEFAULT_GOAL := try
 
 SITE = $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
@@ -49,6 +49,10 @@ $(FLOOR_VENV)/ready: $(VENV)/ready constraints-floor.txt
 
 test-floor: $(FLOOR_VENV)/ready
 	$(FLOOR_VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(FLOOR_TESTS) -k "$(FLOOR_CASES)"
+
+# Every family that transformers knows, held to every promise; a short form is a part of `test`.
+test-families: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses 2 tests/families/sweep.py tests/families
 
 coverage: $(VENV)/ready
 	mkdir -p out

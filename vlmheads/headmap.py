@@ -44,7 +44,7 @@ class HeadMap:
     """A measurement of every head of a model.
 
     Args:
-        values: [N, L, H] one map per image, float32.
+        values: [N, L, H] one map per image, float32; not a number in layers without heads.
         geometry: the model that it was measured on; it is refused on any other.
         measure: what was measured, such as "vhd".
         provenance: model id, prompt, options and whatever else tells where it came from; plain
@@ -100,9 +100,11 @@ class HeadMap:
 
     def top(self, k: int) -> list[tuple[int, int, float]]:
         """Return the k heads with the largest mean, as (layer, head, value), largest first."""
-        if not 1 <= k <= self.mean().numel():
-            raise VlmHeadsError(f"k={k}", f"a number from 1 to {self.mean().numel()} heads")
-        best = self.mean().flatten().topk(k)
+        values = self.mean().flatten()
+        known = int((~values.isnan()).sum())
+        if not 1 <= k <= known:
+            raise VlmHeadsError(f"k={k}", f"a number from 1 to {known} heads")
+        best = values.nan_to_num(-math.inf, math.inf, -math.inf).topk(k)
         return [
             (index // self.geometry.heads, index % self.geometry.heads, value)
             for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -26,6 +26,4 @@ def kept_outputs(request: Request, plugin: object, layers: tuple[int, ...]) -> T
 
 def normed(request: Request, hidden: Tensor) -> Tensor:
     """Return hidden states after the decoder's last norm."""
-    last: torch.nn.Module = request.anatomy.decoder.norm  # type: ignore[assignment]
-    result: Tensor = last(hidden)
-    return result
+    return request.anatomy.normed(hidden)

@@ -54,7 +54,7 @@ class DeCo(Plugin):
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to choose from."""
-        return geometry.scaled(19, 28) if self.layers is None else self.layers
+        return geometry.scaled(19, 28, attention=False) if self.layers is None else self.layers
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
         """Remember the outputs of the layers."""

@@ -80,7 +80,7 @@ class MemVR(Plugin):
 
     def asked_layers(self, geometry: Geometry) -> range:
         """Return the layers whose uncertainty is measured."""
-        scaled = geometry.scaled(6, 16)
+        scaled = geometry.scaled(6, 16, attention=False)
         first = scaled[0] if self.first is None else self.first
         return range(first, scaled[-1] + 1 if self.stop is None else self.stop)
 

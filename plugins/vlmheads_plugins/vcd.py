@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.model.vision import PIXELS
+from vlmheads.model.vision import PIXELS, pixel_names
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.prompt import Prompt
@@ -65,15 +65,17 @@ class VCD(Plugin):
 
     def _noised(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of the vision encoder with noise on the pixels."""
-        pixels: Tensor = inputs[PIXELS]
         kept, added = diffusion(self.step)
-        noise = image_noise(inputs, self.seed).to(pixels.device)
-        noised = (kept * at_least_float32(pixels) + added * noise).to(pixels.dtype)
-        if pixels.ndim == 5:
-            # Models tell tiles that only pad the batch by their zeros.
-            filled = (pixels != 0).flatten(2).any(dim=2)[:, :, None, None, None]
-            noised = torch.where(filled, noised, pixels)
-        return inputs | {PIXELS: noised}
+        noised = {}
+        for name in pixel_names(inputs):
+            pixels: Tensor = inputs[name]
+            noise = image_noise(inputs, self.seed, name).to(pixels.device)
+            noised[name] = (kept * at_least_float32(pixels) + added * noise).to(pixels.dtype)
+            if pixels.ndim == 5:
+                # Models tell tiles that only pad the batch by their zeros.
+                filled = (pixels != 0).flatten(2).any(dim=2)[:, :, None, None, None]
+                noised[name] = torch.where(filled, noised[name], pixels)
+        return inputs | noised
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Contrast the next token."""
@@ -95,22 +97,27 @@ def diffusion(step: int) -> tuple[float, float]:
     return math.sqrt(kept), math.sqrt(1 - kept)
 
 
-def image_noise(inputs: dict[str, Any], seed: int) -> Tensor:
+def image_noise(inputs: dict[str, Any], seed: int, name: str = PIXELS) -> Tensor:
     """Draw normal noise of the shape of the pixels, the same for an image in any batch.
 
     Args:
         inputs: the arguments of the vision encoder.
         seed: every image begins the same draw.
+        name: of the argument that holds the pixels.
     """
-    pixels: Tensor = inputs[PIXELS]
+    pixels: Tensor = inputs[name]
 
     def draw(*shapes: tuple[int, ...]) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return [torch.randn(shape, generator=generator) for shape in shapes]
 
-    if (grids := inputs.get("image_grid_thw")) is not None:  # [patches of all images, values]
+    grids = inputs.get("image_grid_thw", inputs.get("image_grid_hw"))
+    if grids is not None:  # [patches of all images, values]
         lengths = grids.prod(dim=-1).tolist()
         return torch.cat([draw((length, *pixels.shape[1:]))[0] for length in lengths])
+    if (sides := inputs.get("target_sizes")) is not None:  # [1, C, side, side * all patches]
+        widths = [pixels.shape[2] * count for count in sides.prod(dim=-1).tolist()]
+        return torch.cat([draw((1, *pixels.shape[1:3], width))[0] for width in widths], dim=-1)
     if pixels.ndim == 5:  # [images, tiles, channels, height, width], padded with tiles
         return torch.stack(draw(*[tuple(pixels.shape[2:])] * pixels.shape[1]))
     sizes = inputs.get("image_sizes")

@@ -85,7 +85,7 @@ def test_the_list_says_what_was_tested_with_what() -> None:
     shown = run().stdout
     assert shown.startswith(f"swept on transformers {Coverage.load().transformers}, torch ")
     assert "InternVL3, InternVL3.5  [internvl]" in shown
-    assert "tiny random models also as internvl+gpt_oss, internvl+qwen3" in shown
+    assert "tiny random models also as internvl+deepseek_v3, internvl+gpt_oss, " in shown
     assert "real checkpoints: embedded, smol" in shown
     assert run("--check", "--markdown").exit_code == 2
 

@@ -3,126 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
-from build import IMAGE, build
-from inputs import alone, inputs, row_of
-from probes import (
-    Beside,
-    ByHand,
-    Idle,
-    Negative,
-    Scaled,
-    Sharper,
-    Shifted,
-    Unembedded,
-    at_interface,
-)
+from build import IMAGE
+from case import EDITS, LENGTHS, TOKENS, Case, difference, far, need, same, some_gains
+from inputs import row_of
+from probes import Beside, ByHand, Idle, IdleRows, Negative, Scaled, Unembedded, at_interface
 from torch import Tensor, nn
 
-from vlmheads import attach
-from vlmheads.model.anatomy import Anatomy, examine
-from vlmheads.plugin import Plugin
-
-LENGTHS = (5, 3)
-TOKENS = 4
-# A random model says markers and image tokens too, which no trained one does.
-UNSAID = list(range(55, 64))
-
-
-class BrokenError(AssertionError):
-    """A promise that is not kept, in one line."""
-
-
-@dataclass(eq=False)
-class Case:
-    """One entry: its model, its inputs, and what the untouched model makes of them."""
-
-    model_type: str
-    attention: str = "sdpa"
-    plain: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    own_hooks: int = 0
-
-    @cached_property
-    def model(self) -> Any:
-        return build(self.model_type, row_of(self.model_type).changes, self.attention)
-
-    @cached_property
-    def anatomy(self) -> Anatomy:
-        return examine(self.model)
-
-    @cached_property
-    def padded(self) -> bool:
-        """Whether the untouched model gives a left-padded row what it gets alone."""
-        ids, logits = self.before("batch")
-        for index in range(len(LENGTHS)):
-            own_ids, own = self.before(f"row {index}")
-            if ids[index].tolist() != own_ids[0].tolist() or far(logits[:, index], own[:, 0]):
-                return False
-        return True
-
-    def given(self, name: str) -> dict[str, Any]:
-        """The inputs "batch", or "row 0" and so on, alone."""
-        if name == "batch":
-            return inputs(self.model, self.model_type, LENGTHS)
-        return alone(self.model, self.model_type, LENGTHS, int(name.split()[1]))
-
-    def run(self, name: str, *plugins: Plugin) -> tuple[Tensor, Tensor]:
-        """New tokens [B, N] and the logits [N, B, V] that they came from."""
-        given = self.given(name)
-        if not plugins:
-            return self._generate(given)
-        with attach(self.model, list(plugins)):
-            return self._generate(given)
-
-    def before(self, name: str) -> tuple[Tensor, Tensor]:
-        """What the untouched model gave before anything was attached."""
-        if name not in self.plain:
-            self.plain[name] = self.run(name)
-            self.own_hooks = self.hooks()  # transformers puts some of its own at the first pass
-        return self.plain[name]
-
-    def hooks(self) -> int:
-        """How many forward hooks there are on the model."""
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self.model.modules())
-
-    def _generate(self, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        output = self.model.generate(
-            **given,
-            max_new_tokens=TOKENS,
-            do_sample=False,
-            suppress_tokens=UNSAID,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        return output.sequences[:, -TOKENS:], torch.stack(output.logits)
-
-
-def far(one: Tensor, other: Tensor, atol: float = 2e-4) -> bool:
-    """Whether logits differ, those that the model rules out aside."""
-    return difference(one, other) > atol
-
-
-def difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference of logits, those that the model rules out aside."""
-    low = torch.finfo(one.dtype).min / 2
-    both = (one > low) & (other > low)
-    if bool(((one > low) != (other > low)).any()):
-        return torch.inf
-    gap = (one - other)[both].abs()
-    return torch.inf if bool(gap.isnan().any()) else float(gap.max())
-
-
-def need(kept: bool, otherwise: str) -> None:
-    if not kept:
-        raise BrokenError(otherwise)
-
-
-def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+from vlmheads.model.layout import picks_keys
 
 
 def attaches(case: Case) -> None:
@@ -136,6 +26,18 @@ def neutral(case: Case) -> None:
         after = case.run(name, Idle())
         gap = difference(after[1], case.before(name)[1])
         need(same(after, case.before(name)), f"idle hooks move logits of {name} by {gap:.2g}")
+
+
+def neutral_rows(case: Case) -> None:
+    """Handing out attention rows changes no bit."""
+    for name in ("row 0", "batch"):
+        after = case.run(name, IdleRows())
+        gap = difference(after[1], case.before(name)[1])
+        need(same(after, case.before(name)), f"idle rows move logits of {name} by {gap:.2g}")
+
+
+def neutral_stream(case: Case) -> None:
+    """A stream beside the main one changes little of it."""
     after = case.run("row 0", Beside())
     gap = difference(after[1], case.before("row 0")[1])
     need(gap < 2e-4, f"a text-only stream beside it moves logits by {gap:.2g}")
@@ -157,7 +59,8 @@ def _decoding(case: Case) -> dict[nn.Module, tuple[int, int]]:
     before: list[nn.Module] = []
 
     def look(module: nn.Module, output: Tensor) -> Tensor:
-        if output.shape[1] == 1 and case.model.__dict__.get("_step", 0) > 0:
+        own = hasattr(module, "layer_idx")  # not attention over a layer's own residual streams
+        if own and output.shape[1] == 1 and case.model.__dict__.get("_step", 0) > 0:
             found[module] = (output.shape[2], output.shape[3])
         before.append(module)
         return output
@@ -186,13 +89,6 @@ def heads(case: Case) -> None:
     need(geometry.heads == max(h for h, _ in truth), f"geometry says {geometry.heads} heads")
 
 
-def some_gains(case: Case) -> Tensor:
-    """A factor from 0 to 2 for each head [L, H]; one for all would vanish in a norm behind."""
-    shape = case.anatomy.geometry
-    generator = torch.Generator().manual_seed(1)
-    return 2 * torch.rand(shape.layers, shape.heads, generator=generator)
-
-
 def scaling(case: Case) -> None:
     """Scaling heads by hooks is scaling them at the attention interface."""
     order = {module: index for index, module in enumerate(_decoding(case))}
@@ -210,6 +106,10 @@ def scaling(case: Case) -> None:
         theirs = case.run("row 0")
     gap = difference(ours[1][:1], theirs[1][:1])
     need(far(ours[1], case.before("row 0")[1], 1e-3), "scaling heads changes nothing")
+    if row_of(case.model_type).normed_heads:
+        moved = [difference(one[1], case.before("row 0")[1]) for one in (ours, theirs)]
+        need(moved[1] < moved[0] / 2, f"a norm of each head does not undo its scale: {moved}")
+        return
     need(gap < 2e-4, f"scaled by hooks and at the interface, logits differ by {gap:.2g}")
 
 
@@ -226,7 +126,7 @@ def rows(case: Case) -> None:
 def _without_image(case: Case, given: dict[str, Any]) -> dict[str, Any]:
     """Inputs of one row with its image tokens deleted."""
     ids = given["input_ids"]
-    keep = ids[0] != IMAGE
+    keep = ~torch.isin(ids[0], torch.tensor([IMAGE, *case.anatomy.marker_ids]))
     types = row_of(case.model_type).types
     text = {"input_ids": ids[:, keep]}
     if types in given:
@@ -269,15 +169,6 @@ def unembed(case: Case) -> None:
     need(gap < 2e-4, f"unembed differs from the model's logits by {gap:.2g}")
 
 
-EDITS: dict[str, Callable[[Case], Plugin]] = {
-    "heads": lambda case: Scaled(gains=some_gains(case)),
-    "rows": lambda case: ByHand(bias=-2.0),
-    "residual": lambda case: Shifted(site="residual"),
-    "mlp": lambda case: Shifted(site="mlp"),
-    "logits": lambda case: Sharper(),
-}
-
-
 def _edit(kind: str) -> Callable[[Case], None]:
     def acts(case: Case) -> None:
         after = case.run("row 0", EDITS[kind](case))
@@ -290,7 +181,7 @@ def _edit(kind: str) -> Callable[[Case], None]:
 
 def beside(case: Case) -> None:
     """An edit is the same with an extra stream beside it."""
-    for kind, make in EDITS.items():
+    for kind, make in case.edits.items():
         one, both = case.run("row 0", make(case)), case.run("row 0", make(case), Beside())
         gap = difference(one[1], both[1])
         need(gap < 5e-4, f"{kind}: a stream beside it moves logits by {gap:.2g}")
@@ -315,9 +206,9 @@ def pixels(case: Case) -> None:
 
 def batches(case: Case) -> None:
     """A left-padded batch gives each row what it gets alone, under every edit."""
-    if not case.padded:
+    if not case.padded or picks_keys(case.anatomy.layers):
         return
-    for kind, make in [*EDITS.items(), ("stream", lambda case: Beside())]:
+    for kind, make in [*case.edits.items(), ("stream", lambda case: Beside())]:
         ids, logits = case.run("batch", make(case))
         for index in range(len(LENGTHS)):
             own_ids, own = case.run(f"row {index}", make(case))
@@ -329,6 +220,8 @@ def batches(case: Case) -> None:
 CHECKS: dict[str, Callable[[Case], None]] = {
     "attach": attaches,
     "neutral": neutral,
+    "neutral rows": neutral_rows,
+    "neutral stream": neutral_stream,
     "heads": heads,
     "scaling": scaling,
     "rows": rows,

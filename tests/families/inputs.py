@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from build import IMAGE, PAD
-from table import ROWS, Row
+from row import Row
+from table import ROWS
 from torch import Tensor
 
 _ALONG_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")

@@ -20,7 +20,7 @@ from vlmheads.runtime.streams import TEXT_ONLY, Stream
 
 @dataclass(frozen=True, eq=False)
 class Idle(Plugin):
-    """Every hook, and nothing done."""
+    """Every hook but that on attention rows, and nothing done."""
 
     name: ClassVar[str] = "idle"
 
@@ -29,14 +29,21 @@ class Idle(Plugin):
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         return heads
 
-    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
-        return rows
-
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
         return hidden
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         return logits
+
+
+@dataclass(frozen=True, eq=False)
+class IdleRows(Idle):
+    """Every hook, and nothing done."""
+
+    name: ClassVar[str] = "idle-rows"
+
+    def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
+        return rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,113 +5,28 @@ An entry with a "+" is a variant of the one before it: another decoder, or anoth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 import images as i
+from row import (
+    CODEBOOK,
+    ENCODER_DECODER,
+    FRAMED,
+    GEMMA3N,
+    GEMMA3N_AUDIO,
+    GEMMA4_VISION,
+    HALF,
+    MROPE,
+    NO_TOKENS,
+    OMNI_AUDIO,
+    PINPOINTS,
+    POSITIONS,
+    QUERIES,
+    SAM,
+    Row,
+    grid,
+    none,
+)
 from standin import StandInConfig
-
-
-@dataclass(frozen=True)
-class Row:
-    """How the tiny model of an entry is made, and its inputs.
-
-    Args:
-        changes: fields of its config, inner configs as dictionaries.
-        images: see images.py.
-        count: tokens that one image stands as; 0 asks the model's vision side.
-        frame: what stands around them in a prompt; -1 is all of them.
-        types: an input that marks image tokens with 1, where the model takes it.
-        why: why there is no tiny model, in one line; it is not built.
-        answer_type: that input on what the model says.
-    """
-
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    images: i.Images = i.plain
-    count: int = 0
-    frame: tuple[int, ...] = (-1,)
-    types: str = ""
-    why: str = ""
-    answer_type: int = 0
-
-
-MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-# Where half of a head rotates, a head is twice as wide.
-HALF = {"rope_parameters": MROPE | {"partial_rotary_factor": 0.5}, "head_dim": 16}
-FRAMED = (58, -1, 59)
-PINPOINTS = {"image_grid_pinpoints": [[16, 32], [32, 16]]}
-CODEBOOK = {
-    "base_channels": 32,
-    "channel_multiplier": [1, 2],
-    "num_res_blocks": 1,
-    "latent_channels": 16,
-}
-SAM = {
-    "output_channels": 16,
-    "num_pos_feats": 8,
-    "image_size": 32,
-    "global_attn_indexes": [1],
-    "window_size": 2,
-}
-OMNI_AUDIO = {
-    "d_model": 16,
-    "encoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 16,
-    "output_dim": 32,
-    "num_mel_bins": 8,
-    "max_source_positions": 16,
-    "downsample_hidden_size": 4,
-}
-GEMMA3N = {
-    "num_kv_shared_layers": 2,
-    "activation_sparsity_pattern": [0.0] * 4,
-    "intermediate_size": [48] * 4,
-    "laurel_rank": 4,
-    "vocab_size_per_layer_input": 90,
-}
-GEMMA3N_AUDIO = {
-    "vocab_size": 2,
-    "vocab_offset": 92,
-    "hidden_size": 16,
-    "conf_num_attention_heads": 2,
-    "conf_num_hidden_layers": 1,
-    "input_feat_size": 8,
-    "sscp_conv_channel_size": [4, 4],
-}
-OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32}
-GEMMA4_VISION = {
-    "model_type": "gemma4_vision",
-    "position_embedding_size": 16,
-    "pooling_kernel_size": 2,
-}
-QUERIES = {"num_query_tokens": 4, "text_config": OPT}
-MISTRAL4 = {
-    "model_type": "mistral4",
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 10000.0,
-        "partial_rotary_factor": 1.0,
-        "llama_4_scaling_beta": 0.1,
-        "original_max_position_embeddings": 8,
-    },
-}
-POSITIONS = {"pos_emb_height": 4, "pos_emb_width": 4}
-
-
-def _none(why: str) -> Row:
-    return Row(why=why)
-
-
-def _grid(images: i.Images = i.grid, /, **changes: Any) -> Row:
-    """A row of the Qwen-VL layout: patches in a grid, M-RoPE unless the text config says."""
-    changes.setdefault("text_config", {"rope_parameters": MROPE})
-    return Row(changes, images, frame=FRAMED, types="mm_token_type_ids")
-
-
-_NO_TOKENS = "its prompt holds no image tokens"
-_ENCODER_DECODER = "encoder-decoder"
+from variants import VARIANTS
 
 ROWS: dict[str, Row] = {
     "apertus1p5": Row(
@@ -125,7 +40,7 @@ ROWS: dict[str, Row] = {
         i.small,
     ),
     "aria": Row({"projector_patch_to_query_dict": {4: 4}}),
-    "blip": _none(_ENCODER_DECODER),
+    "blip": none(ENCODER_DECODER),
     "blip-2": Row(QUERIES),
     "chameleon": Row(
         {
@@ -139,12 +54,12 @@ ROWS: dict[str, Row] = {
         i.square(8),
     ),
     "cohere2_vision": Row({"alignment_intermediate_size": 48}),
-    "cohere_compass": _grid(
+    "cohere_compass": grid(
         text_config={"rope_parameters": {"full_attention": MROPE}},
         vision_config={"deepstack_visual_indexes": [0, 1]},
     ),
-    "cosmos3_edge": _grid(),
-    "cosmos3_omni": _grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
+    "cosmos3_edge": grid(),
+    "cosmos3_omni": grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
     "deepseek_ocr2": Row(
         {
             "vision_config": {
@@ -156,8 +71,8 @@ ROWS: dict[str, Row] = {
         i.local,
     ),
     "deepseek_vl_hybrid": Row({"high_res_vision_config": SAM}, i.two_sizes, count=4),
-    "diffusion_gemma": _none("fills blocks by diffusion, not token by token"),
-    "dots3_note": _grid(
+    "diffusion_gemma": none("fills blocks by diffusion, not token by token"),
+    "dots3_note": grid(
         text_config={"shared_experts_intermediate_size": 16},
         vision_config={"adapter_in_dim": 16, "adapter_out_dim": 32, "per_layer_config": {}},
         audio_config={"adapter_input_size": 16, "adapter_out_dim": 32, "downsample_hidden_size": 4},
@@ -177,13 +92,13 @@ ROWS: dict[str, Row] = {
         },
         i.small,
     ),
-    "ernie4_5_vl_moe": _grid(
+    "ernie4_5_vl_moe": grid(
         text_config={"moe_intermediate_size": [16, 16], "rope_parameters": MROPE}
     ),
-    "evolla": _none("reads proteins, not images"),
-    "exaone4_5": _grid(text_config={}, vision_config={"fullatt_block_indexes": [1]}),
+    "evolla": none("reads proteins, not images"),
+    "exaone4_5": grid(text_config={}, vision_config={"fullatt_block_indexes": [1]}),
     "fast_vlm": Row({"vision_config": StandInConfig()}, i.square(16)),
-    "florence2": _none(_ENCODER_DECODER),
+    "florence2": none(ENCODER_DECODER),
     "fuyu": Row({"patch_size": 8, "image_size": 16}, i.flat, count=4),
     "gemma3": Row({"mm_tokens_per_image": 4}, frame=FRAMED, types="token_type_ids"),
     "gemma3n": Row(
@@ -208,15 +123,15 @@ ROWS: dict[str, Row] = {
         frame=FRAMED,
         types="mm_token_type_ids",
     ),
-    "git": _none(_NO_TOKENS),
-    "glm46v": _grid(),
-    "glm4v": _grid(),
-    "glm4v_moe": _grid(text_config=HALF),
-    "glm5_next": _grid(
+    "git": none(NO_TOKENS),
+    "glm46v": grid(),
+    "glm4v": grid(),
+    "glm4v_moe": grid(text_config=HALF),
+    "glm5_next": grid(
         text_config={"qk_rope_head_dim": 0, "qk_nope_head_dim": 12, "index_kpool": 2}
     ),
-    "glm_ocr": _grid(),
-    "glmga": _grid(),
+    "glm_ocr": grid(),
+    "glmga": grid(),
     "got_ocr2": Row({"vision_config": SAM}),
     "granite4_vision": Row(
         PINPOINTS
@@ -238,10 +153,10 @@ ROWS: dict[str, Row] = {
         },
         i.tile_list,
     ),
-    "hunyuan_vl": _grid(vision_config={"img_max_token_num": 16, "max_vit_seq_len": 64}),
-    "hy_v4_vl": _grid(),
-    "hyperclovax_vision_v2": _grid(text_config={}, vision_config={"fullatt_block_indexes": [1]}),
-    "idefics": _none(_NO_TOKENS),
+    "hunyuan_vl": grid(vision_config={"img_max_token_num": 16, "max_vit_seq_len": 64}),
+    "hy_v4_vl": grid(),
+    "hyperclovax_vision_v2": grid(text_config={}, vision_config={"fullatt_block_indexes": [1]}),
+    "idefics": none(NO_TOKENS),
     "idefics2": Row({"perceiver_config": {"resampler_n_latents": 4}}, i.listed),
     "idefics3": Row({"vision_config": {"image_size": 32}}, i.listed),
     "inkling2": Row({"text_config": {"unpadded_vocab_size": 96}}, i.blocks),
@@ -262,10 +177,10 @@ ROWS: dict[str, Row] = {
         i.patches,
         frame=FRAMED,
     ),
-    "kosmos-2": _none(_NO_TOKENS),
-    "kosmos-2.5": _none(_NO_TOKENS),
+    "kosmos-2": none(NO_TOKENS),
+    "kosmos-2.5": none(NO_TOKENS),
     "lfm2_vl": Row({"text_config": {"full_attn_idxs": [1, 3]}}, i.shapes),
-    "lfm3_vl": _grid(text_config={}),
+    "lfm3_vl": grid(text_config={}),
     "lighton_ocr": Row({"vision_config": {"image_size": 32}}, i.sized),
     "llama4": Row(
         {
@@ -297,7 +212,7 @@ ROWS: dict[str, Row] = {
         frame=FRAMED,
         types="mm_token_type_ids",
     ),
-    "minimax_m3_vl": _grid(
+    "minimax_m3_vl": grid(
         text_config={
             "index_block_size": 4,
             "index_topk_blocks": 2,
@@ -313,9 +228,9 @@ ROWS: dict[str, Row] = {
         }
     ),
     "mistral3": Row({"vision_config": {"image_size": 32}}, i.sized),
-    "mistral4": _none("a text model"),
+    "mistral4": none("a text model"),
     "mistral_large4": Row({"vision_config": {"image_size": 32}}, i.sized),
-    "mllama": _none(_NO_TOKENS),
+    "mllama": none(NO_TOKENS),
     "molmo2": Row(
         {
             "vision_config": {"image_size": [16, 16], "num_position_embeddings": 4},
@@ -340,6 +255,7 @@ ROWS: dict[str, Row] = {
         },
         i.two_frames,
         frame=FRAMED,
+        normed_heads=True,
     ),
     "nemotron_h_omni": Row(
         {
@@ -367,27 +283,27 @@ ROWS: dict[str, Row] = {
     "perception_lm": Row(
         {"vision_config": StandInConfig(channels_first=False, cls_token=True)}, i.stacked
     ),
-    "pi0": _none("makes actions, not text"),
-    "pix2struct": _none(_ENCODER_DECODER),
+    "pi0": none("makes actions, not text"),
+    "pix2struct": none(ENCODER_DECODER),
     "pp_chart2table": Row({"vision_config": SAM}),
-    "pp_formulanet": _none(_ENCODER_DECODER),
-    "qwen2_5_omni_thinker": _grid(
+    "pp_formulanet": none(ENCODER_DECODER),
+    "qwen2_5_omni_thinker": grid(
         vision_start_token_id=58,
         audio_config=OMNI_AUDIO,
         vision_config={"fullatt_block_indexes": [1]},
     ),
-    "qwen2_5_vl": _grid(vision_config={"fullatt_block_indexes": [1], "window_size": 32}),
-    "qwen2_vl": _grid(vision_config={"hidden_size": 32}),
-    "qwen3_5": _grid(text_config=HALF),
-    "qwen3_5_moe": _grid(text_config=HALF),
-    "qwen3_omni_moe_thinker": _grid(
+    "qwen2_5_vl": grid(vision_config={"fullatt_block_indexes": [1], "window_size": 32}),
+    "qwen2_vl": grid(vision_config={"hidden_size": 32}),
+    "qwen3_5": grid(text_config=HALF),
+    "qwen3_5_moe": grid(text_config=HALF),
+    "qwen3_omni_moe_thinker": grid(
         vision_start_token_id=58,
         audio_config=OMNI_AUDIO,
         vision_config={"deepstack_visual_indexes": [0, 1]},
     ),
-    "qwen3_vl": _grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
-    "qwen3_vl_moe": _grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
-    "qwen4_exp": _grid(
+    "qwen3_vl": grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
+    "qwen3_vl_moe": grid(vision_config={"deepstack_visual_indexes": [0, 1]}),
+    "qwen4_exp": grid(
         text_config=HALF
         | {
             "indexer_n_heads": 2,
@@ -400,8 +316,8 @@ ROWS: dict[str, Row] = {
     "shieldgemma2": Row({"mm_tokens_per_image": 4}, frame=FRAMED, types="token_type_ids"),
     "smolvlm": Row({"vision_config": {"image_size": 32}}, i.listed),
     "step3p7": Row({"vision_config": {"image_size": 32}}, i.local),
-    "t5gemma2": _none(_ENCODER_DECODER),
-    "udop": _none(_ENCODER_DECODER),
+    "t5gemma2": none(ENCODER_DECODER),
+    "udop": none(ENCODER_DECODER),
     "unlimited_ocr": Row(
         {
             "vision_config": {
@@ -414,93 +330,5 @@ ROWS: dict[str, Row] = {
     "video_llama_3": Row({}, i.merged, count=4),
     "video_llava": Row({}, i.image_pixels, count=4),
     "vipllava": Row({"vision_feature_layer": [-2, -1]}),
-    "vision-encoder-decoder": _none(_ENCODER_DECODER),
-    # Variants: decoders that checkpoints of an entry come with, or options that they set.
-    "blip-2+t5": Row(
-        {
-            "num_query_tokens": 4,
-            "use_decoder_only_language_model": False,
-            "text_config": {
-                "model_type": "t5",
-                "d_model": 32,
-                "d_kv": 8,
-                "d_ff": 48,
-                "num_decoder_layers": 2,
-                "num_heads": 4,
-                "decoder_start_token_id": 0,
-            },
-        }
-    ),
-    "gemma4+shared": Row(
-        {
-            "vision_config": GEMMA4_VISION,
-            "text_config": {
-                "num_kv_shared_layers": 2,
-                "final_logit_softcapping": 3.0,
-                "layer_types": ["sliding_attention", "full_attention"] * 2,
-            },
-        },
-        i.positions,
-        frame=FRAMED,
-        types="mm_token_type_ids",
-    ),
-    "gemma4+moe": Row(
-        {
-            "vision_config": GEMMA4_VISION,
-            "text_config": {
-                "enable_moe_block": True,
-                "num_experts": 4,
-                "top_k_experts": 2,
-                "moe_intermediate_size": 16,
-                "hidden_size_per_layer_input": 0,
-                "attention_k_eq_v": True,
-                "num_global_key_value_heads": 2,
-            },
-        },
-        i.positions,
-        frame=FRAMED,
-        types="mm_token_type_ids",
-    ),
-    "instructblip+llama": Row(
-        {"num_query_tokens": 4, "text_config": {"model_type": "llama"}}, i.asked, count=4
-    ),
-    "internvl+gpt_oss": Row(
-        {
-            "vision_config": {"image_size": [32, 32], "patch_size": [8, 8]},
-            "text_config": {"model_type": "gpt_oss"},
-        }
-    ),
-    "internvl+qwen3": Row(
-        {
-            "vision_config": {"image_size": [32, 32], "patch_size": [8, 8]},
-            "text_config": {"model_type": "qwen3"},
-        }
-    ),
-    "internvl+qwen3_moe": Row(
-        {
-            "vision_config": {"image_size": [32, 32], "patch_size": [8, 8]},
-            "text_config": {"model_type": "qwen3_moe"},
-        }
-    ),
-    "llava_next+mistral": Row(PINPOINTS | {"text_config": {"model_type": "mistral"}}, i.tiles),
-    "mistral3+ministral3": Row(
-        {"vision_config": {"image_size": 32}, "text_config": {"model_type": "ministral3"}}, i.sized
-    ),
-    "mistral3+mistral4": Row(
-        {"vision_config": {"image_size": 32}, "text_config": MISTRAL4}, i.sized
-    ),
-    "paligemma+gemma2": Row(
-        {
-            "projection_dim": 32,
-            "hidden_size": 32,
-            "text_config": {
-                "model_type": "gemma2",
-                "attn_logit_softcapping": 2.0,
-                "final_logit_softcapping": 3.0,
-                "query_pre_attn_scalar": 8,
-            },
-        },
-        types="token_type_ids",
-        answer_type=1,
-    ),
-}
+    "vision-encoder-decoder": none(ENCODER_DECODER),
+} | VARIANTS

@@ -14,10 +14,17 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from transformers import CompileConfig, DynamicCache, Gemma3TextConfig
+from transformers import (
+    CompileConfig,
+    DynamicCache,
+    Gemma3TextConfig,
+    GptOssForCausalLM,
+    LlamaForCausalLM,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmheads.model.anatomy import examine
+from vlmheads.model.layout import compares_name
 from vlmheads.runtime import compat
 
 
@@ -168,3 +175,31 @@ def test_models_with_rotations_in_space_keep_their_offsets(family: str) -> None:
     assert told["forward"]["position_ids"].ndim == 3, (
         "position_ids have changed: generate() no longer passes one row for each dimension"
     )
+
+
+def test_a_copy_of_a_module_has_children_of_its_own() -> None:
+    inner, other = nn.Linear(2, 2), nn.Linear(2, 3)
+    whole = nn.Sequential(inner)
+    shell = compat.with_child(whole, "0", other)
+    assert (shell[0] is other, whole[0] is inner) == (True, True), (
+        "torch has moved how a module holds its children: unembedding runs a model's forward on "
+        "a copy with another body"
+    )
+
+
+def test_decoders_say_whether_sdpa_serves_them() -> None:
+    kinds = (GptOssForCausalLM, LlamaForCausalLM)
+    assert [compat.supports_sdpa(kind) for kind in kinds] == [False, True], (
+        "_supports_sdpa has moved: a decoder with attention sinks would be served by sdpa, which "
+        "leaves them out"
+    )
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl"])
+def test_attention_modules_read_the_table_of_functions(family: str) -> None:
+    anatomy = examine(tiny.build(family))
+    assert anatomy.geometry.bare_layers == (), (
+        "attention no longer reads ALL_ATTENTION_FUNCTIONS: model.layout tells layers with heads "
+        "from others by it"
+    )
+    assert compares_name(anatomy.decoder.modules()) is None

@@ -38,13 +38,13 @@ def sinks(captioner: Captioner, paths: list[Path], options: Options) -> Measurem
         plot_sinks(found, read_image(paths[0]), path=options.overlay)
     layers = found.phi.shape[1]
     counts = found.visual_sinks.sum(dim=(1, 2)) / layers
-    total = found.image.values.sum(dim=(1, 2))
-    on_sinks = (found.image.values * found.spent.values).sum(dim=(1, 2))
+    total = found.image.values.nansum(dim=(1, 2))
+    on_sinks = (found.image.values * found.spent.values).nansum(dim=(1, 2))
     figures = {
         "largest φ of an image token": (found.phi * found.visual[:, None]).amax(dim=(1, 2)),
         "image tokens that are sinks, mean of the layers": counts,
         "share of image attention on sinks": on_sinks / total.clamp(min=1e-12),
-        "share of image-centric heads": found.centric.values.mean(dim=(1, 2)),
+        "share of image-centric heads": found.centric.values.nanmean(dim=(1, 2)),
     }
     notes: dict[str, Any] = {
         "massive at the first token": list(found.dimensions()),

@@ -35,7 +35,8 @@ class AttentionSinks:
 
     def metric(self, epsilon: float = 0.3) -> Tensor:
         """Sink_k^ε, the share of all heads with α_k > ε, of each of the first T tokens [N, T]."""
-        return (self.alpha > epsilon).float().mean(dim=(1, 2))
+        above = (self.alpha > epsilon).float()
+        return above.masked_fill(self.alpha.isnan(), torch.nan).nanmean(dim=(1, 2))
 
     def dormant(self, threshold: float = 0.9, norm: float | None = None) -> Tensor:
         """[N, L, H] True where a head is dormant: it attends to the first token and to little else.
@@ -89,6 +90,7 @@ def attention_sinks(
     alpha = torch.zeros(shape[0], geometry.layers, geometry.heads, shape[2])
     for layer, part in probe.alpha:
         alpha[:, layer, : part.shape[1]] = part
+    alpha[:, list(geometry.bare_layers)] = torch.nan
     first = HeadMap(layered(probe.first, geometry), geometry, "first-token-attention", about)
     loudness = HeadMap(layered(probe.norms, geometry), geometry, "relative-norm", about)
     return AttentionSinks(alpha, first, loudness)

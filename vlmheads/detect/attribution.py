@@ -158,6 +158,7 @@ def attribution(
     effects = measure(replay, targets, kinds, factor, rows)
     missing = ~kinds.any(dim=2).T.cpu()
     effects = effects.cpu().float().masked_fill(missing[:, :, None, None], torch.nan)
+    effects[:, :, list(replay.anatomy.geometry.bare_layers)] = torch.nan
     return Attribution(effects, replay.anatomy.geometry, factor, method, dict(provenance or {}))
 
 
@@ -170,7 +171,7 @@ def gains_of(score: HeadMap, spread: float = 0.3) -> HeadMap:
     if score.measure != "attribution":
         raise VlmHeadsError(f"a head map of {score.measure!r}", "one of 'attribution'")
     values = score.mean()
-    largest = float(values.abs().max()) or 1.0
+    largest = float(values.abs().nan_to_num().max()) or 1.0
     sign = -1.0 if float(score.provenance.get("factor", 0)) < 1 else 1.0
     about = {"from": "attribution", "spread": spread}
     factors = 1 + sign * spread * values / largest
@@ -178,7 +179,7 @@ def gains_of(score: HeadMap, spread: float = 0.3) -> HeadMap:
 
 
 def correlation(one: HeadMap, other: HeadMap) -> tuple[float, float]:
-    """Pearson's and Spearman's correlation of two maps over all layers and heads.
+    """Pearson's and Spearman's correlation of two maps over all heads that both have numbers for.
 
     Ties share no rank: the first of them ranks lower.
 
@@ -187,6 +188,7 @@ def correlation(one: HeadMap, other: HeadMap) -> tuple[float, float]:
     """
     one.geometry.require(other.geometry, "a head map")
     values = torch.stack([one.mean().flatten(), other.mean().flatten()]).double()
+    values = values[:, ~values.isnan().any(dim=0)]
     ranks = values.argsort(dim=1, stable=True).argsort(dim=1).double()
     return float(torch.corrcoef(values)[0, 1]), float(torch.corrcoef(ranks)[0, 1])
 
@@ -207,7 +209,7 @@ def _by_ablation(
     ones = torch.ones(count, geometry.layers, geometry.heads, device=targets.device)
     plain = _means(replay.log_probabilities(targets, ones)[None], kinds)[0]
     effects = torch.zeros(shape, dtype=plain.dtype, device=plain.device)
-    every = [(layer, head) for layer in range(shape[2]) for head in range(shape[3])]
+    every = [(layer, head) for layer in geometry.attention_layers for head in range(shape[3])]
     size = max(1, rows // count)
     for start in range(0, len(every), size):
         some = every[start : start + size]

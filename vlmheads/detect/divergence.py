@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vlmheads.detect.replay import after_end, refuse_beams
+from vlmheads.detect.replay import after_end, layered, refuse_beams
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.plugin import Plugin
@@ -58,9 +58,7 @@ def divergence(
         raise VlmHeadsError(
             "prompts without any image", "at least one image token", "pass what the processor made"
         )
-    values = torch.zeros(len(probe.found[0][1]), geometry.layers, geometry.heads)
-    for layer, found in probe.found:
-        values[:, layer, : found.shape[1]] = found.cpu()
+    values = layered(probe.found, geometry)
     about = dict(provenance or {}) | {"filtered": probe.form or False}
     return HeadMap(values, geometry, "vhd", about)
 

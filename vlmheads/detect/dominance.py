@@ -39,7 +39,10 @@ class Dominance:
     sequences: Tensor
 
     def mdi(self) -> Tensor:
-        """MDI = (A_T / |T|) / (A_O / |O|) of each third of the layers [N, 3]; over 1, text wins."""
+        """MDI = (A_T / |T|) / (A_O / |O|) of each third of the layers with heads, [N, 3].
+
+        Over 1, text wins.
+        """
         text, image = self._thirds()
         size = self.counts.double()
         return (text / size[:, :1]) / (image / size[:, 1:])
@@ -56,13 +59,14 @@ class Dominance:
 
     def _thirds(self) -> tuple[Tensor, Tensor]:
         """Attention on text and on the image, [N, 3] each, mean of the heads of each third."""
-        layers = self.text.geometry.layers
+        with_heads = list(self.text.geometry.attention_layers)
+        layers = len(with_heads)
         edges = [round(layers * part / 3) for part in range(4)]
         # Of one or two layers, a third is the layer that it begins in.
         spans = [slice(min(a, layers - 1), max(b, a + 1)) for a, b in pairwise(edges)]
         text, image = (
-            torch.stack([part.values[:, span].double().mean(dim=(1, 2)) for span in spans], dim=1)
-            for part in (self.text, self.image)
+            torch.stack([part[:, span].double().mean(dim=(1, 2)) for span in spans], dim=1)
+            for part in (self.text.values[:, with_heads], self.image.values[:, with_heads])
         )
         return text, image
 

@@ -60,12 +60,16 @@ def require_images(anatomy: Anatomy, inputs: Mapping[str, Any]) -> None:
 
 
 def layered(found: Iterable[tuple[int, Tensor]], geometry: Geometry) -> Tensor:
-    """Lay what was found in each layer, [N, heads], out as [N, L, H]; 0 where there is no head."""
+    """Lay what was found in each layer, [N, heads], out as [N, L, H].
+
+    A layer without heads holds no number; one with fewer heads than others, 0 in their place.
+    """
     parts = dict(found)
     rows = len(next(iter(parts.values())))
     values = torch.zeros(rows, geometry.layers, geometry.heads)
     for layer, part in parts.items():
         values[:, layer, : part.shape[1]] = part.cpu()
+    values[:, list(geometry.bare_layers)] = torch.nan
     return values
 
 

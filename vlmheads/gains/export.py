@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.anatomy import Anatomy, examine
+from vlmheads.model.layout import head_size, width_of
 
 
 def save_adapter(
@@ -116,17 +117,22 @@ def _factors(gains: HeadMap | Tensor, anatomy: Anatomy, strength: float) -> dict
                 f"gains of shape {list(values.shape)}",
                 f"[{geometry.layers}, {geometry.heads}], those of {geometry}",
             )
-    if not bool(values.isfinite().all()):
+    if not bool(values[list(geometry.attention_layers)].isfinite().all()):
         raise VlmHeadsError("gains that are not finite", "numbers")
+    bare = values[list(geometry.bare_layers)].nan_to_num(1.0)
+    if bool((bare != 1).any()):
+        raise VlmHeadsError(
+            f"gains for layers without attention heads: {list(geometry.bare_layers)}",
+            "1, or not a number, in those layers",
+        )
     values = 1 + strength * (values - 1)
     found = {}
     for layer, row in enumerate(values):
         projection = anatomy.projections[layer]
         if projection is None or not bool((row != 1).any()):
             continue
-        width: int = projection.in_features  # type: ignore[assignment]
-        size: int = anatomy.attentions[layer].head_dim  # type: ignore[union-attr, assignment]
-        found[layer] = row[: width // size].repeat_interleave(size)
+        size = head_size(anatomy.attentions[layer])
+        found[layer] = row[: width_of(projection) // size].repeat_interleave(size)
     return found
 
 

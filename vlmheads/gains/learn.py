@@ -161,7 +161,9 @@ def calibrate(
     judge = held_out if callable(held_out) else _judge(model, held_out)
 
     def as_map(values: Tensor, about: Mapping[str, Any]) -> HeadMap:
-        return HeadMap(values.detach().clone()[None], geometry, GAIN, about)
+        values = values.detach().clone()
+        values[list(geometry.bare_layers)] = torch.nan
+        return HeadMap(values[None], geometry, GAIN, about)
 
     gains = torch.ones(geometry.layers, geometry.heads, requires_grad=True)
     adam = torch.optim.Adam([gains], lr=rate, betas=(0.9, 0.95))

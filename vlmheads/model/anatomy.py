@@ -10,10 +10,18 @@ import torch
 from torch import nn
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.model.families import Family, families, family_of
+from vlmheads.model import unembedding
+from vlmheads.model.families import ENCODER_DECODER, Family, families, family_of
 from vlmheads.model.geometry import Geometry
+from vlmheads.model.layout import (
+    attention_of,
+    head_size,
+    mlp_of,
+    projection_of,
+    text_decoder,
+    width_of,
+)
 
-_PROJECTIONS = ("o_proj", "out_proj", "dense")
 _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 _VISUAL_IDS = ("image_token_id", "video_token_id")
 
@@ -30,6 +38,7 @@ class Anatomy:
         layers: its layers; `attentions`, `projections` and `mlps` hold the parts of each. Layers
             without attention heads (linear attention, convolution) hold None.
         visual_ids: token ids that stand for pieces of an image or video.
+        marker_ids: token ids that stand around an image and are embedded by its encoder, too.
     """
 
     model: nn.Module
@@ -41,22 +50,59 @@ class Anatomy:
     projections: tuple[nn.Module | None, ...]
     mlps: tuple[nn.Module | None, ...]
     visual_ids: tuple[int, ...]
+    marker_ids: tuple[int, ...] = ()
 
     def is_visual(self, ids: torch.Tensor) -> torch.Tensor:
         """Mark image and video tokens in ids [B, S]."""
         return torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device))
 
+    def is_marker(self, ids: torch.Tensor) -> torch.Tensor:
+        """Mark the tokens in ids [B, S] that mean something else with an image than without."""
+        return torch.isin(ids, torch.tensor(self.marker_ids, device=ids.device, dtype=ids.dtype))
+
+    def normed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return outputs of a layer [..., E] after the decoder's last norm.
+
+        Raises:
+            VlmHeadsError: a decoder that does more than that between its last layer and its head.
+        """
+        return unembedding.normed(self, hidden)
+
     def unembed(self, hidden: torch.Tensor, *, norm: bool) -> torch.Tensor:
-        """Return logits [..., V] of hidden states [..., E], after the decoder's norm or not."""
-        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
-        last: nn.Module | None = getattr(self.decoder, "norm", None)
-        logits: torch.Tensor = head(last(hidden) if norm and last is not None else hidden)
-        return logits
+        """Return logits [..., V] of hidden states [..., E], after the decoder's norm or not.
+
+        The model makes them itself, with whatever it does to its logits: scales, softcaps, bans.
+
+        Raises:
+            VlmHeadsError: a head that is not found, or, with `norm`, a decoder that does more
+                between its last layer and its head.
+        """
+        return unembedding.logits(self, self.normed(hidden) if norm else hidden)
+
+    def flat_states(self, output: Any) -> torch.Tensor:
+        """Return the hidden states in a module's output as [B, S, E].
+
+        A tuple's first item is taken. Where layers keep several residual streams, [B, S, N, E] or,
+        in Gemma 3n, [N, B, S, E], E is that of all streams, one after the other.
+        """
+        states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        if states.ndim < 4:
+            return states
+        return (states.permute(1, 2, 0, 3) if self.family.streams_first else states).flatten(2)
+
+    def with_states(self, output: Any, states: torch.Tensor) -> Any:
+        """Return a module's output with hidden states [B, S, E] in the place of its own."""
+        if isinstance(output, tuple):
+            return (self.with_states(output[0], states), *output[1:])
+        if output.ndim < 4:
+            return states
+        states = states.reshape(*states.shape[:2], -1, output.shape[-1])
+        return states.permute(2, 0, 1, 3) if self.family.streams_first else states
 
     def split_heads(self, layer: int, flat: torch.Tensor) -> torch.Tensor:
         """View the input of a layer's output projection [B, S, H * D] as [B, S, H, D]."""
-        head_dim: int = self.attentions[layer].head_dim  # type: ignore[union-attr, assignment]
-        return flat.view(*flat.shape[:-1], -1, head_dim)
+        size = head_size(self.attentions[layer])
+        return flat.view(*flat.shape[:-1], -1, size)
 
 
 def unwrap(model: Any) -> Any:
@@ -89,11 +135,11 @@ def replaced_parts(anatomy: Anatomy) -> Iterator[tuple[str, nn.Module | None]]:
         yield "a decoder layer", anatomy.decoder
         return
     for index, layer in enumerate(layers):
-        attention = getattr(layer, "self_attn", None)
+        attention = attention_of(layer)
         now = {
             "attention": (attention, anatomy.attentions[index]),
-            "output projection": (_projection(attention), anatomy.projections[index]),
-            "MLP": (getattr(layer, "mlp", None), anatomy.mlps[index]),
+            "output projection": (projection_of(attention), anatomy.projections[index]),
+            "MLP": (mlp_of(layer), anatomy.mlps[index]),
         }
         for name, (found, known) in now.items():
             if found is not known:
@@ -122,7 +168,7 @@ def examine(model: Any) -> Anatomy:
     family = family_of(model_type)
     known = ", ".join(other.name for other in families() if not other.refusal)
     if not family.refusal and getattr(config, "is_encoder_decoder", False):
-        refusal = "it is an encoder-decoder model: the image is in the encoder, not in the prompt"
+        refusal = ENCODER_DECODER
     else:
         refusal = family.refusal
     if refusal:
@@ -134,37 +180,33 @@ def examine(model: Any) -> Anatomy:
             "a model that takes images as tokens of its prompt",
             f"use a vision-language model, such as {known}",
         )
-    if not hasattr(model, "get_decoder"):
-        raise VlmHeadsError(f"{type(model).__name__} has no get_decoder()", "a generating model")
-    decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
+    decoder = text_decoder(model)
     layers = tuple(getattr(decoder, "layers", ()))
-    attentions = tuple(getattr(layer, "self_attn", None) for layer in layers)
-    projections = tuple(_projection(attention) for attention in attentions)
-    having = tuple(
-        index
-        for index, (attention, projection) in enumerate(zip(attentions, projections, strict=True))
+    attentions = tuple(attention_of(layer) for layer in layers)
+    projections = tuple(projection_of(attention) for attention in attentions)
+    heads = {
+        layer: width_of(projection) // head_size(attention)
+        for layer, (attention, projection) in enumerate(zip(attentions, projections, strict=True))
         if attention is not None and projection is not None
-    )
-    heads = [
-        int(projections[index].in_features) // int(attentions[index].head_dim)  # type: ignore[union-attr, arg-type]
-        for index in having
-    ]
+    }
     if not heads:
         raise VlmHeadsError(
             f"{type(decoder).__name__} ({model_type}) has no attention layer with a known output",
-            f"decoder.layers[i].self_attn with one of {', '.join(_PROJECTIONS)}",
-            "add the family in vlmheads/adapters",
+            "decoder.layers[i] with an attention module that calls transformers' attention "
+            "functions and ends in an output projection",
+            "see docs/families.md",
         )
     return Anatomy(
         model=model,
         family=family,
-        geometry=Geometry(model_type, len(layers), max(heads), having),
+        geometry=Geometry(model_type, len(layers), max(heads.values()), tuple(heads)),
         decoder=decoder,
         layers=layers,
         attentions=attentions,
         projections=projections,
-        mlps=tuple(getattr(layer, "mlp", None) for layer in layers),
+        mlps=tuple(mlp_of(layer) for layer in layers),
         visual_ids=visual_ids,
+        marker_ids=tuple(getattr(config, "visual_indicator_token_ids", None) or ()),
     )
 
 
@@ -179,12 +221,3 @@ def _visual_ids(config: Any) -> tuple[int, ...]:
     }
     has_image = any(isinstance(getattr(place, "image_token_id", None), int) for place in places)
     return tuple(sorted(found)) if has_image else ()
-
-
-def _projection(attention: nn.Module | None) -> nn.Module | None:
-    """Return the module that mixes the heads of an attention module."""
-    for name in _PROJECTIONS:
-        projection = getattr(attention, name, None)
-        if isinstance(projection, nn.Module) and hasattr(attention, "head_dim"):
-            return projection
-    return None

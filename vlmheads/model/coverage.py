@@ -21,6 +21,8 @@ PADDING = "upstream: padding changes rows"
 _CHECKS = {
     "attach": "attaching",
     "neutral": "neutral plugins",
+    "neutral rows": "attention rows handed out",
+    "neutral stream": "an extra stream",
     "heads": "head count and size",
     "scaling": "scaled heads",
     "rows": "attention rows",

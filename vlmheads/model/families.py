@@ -16,6 +16,7 @@ class Family:
         model_types: the `config.model_type` values that belong to it.
         first_position: the position id of a prompt's first token.
         answer_type: the token type of what the model generates, where it tells token types apart.
+        streams_first: whether layers return [streams, B, S, E] rather than [B, S, streams, E].
         refusal: why the family cannot be attached to; empty where it can.
         checkpoints: real checkpoints on which `vlmheads verify` passed; the sweep's tiny random
             models are in coverage.json.
@@ -26,23 +27,31 @@ class Family:
     model_types: tuple[str, ...]
     first_position: int = 0
     answer_type: int = 0
+    streams_first: bool = False
     refusal: str = ""
     checkpoints: tuple[str, ...] = ()
     note: str = ""
 
 
 # Reasons that several families share.
-_ENCODER_DECODER = "it is an encoder-decoder model: the image is in the encoder, not in the prompt"
+ENCODER_DECODER = "it is an encoder-decoder model: the image is in the encoder, not in the prompt"
 _CROSS_ATTENTION = (
     "it reads images through cross-attention layers, so its prompt holds no image tokens"
 )
+_INNER = (
+    "its generate() hands embeddings to a language model inside of it, and that model's forward "
+    "passes show neither the prompt's tokens nor its images"
+)
+# Notes that several families share.
+_STREAMS = "several residual streams: layers cannot be read through the head"
+_NAMED = "sparse attention that goes by a name: no plugin edits its rows, no text-only stream"
 
 FAMILIES: tuple[Family, ...] = (
     Family("Apertus 1.5", ("apertus1p5",)),
     Family("Aria", ("aria",)),
     Family("Aya Vision", ("aya_vision",), note="sliding windows; no positions in full layers"),
     Family("BLIP", ("blip",), refusal=_CROSS_ATTENTION),
-    Family("BLIP-2", ("blip-2",)),
+    Family("BLIP-2", ("blip-2",), refusal=_INNER),
     Family("Chameleon", ("chameleon",)),
     Family("Cohere Command A Vision", ("cohere2_vision",)),
     Family("Cohere North Micro Vision", ("cohere_compass",)),
@@ -54,16 +63,16 @@ FAMILIES: tuple[Family, ...] = (
         ("diffusion_gemma",),
         refusal="it fills blocks by diffusion, not token by token",
     ),
-    Family("dots3-note", ("dots3_note",)),
+    Family("dots3-note", ("dots3_note",), note=_NAMED),
     Family("Emu3", ("emu3",)),
     Family("ERNIE 4.5 VL", ("ernie4_5_vl_moe",)),
     Family("Evolla", ("evolla",), refusal="it reads proteins, not images"),
     Family("EXAONE 4.5", ("exaone4_5",)),
     Family("FastVLM", ("fast_vlm",)),
-    Family("Florence-2", ("florence2",), refusal=_ENCODER_DECODER),
+    Family("Florence-2", ("florence2",), refusal=ENCODER_DECODER),
     Family("Fuyu", ("fuyu",)),
     Family("Gemma 3", ("gemma3",), note="sliding windows; image tokens attend in both directions"),
-    Family("Gemma 3n", ("gemma3n",)),
+    Family("Gemma 3n", ("gemma3n",), streams_first=True, note=_STREAMS),
     Family(
         "Gemma 4",
         ("gemma4", "gemma4_unified"),
@@ -73,22 +82,23 @@ FAMILIES: tuple[Family, ...] = (
     Family("GLM-4.1V", ("glm4v",)),
     Family("GLM-4.5V", ("glm4v_moe",)),
     Family("GLM-4.6V", ("glm46v", "glmga")),
-    Family("GLM-5.3-Flash", ("glm5_next",)),
+    Family("GLM-5.3-Flash", ("glm5_next",), note=f"{_NAMED}; {_STREAMS}"),
     Family("GLM-OCR", ("glm_ocr",)),
     Family("GOT-OCR 2", ("got_ocr2",)),
     Family("Granite 4 Vision", ("granite4_vision",)),
     Family("Granite-Docling", ("granite_docling",)),
-    Family("Hunyuan 4", ("hy_v4_vl",)),
+    Family("Hunyuan 4", ("hy_v4_vl",), note=f"{_NAMED}; {_STREAMS}"),
     Family("HunyuanOCR", ("hunyuan_vl",)),
     Family("HyperCLOVA X SEED Think", ("hyperclovax_vision_v2",)),
     Family("IDEFICS", ("idefics",), refusal=_CROSS_ATTENTION),
     Family("Idefics2", ("idefics2",)),
     Family("Idefics3", ("idefics3",), note="tiles with marker tokens"),
-    Family("Inkling", ("inkling_mm_model", "inkling2", "inkling2_loop")),
-    Family("InstructBLIP", ("instructblip", "instructblipvideo")),
-    Family("InternVL3, InternVL3.5", ("internvl",)),
+    Family("Inkling", ("inkling_mm_model",)),
+    Family("Inkling 2", ("inkling2", "inkling2_loop"), note=_STREAMS),
+    Family("InstructBLIP", ("instructblip", "instructblipvideo"), refusal=_INNER),
+    Family("InternVL3, InternVL3.5", ("internvl",), note="also on gpt-oss, with attention sinks"),
     Family("Janus", ("janus",)),
-    Family("Kimi K2.5", ("kimi_k25",)),
+    Family("Kimi K2.5", ("kimi_k25",), note="MLA: values are smaller than queries"),
     Family(
         "Kosmos-2, Kosmos-2.5",
         ("kosmos-2", "kosmos-2.5"),
@@ -98,7 +108,11 @@ FAMILIES: tuple[Family, ...] = (
     Family("LFM3-VL", ("lfm3_vl",), note="convolution layers have no heads"),
     Family("LightOnOCR", ("lighton_ocr",)),
     Family("Llama 3.2 Vision, Mllama", ("mllama",), refusal=_CROSS_ATTENTION),
-    Family("Llama 4", ("llama4",)),
+    Family(
+        "Llama 4",
+        ("llama4",),
+        refusal="transformers (5.24) cannot run it: its forward asks a text model for images",
+    ),
     Family(
         "LLaVA 1.5",
         ("llava",),
@@ -110,13 +124,13 @@ FAMILIES: tuple[Family, ...] = (
     Family("LLaVA-OneVision", ("llava_onevision",), note="tiles; video tokens count as image"),
     Family("MiniCPM-OCR", ("minicpm_ocr",)),
     Family("MiniCPM-V 4.6, 4.7", ("minicpmv4_6", "minicpmv4_7")),
-    Family("MiniMax-M3", ("minimax_m3_vl",)),
+    Family("MiniMax-M3", ("minimax_m3_vl",), note=_NAMED),
     Family(
         "Mistral 4",
         ("mistral4",),
         refusal="it is a text model",
     ),
-    Family("Mistral Large 4", ("mistral_large4",)),
+    Family("Mistral Large 4", ("mistral_large4",), note=_NAMED),
     Family(
         "Mistral Small, Ministral 3, Pixtral",
         ("mistral3",),
@@ -124,9 +138,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("Molmo 2", ("molmo2",)),
     Family("Muse Glimmer", ("muse_glimmer",)),
-    Family("Muse Spark", ("muse_spark",)),
+    Family("Muse Spark", ("muse_spark",), note="heads are normed and gated before they mix"),
     Family("Nemotron 3 Nano Omni", ("nemotron_h_omni",)),
-    Family("Ovis 2", ("ovis2",)),
+    Family("Ovis 2", ("ovis2",), note="markers around an image are embedded by its encoder"),
     Family("PaddleOCR-VL", ("paddleocr_vl",)),
     Family(
         "PaliGemma, PaliGemma 2",
@@ -137,9 +151,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("PerceptionLM", ("perception_lm",)),
     Family("Pi0", ("pi0",), refusal="it makes actions, not text"),
-    Family("Pix2Struct", ("pix2struct",), refusal=_ENCODER_DECODER),
+    Family("Pix2Struct", ("pix2struct",), refusal=ENCODER_DECODER),
     Family("PP-Chart2Table", ("pp_chart2table",)),
-    Family("PP-FormulaNet", ("pp_formulanet",), refusal=_ENCODER_DECODER),
+    Family("PP-FormulaNet", ("pp_formulanet",), refusal=ENCODER_DECODER),
     Family("Qianfan-OCR", ("qianfan_ocr",)),
     Family("Qwen2-VL", ("qwen2_vl",), note="three-dimensional positions (M-RoPE)"),
     Family("Qwen2.5-Omni", ("qwen2_5_omni_thinker",)),
@@ -153,17 +167,17 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Qwen3.5, Qwen3.6", ("qwen3_5", "qwen3_5_moe"), note="linear-attention layers have no heads"
     ),
-    Family("Qwen4-Exp", ("qwen4_exp",)),
+    Family("Qwen4-Exp", ("qwen4_exp",), note=f"no text-only stream; {_STREAMS}"),
     Family("ShieldGemma 2", ("shieldgemma2",)),
     Family("SmolVLM", ("smolvlm",), note="tiles with marker tokens"),
     Family("Step-3.7-Flash", ("step3p7",)),
-    Family("T5Gemma 2", ("t5gemma2",), refusal=_ENCODER_DECODER),
-    Family("UDOP", ("udop",), refusal=_ENCODER_DECODER),
+    Family("T5Gemma 2", ("t5gemma2",), refusal=ENCODER_DECODER),
+    Family("UDOP", ("udop",), refusal=ENCODER_DECODER),
     Family("Unlimited-OCR", ("unlimited_ocr",)),
     Family("Video-LLaVA", ("video_llava",)),
     Family("VideoLLaMA 3", ("video_llama_3",)),
     Family("VipLlava", ("vipllava",), note="features of several vision layers"),
-    Family("VisionEncoderDecoder", ("vision-encoder-decoder",), refusal=_ENCODER_DECODER),
+    Family("VisionEncoderDecoder", ("vision-encoder-decoder",), refusal=ENCODER_DECODER),
 )
 
 

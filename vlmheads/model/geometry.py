@@ -27,6 +27,11 @@ class Geometry:
         given = self.attention_layers or range(self.layers)
         object.__setattr__(self, "attention_layers", tuple(given))
 
+    @property
+    def bare_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that have no attention heads."""
+        return tuple(layer for layer in range(self.layers) if layer not in self.attention_layers)
+
     def require(self, other: "Geometry", what: str) -> None:
         """Raise unless `other`, the geometry that `what` was made for, is this one.
 
@@ -84,10 +89,20 @@ class Geometry:
                 "choose heads that this model has",
             )
 
-    def scaled(self, first: int, stop: int, of: int = 32) -> tuple[int, ...]:
-        """Layers `first` to `stop` - 1 of a decoder of `of` layers, scaled to this one's depth."""
-        start = min(round(first * self.layers / of), self.layers - 1)
-        return tuple(range(start, max(round(stop * self.layers / of), start + 1)))
+    def scaled(
+        self, first: int, stop: int, of: int = 32, *, attention: bool = True
+    ) -> tuple[int, ...]:
+        """Layers `first` to `stop` - 1 of a decoder of `of` layers, scaled to this one's depth.
+
+        Args:
+            first: index of the first layer.
+            stop: index behind the last.
+            of: how many layers the decoder has that the range was published for.
+            attention: scale over the layers that have attention heads, or over all.
+        """
+        layers = self.attention_layers if attention else tuple(range(self.layers))
+        start = min(round(first * len(layers) / of), len(layers) - 1)
+        return layers[start : max(round(stop * len(layers) / of), start + 1)]
 
     def __str__(self) -> str:
         return f"{self.model_type} with {self.layers} layers of {self.heads} heads"

@@ -16,6 +16,7 @@ from vlmheads.model.anatomy import Anatomy
 from vlmheads.runtime.compat import expand_images
 
 PIXELS = "pixel_values"
+VIDEO_PIXELS = "pixel_values_videos"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +44,42 @@ def image_inputs(anatomy: Anatomy, inputs: dict[str, Any]) -> dict[str, Any]:
     Raises:
         VlmHeadsError: the prompt came with encoded images in place of pixels.
     """
+    if inputs.get(VIDEO_PIXELS) is not None:
+        raise VlmHeadsError(
+            "a prompt with a video, whose frames would have to be changed, too",
+            "images alone, for a plugin that looks at pixels or contrasts with other images",
+            "pass the images without the video",
+        )
     base: Any = anatomy.model.base_model
-    names = inspect.signature(base.get_image_features).parameters
+    encoder = getattr(base, "get_image_features", None)
+    if encoder is None:
+        raise VlmHeadsError(
+            f"{type(base).__name__}, whose vision encoder cannot be run alone",
+            "a model with get_image_features()",
+            "use a plugin that does not look at pixels",
+        )
+    names = inspect.signature(encoder).parameters
     found = {name: inputs[name] for name in names if inputs.get(name) is not None}
-    if PIXELS not in found:
+    if not pixel_names(found):
         raise VlmHeadsError(
             "a prompt whose images came without pixels",
             f"{PIXELS} among the arguments of generate()",
             "pass what the processor made of the images",
         )
     return found
+
+
+def pixel_names(given: dict[str, Any]) -> tuple[str, ...]:
+    """Return which arguments of a vision encoder hold pixels: an overview, its tiles, other sizes.
+
+    Args:
+        given: what `image_inputs` returned.
+    """
+    return tuple(
+        name
+        for name, value in given.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and "pixel" in name
+    )
 
 
 @torch.no_grad()
@@ -136,23 +163,39 @@ def join(anatomy: Anatomy, inputs: dict[str, Any], images: list[Any]) -> Any:
             streams with the same images may share one.
     """
     visual = int(anatomy.is_visual(inputs["input_ids"]).sum())
-    beams = visual // sum(feature.shape[:-1].numel() for feature in images[0].pooler_output)
+    beams = visual // sum(feature.shape[:-1].numel() for feature in _features(images[0]))
     if beams > 1:
         ids = inputs["input_ids"][::beams]
         for output in {id(output): output for output in images}.values():
             expand_images(anatomy.model, ids, {"image": output}, beams)
     first = images[0]
-    first.pooler_output = _chain([output.pooler_output for output in images])
-    if getattr(first, "deepstack_features", None) is not None:
-        layers = zip(*(output.deepstack_features for output in images), strict=True)
-        first.deepstack_features = [_chain(list(layer)) for layer in layers]
+    read = [name for name in _READ[:2] if getattr(first, name, None) is not None] or _READ[2:]
+    for name in read:
+        setattr(first, name, _chain([getattr(output, name) for output in images]))
     return first
 
 
+# What models read of a vision encoder's output; its last states where there is nothing else.
+_READ = ("pooler_output", "deepstack_features", "last_hidden_state")
+
+
+def _features(output: Any) -> list[Tensor]:
+    """Return what stands at the image tokens, in pieces of any size."""
+    found = next(value for name in _READ if (value := getattr(output, name, None)) is not None)
+    while not isinstance(found[0], Tensor):  # pairs of the layer it enters at, and features
+        found = found[0][1]
+    return list(found)
+
+
 def _chain(parts: list[Any]) -> Any:
-    """Concatenate tensors, or lists of them."""
-    if isinstance(parts[0], Tensor):
+    """Concatenate tensors, lists of them, or such of several layers."""
+    first = parts[0]
+    if isinstance(first, Tensor):
         return torch.cat(parts)
+    if isinstance(first, int):
+        return first
+    if any(isinstance(item, (int, tuple, list)) for item in first):
+        return type(first)(_chain(list(items)) for items in zip(*parts, strict=True))
     return [feature for part in parts for feature in part]
 
 

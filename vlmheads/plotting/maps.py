@@ -133,7 +133,8 @@ def head_map_figure(
     layers, heads = values.shape
     size = min(max(0.22, 3.2 / max(layers, heads)), 0.42)
     figure, axes = drawing.new_figure(2.2 + heads * size, 1.3 + layers * size, look, title)
-    low, high = float(values.min()), float(values.max())
+    known = values[~values.isnan()]  # layers without heads stay blank
+    low, high = float(known.min()), float(known.max())
     middle = 0.0 if centre is None and low < 0 else centre
     if middle is not None:
         limit = max(abs(low - middle), abs(high - middle)) or 1.0

@@ -6,10 +6,12 @@ edits attention are the last rows computed a second time, by hand: memory stays 
 
 from __future__ import annotations
 
+import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -18,7 +20,11 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
+from vlmheads.errors import VlmHeadsError
 from vlmheads.precision import at_least_float32
+from vlmheads.runtime.compat import supports_sdpa
+
+_log = logging.getLogger("vlmheads")
 
 # The mask that transformers makes depends on the name, so each base has a name of its own.
 SDPA, EAGER = "vlmheads", "vlmheads_eager"
@@ -39,6 +45,8 @@ class Rows:
         editable: [B, Q] True for rows of text after the image; other rows keep their output.
         values: [B, Hkv, K, Dv] value vectors.
         edited: post-softmax weights [B, H, Q, K] where a plugin set them; they need not sum to 1.
+        sinks: [B or 1, H, Q or 1, 1] scores of a key without a value, which takes its share of each
+            row's attention; None where there is none, and weights sum to 1.
     """
 
     compute: Callable[[slice], Tensor]
@@ -46,6 +54,7 @@ class Rows:
     editable: Tensor
     values: Tensor
     edited: Tensor | None = None
+    sinks: Tensor | None = None
 
     @cached_property
     def scores(self) -> Tensor:
@@ -55,7 +64,15 @@ class Rows:
     @property
     def weights(self) -> Tensor:
         """Attention weights [B, H, Q, K]."""
-        return self.scores.softmax(dim=-1) if self.edited is None else self.edited
+        return self._weigh(self.scores, slice(None)) if self.edited is None else self.edited
+
+    def _weigh(self, scores: Tensor, rows: slice) -> Tensor:
+        """Return the weights of the scores [B, H, q, K] of some rows."""
+        if self.sinks is None:
+            return scores.softmax(dim=-1)
+        sinks = self.sinks if self.sinks.shape[2] == 1 else self.sinks[:, :, rows]
+        sinks = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
+        return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
 
     def part(self, rows: slice) -> Tensor:
         """Attention weights [B, H, q, K] of the rows that a slice of the Q names, and no others.
@@ -63,7 +80,9 @@ class Rows:
         Rows that are not `editable` are 0.
         """
         given = (
-            self.compute(rows).softmax(dim=-1) if self.edited is None else self.edited[:, :, rows]
+            self._weigh(self.compute(rows), rows)
+            if self.edited is None
+            else self.edited[:, :, rows]
         )
         chosen = self.editable[:, rows]
         if bool(chosen.all()):
@@ -157,6 +176,56 @@ def score(
     return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
 
 
+# Keywords that attention functions are passed and that `score` and `Rows` do as they do, or that
+# are spoken for: sliding_window by the mask, dropout by evaluation mode.
+_SERVED = {
+    *("module", "query", "key", "value", "attention_mask", "kwargs"),
+    *("dropout", "scaling", "sliding_window", "softcap", "is_causal", "position_bias"),
+    *("s_aux", "sinks", "output_attentions"),
+}
+
+
+@cache
+def refuse_unknown(base: Callable[..., Any], passed: frozenset[str]) -> None:
+    """Refuse keywords that an attention function reads and that rows by hand leave out.
+
+    Args:
+        base: the function; a keyword that it does not name cannot matter.
+        passed: names of the keywords that it is passed a value for.
+
+    Raises:
+        VlmHeadsError: there are any.
+    """
+    code = base.__code__
+    read = {*inspect.signature(base).parameters, *code.co_consts}
+    unknown = sorted((passed & read) - _SERVED)
+    if unknown:
+        raise VlmHeadsError(
+            f"{base.__module__}.{base.__name__} attends by {', '.join(unknown)}",
+            "attention by scaled products, softcap, bias and sinks",
+            "use a plugin that does not edit attention rows",
+        )
+
+
+def _first(value: Tensor | None, count: int) -> Tensor | None:
+    """Return the first `count` rows of a batch; what is shared by all rows stays as it is."""
+    return value if value is None or value.shape[0] == 1 else value[:count]
+
+
+def _sinks(
+    base: Callable[..., Any], options: dict[str, Any], count: int, last: int
+) -> Tensor | None:
+    """Return the sinks of the last rows, [B or 1, H, Q or 1, 1], where `base` heeds them.
+
+    They come as one value a head, or as one a head and row; transformers' sdpa leaves them out.
+    """
+    given = options.get("s_aux") if options.get("s_aux") is not None else options.get("sinks")
+    if given is None or base is sdpa_attention_forward:
+        return None
+    sinks: Tensor = given[None, :, None, None] if given.ndim == 1 else given[:, :, -last:]
+    return _first(sinks, count)
+
+
 def _hidden(
     mask: Tensor | None, causal: bool, length: int, rows: slice, keys: int, device: torch.device
 ) -> Tensor | None:
@@ -200,15 +269,21 @@ def _attend(
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
 
+    refuse_unknown(base, frozenset(n for n, given in options.items() if given is not None))
+
     def rows(count: int, last: int, image_keys: Tensor, editable: Tensor) -> Rows:
         """Return the last rows of the first `count` batch rows."""
-        part = mask if mask is None or mask.shape[0] == 1 else mask[:count]
-        given = options | {"is_causal": causal}
+        given = options | {
+            "is_causal": causal,
+            "position_bias": _first(options.get("position_bias"), count),
+        }
+        part = _first(mask, count)
         return Rows(
             lambda chosen: score(query[:count], key[:count], part, given, last, chosen),
             image_keys,
             editable,
             value[:count],
+            sinks=_sinks(base, options, count, last),
         )
 
     edited = editor.edit_rows(module.layer_idx, query.shape[2], key.shape[2], rows, plain)
@@ -238,6 +313,15 @@ def attend_eager(
     """Attend as the model's own eager function does, with the last rows handed to plugins."""
     base = sys.modules[type(module).__module__].eager_attention_forward
     return _attend(base, module, query, key, value, attention_mask, options)
+
+
+def name_for(decoder: Any, before: str) -> str:
+    """Return the name under which a decoder's attention is served, by its own up to now."""
+    if before in ("sdpa", "eager"):
+        return SDPA if before == "sdpa" else EAGER
+    served = "sdpa" if supports_sdpa(decoder) else "eager"
+    _log.warning("attention %r is served by %s while plugins edit its rows", before, served)
+    return SDPA if served == "sdpa" else EAGER
 
 
 AttentionInterface.register(SDPA, attend_sdpa)

@@ -5,6 +5,7 @@ Whether a model is inside of generate(), and with what, is told from the stacks 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 import threading
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 # Where generate() keeps the graph that it compiles for a static cache, and what with.
@@ -46,6 +47,18 @@ def chain(images: list[dict[str, Any]]) -> dict[str, Any]:
         name: torch.cat([part[name] for part in images]) if isinstance(value, Tensor) else value
         for name, value in images[0].items()
     }
+
+
+def with_child(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
+    """Return a module that shares everything with `module` but one child."""
+    shell = copy.copy(module)
+    shell._modules = module._modules | {name: child}
+    return shell
+
+
+def supports_sdpa(decoder: Any) -> bool:
+    """Tell whether transformers' sdpa function gives what the decoder needs: no sinks, no caps."""
+    return bool(decoder._supports_sdpa)
 
 
 def is_recording(cache: Cache) -> bool:

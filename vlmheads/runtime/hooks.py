@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.vision import image_inputs
 from vlmheads.plugin import HOOKS, Plugin
-from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, Rows
+from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, Rows, name_for
 from vlmheads.runtime.cache import cache_argument, filled_cache, given_cache
 from vlmheads.runtime.compat import (
     COMPILED,
@@ -31,16 +30,16 @@ from vlmheads.runtime.compat import (
 from vlmheads.runtime.passes import Reference, reference_pass
 from vlmheads.runtime.prompt import read_prompt, without_last
 from vlmheads.runtime.refusals import (
+    refuse_named,
     refuse_pieces,
     refuse_replaced,
     refuse_second,
     refuse_settings,
+    refuse_sliced,
     unknown_cache,
 )
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Batch
-
-_log = logging.getLogger("vlmheads")
 
 
 def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,10 +114,9 @@ class Installation:
         """Send the text decoder through the named attention function."""
         decoder: Any = self.anatomy.decoder
         before = attention_implementation(decoder)
-        if before not in ("sdpa", "eager"):
-            _log.warning("attention %r is served by sdpa while plugins edit its rows", before)
+        refuse_named(self.anatomy)
         self._attention = before
-        decoder.set_attn_implementation(EAGER if before == "eager" else SDPA)
+        decoder.set_attn_implementation(name_for(decoder, before))
         for attention in self.anatomy.attentions:
             if attention is not None:
                 setattr(attention, EDITOR, self)
@@ -156,8 +154,7 @@ class Installation:
         if request.active and ids is not None:
             request.ids = ids
             request.advance(cached, ids.shape[1])
-            if self._batch is not None:
-                kwargs = self._batch.widen(kwargs, cached)
+            kwargs = kwargs if self._batch is None else self._batch.widen(kwargs, cached)
         return (), kwargs
 
     def _goes_on(self, kwargs: dict[str, Any]) -> bool:
@@ -183,9 +180,12 @@ class Installation:
         self._owner = (current_thread(), depth)
         self.request = self._batch = None
         drafted = self._drafted(kwargs)
+        if self._attention is not None:
+            refuse_sliced(self.anatomy, drafted, given_cache(kwargs))
         kwargs = without_last(kwargs, drafted)
         given = prompt = read_prompt(self.anatomy, kwargs)
-        media = generate_arguments(self.anatomy.model) | kwargs
+        media = generate_arguments(self.anatomy.model)
+        media |= {name: value for name, value in kwargs.items() if value is not None}
         if self._streams and bool(prompt.visual.any()):
             self._batch = Batch(self.anatomy, prompt, self._streams, kwargs, media)
             prompt = self._batch.main
@@ -244,6 +244,7 @@ class Installation:
         last = editable.shape[1]
         if last == 0:
             return plain()
+        request.handed_out = last
         before = after = rows(request.rows, last, request.image_keys(keys), editable)
         for plugin in self._acting["on_attention"]:
             if whole and not plugin.whole_map:
@@ -280,20 +281,23 @@ class Installation:
         return (edited.flatten(2), *args[1:])
 
     def _hidden(
-        self, layer: int, site: str, module: nn.Module, args: tuple[Any, ...], output: Tensor
-    ) -> Tensor | None:
+        self, layer: int, site: str, module: nn.Module, args: tuple[Any, ...], output: Any
+    ) -> Any:
         """Let plugins edit the residual stream or the output of an MLP."""
         request = self._live()
         if request is None:
             return None
-        main = output[: request.rows] if request.copies > 1 else output
-        request.entering = args[0][: request.rows]
+        states = self.anatomy.flat_states(output)
+        main = states[: request.rows] if request.copies > 1 else states
+        request.entering = self.anatomy.flat_states(args[0])[: request.rows]
         edited = main
         for plugin in self._acting["on_hidden"]:
             edited = plugin.on_hidden(request, layer, edited, site)
         if edited is main:
             return None
-        return torch.cat([edited, output[request.rows :]]) if request.copies > 1 else edited
+        if request.copies > 1:
+            edited = torch.cat([edited, states[request.rows :]])
+        return self.anatomy.with_states(output, edited)
 
     @_uncompiled
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

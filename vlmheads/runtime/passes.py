@@ -81,7 +81,9 @@ def reference_pass(
                 stack.callback(hook.remove)
         for layer in hidden:
             hook = anatomy.layers[layer].register_forward_hook(
-                lambda _, args, output, layer=layer: kept_hidden.update({layer: output[:, -1]})
+                lambda _, args, output, layer=layer: kept_hidden.update(
+                    {layer: anatomy.flat_states(output)[:, -1]}
+                )
             )
             stack.callback(hook.remove)
         logits = anatomy.model(**given, use_cache=False, return_dict=True).logits[:, -1]

@@ -25,12 +25,15 @@ class Prompt:
         mask: [B, S] True where a token is real, False where it is padding.
         visual: [B, S] True on image and video tokens.
         token_types: other inputs of shape [B, S], such as token_type_ids.
+        markers: [B, S] True on tokens around an image that its encoder embeds; None where a model
+            has no such tokens.
     """
 
     ids: Tensor
     mask: Tensor
     visual: Tensor
     token_types: dict[str, Tensor] = field(default_factory=dict)
+    markers: Tensor | None = None
 
     @property
     def has_image(self) -> Tensor:
@@ -46,12 +49,14 @@ class Prompt:
 
         Image tokens are taken out and the text moves together, so positions shift; rows are left
         padded to the longest. Tokens that only frame an image (its start, end and row breaks) are
-        text to the model and stay.
+        text to the model and stay, unless its encoder embeds them.
 
         Raises:
             VlmHeadsError: a prompt holds nothing but image tokens.
         """
         keep = self.mask & ~self.visual
+        if self.markers is not None:
+            keep = keep & ~self.markers
         lengths = keep.sum(dim=1)
         if int(lengths.min()) == 0:
             raise VlmHeadsError(
@@ -73,12 +78,15 @@ class Prompt:
             return self
         ids = torch.cat([self.ids[:, -1:].expand(-1, more), self.ids], dim=1)
         types = {name: F.pad(value, (more, 0)) for name, value in self.token_types.items()}
-        return Prompt(ids, F.pad(self.mask, (more, 0)), F.pad(self.visual, (more, 0)), types)
+        markers = None if self.markers is None else F.pad(self.markers, (more, 0))
+        visual = F.pad(self.visual, (more, 0))
+        return Prompt(ids, F.pad(self.mask, (more, 0)), visual, types, markers)
 
     def rows(self, index: Tensor) -> Prompt:
         """Return the prompts of the given rows."""
         types = {name: value[index] for name, value in self.token_types.items()}
-        return Prompt(self.ids[index], self.mask[index], self.visual[index], types)
+        markers = None if self.markers is None else self.markers[index]
+        return Prompt(self.ids[index], self.mask[index], self.visual[index], types, markers)
 
     def distinct(self) -> tuple[Prompt, Tensor]:
         """Return each different text prompt once, and for every row [B] which of them it is.
@@ -119,7 +127,8 @@ def read_prompt(anatomy: Anatomy, inputs: dict[str, Any]) -> Prompt:
         for name in TOKEN_TYPES
         if (value := inputs.get(name)) is not None and value.shape == ids.shape
     }
-    return Prompt(ids, mask, anatomy.is_visual(ids), types)
+    markers = anatomy.is_marker(ids) if anatomy.marker_ids else None
+    return Prompt(ids, mask, anatomy.is_visual(ids), types, markers)
 
 
 def without_last(inputs: dict[str, Any], count: int) -> dict[str, Any]:

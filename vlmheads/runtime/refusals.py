@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy, replaced_parts
+from vlmheads.model.layout import compares_name, picks_keys
 from vlmheads.model.vision import PIXELS
 from vlmheads.runtime.cache import given_cache
 from vlmheads.runtime.compat import current_thread, generate_arguments, generations
@@ -49,6 +51,60 @@ def refuse_replaced(anatomy: Anatomy) -> None:
             f"{name} was replaced by a {type(module).__name__} after attach",
             "the modules that were there at attach, which the hooks are on",
             "detach, and attach again once adapters are added or removed",
+        )
+
+
+def refuse_named(anatomy: Anatomy) -> None:
+    """Refuse to edit attention rows where the model attends by the name of its implementation.
+
+    Raises:
+        VlmHeadsError: under another name its sparse attention would become dense.
+    """
+    attentions = [module for module in anatomy.attentions if module is not None]
+    if kind := compares_name(part for module in attentions for part in module.modules()):
+        raise VlmHeadsError(
+            f"attention rows of {anatomy.family.name}, whose {kind} attends another way unless "
+            "its implementation is called sdpa or eager",
+            "a model that attends the same under every name",
+            "use a plugin that does not edit attention rows",
+        )
+
+
+def refuse_sliced(anatomy: Anatomy, drafted: int, cache: Any) -> None:
+    """Refuse what decoders rely on the name of the attention implementation for in a prefill.
+
+    Gemma 4 runs its last layers on the rows of the new tokens alone. Under sdpa without a mask it
+    must not where there are several, or where a static cache has room; it tells by the name.
+
+    Raises:
+        VlmHeadsError: prompt lookup or a static cache on such a decoder.
+    """
+    fixed = getattr(cache, "is_compileable", False)
+    if (drafted or fixed) and compares_name([anatomy.decoder]):
+        raise VlmHeadsError(
+            f"{'a static cache' if fixed else 'prompt lookup'} under a plugin that edits attention "
+            f"rows of {anatomy.family.name}",
+            "a dynamic cache and one token per step",
+            "leave cache_implementation and prompt_lookup_num_tokens unset",
+        )
+
+
+def refuse_sparse(anatomy: Anatomy, masks: list[Tensor]) -> None:
+    """Refuse extra streams whose padding would move what a sparse attention picks.
+
+    Args:
+        anatomy: the parts of the model.
+        masks: [B, S] padding of each stream, the main one first.
+
+    Raises:
+        VlmHeadsError: the attention picks keys by column, and a stream is padded otherwise.
+    """
+    if picks_keys(anatomy.layers) and any(not torch.equal(mask, masks[0]) for mask in masks):
+        raise VlmHeadsError(
+            f"streams of different lengths on {anatomy.family.name}, whose sparse attention "
+            "changes under padding",
+            "streams with prompts as long as the main one's",
+            "use a plugin without a text-only stream",
         )
 
 

@@ -62,9 +62,11 @@ class Request:
     _pass: Pass | None = None
     _images: Callable[[], dict[str, Any]] | None = None
     _cache: Callable[[], object] | None = None
+    # Q, the attention rows of the layer at hand, inside of on_attention.
+    handed_out: int = 0
     # Both hold for one forward pass, and are shared by its layers.
     _shared: dict[Hashable, Tensor] = field(default_factory=dict)
-    _editable: Tensor | None = None
+    _editable: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         visual = self.prompt.visual
@@ -180,10 +182,13 @@ class Request:
     def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """Return what `make` gives, made once for a forward pass and shared by its layers.
 
+        Layers that hand out another number of attention rows than others share among themselves.
+
         Args:
             key: names the value; a plugin's own begin with the plugin's id.
             make: gives the value.
         """
+        key = (key, self.handed_out)
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
@@ -212,16 +217,17 @@ class Request:
         return column >= self.prompt_length - 1
 
     def editable_rows(self, length: int) -> Tensor:
-        """[B, Q] True for rows of text after the image, among the last Q of a forward of `length`.
+        """[B, Q] True for rows of text after the image, among the last Q of a layer's `length`.
 
-        Q is the longest such text of the batch, at most `length`.
+        Layers of a forward pass may differ: some run on the last token of a prompt alone. Q is
+        the longest such text of the batch, at most `length`.
         """
-        if self._editable is None:
+        if length not in self._editable:
             start = self.seen - length
             first = min(max(self._first_row - start, 0), length)
             index = torch.arange(start + first, self.seen, device=self.text_start.device)
-            self._editable = index >= self._rows_start[:, None]
-        return self._editable
+            self._editable[length] = index >= self._rows_start[:, None]
+        return self._editable[length]
 
     def real_rows(self, length: int) -> Tensor:
         """[B, Q] True for every row of a forward of `length` that is no padding, Q = `length`.
@@ -238,7 +244,7 @@ class Request:
         if not cached:
             length += self.prompt_length - self.given.shape[1]
         self.cached, self.seen = cached, cached + length
-        self._shared, self._editable = {}, None
+        self._shared, self._editable = {}, {}
 
     def follows(self, cache: object) -> bool:
         """Whether `cache` is the one that this generation fills."""

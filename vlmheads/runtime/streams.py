@@ -15,10 +15,11 @@ from transformers import DynamicCache
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
-from vlmheads.model.vision import PIXELS, Media, encode, image_inputs, join
+from vlmheads.model.vision import Media, encode, image_inputs, join, pixel_names
 from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
 from vlmheads.runtime.compat import ENCODED, chain, takes_encoded_images
 from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
+from vlmheads.runtime.refusals import refuse_sparse
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Stream:
     Args:
         name: the key of its logits in `request.streams`.
         view: makes the stream's prompt from the main one, row for row.
-        pixels: makes the stream's pixels from the main stream's, where its prompt has images.
+        pixels: makes the stream's pixels from the main stream's, where its prompt has images, each
+            tensor that holds some on its own.
         images: makes the stream's arguments of the vision encoder from the main stream's, for
             what depends on where an image ends among the pixels.
         look: makes the stream's prompt, in place of `view`, where it depends on the images: from
@@ -45,7 +47,9 @@ class Stream:
         """Return the stream's own arguments of the vision encoder; None for the main stream's."""
         if self.images is not None:
             return self.images(given)
-        return None if self.pixels is None else given | {PIXELS: self.pixels(given[PIXELS])}
+        if self.pixels is None:
+            return None
+        return given | {name: self.pixels(given[name]) for name in pixel_names(given)}
 
 
 TEXT_ONLY = Stream("text-only", Prompt.without_images)
@@ -65,9 +69,9 @@ class Batch:
         media: the same and, under generate(), what that call was given, pixels included.
 
     Raises:
-        VlmHeadsError: a cache that cannot hold more rows than the prompt has; on a model with
-            three-dimensional positions, a prefill without position ids or a stream whose image
-            stands elsewhere than the main one's.
+        VlmHeadsError: a cache that cannot hold more rows than the prompt has; sparse attention that
+            padding moves; on a model with three-dimensional positions, a prefill without position
+            ids or a stream whose image stands elsewhere than the main one's.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Batch:
         self.unpadded = prompt.ids.shape[1]
         self.prompts = [part.padded(length) for part in prompts]
         self.rows = prompt.ids.shape[0]
+        refuse_sparse(anatomy, [part.mask for part in self.prompts])
         self.same = [_equal(part, self.main) for part in self.prompts]
         if _rotates_in_space(anatomy):
             for stream, part, same in zip(streams, self.prompts[1:], self.same[1:], strict=True):
@@ -212,5 +217,8 @@ def _encode(
 
 
 def _rotates_in_space(anatomy: Anatomy) -> bool:
-    """Whether the model keeps three-dimensional positions (M-RoPE)."""
-    return any(hasattr(module, "rope_deltas") for module in anatomy.model.modules())
+    """Whether the model makes three-dimensional positions (M-RoPE) and keeps their offset."""
+    return any(
+        hasattr(module, "rope_deltas") and hasattr(module, "get_rope_index")
+        for module in anatomy.model.modules()
+    )
