@@ -8,11 +8,16 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: try demo test test-families test-floor coverage check fix bench docs docs-serve clean
 .DEFAULT_GOAL := try
 
+SITE = $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+# Processors with a video part need torchvision, whose operators do not load beside every build of torch:
+# it goes into a folder that only tests/conftest.py puts on the path.
 # The environment is made once and again whenever what it is made from changes.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --constraint constraints.txt --target "$$($(SITE))/torchvision-for-tests" torchvision
 	touch $@
 
 try: $(VENV)/ready
@@ -37,7 +42,7 @@ FLOOR_CASES := not contract or (pai] or vcd]) and (llava-gqa or qwen2_5_vl) or g
 
 $(FLOOR_VENV)/ready: $(VENV)/ready constraints-floor.txt
 	$(PYTHON) -m venv --without-pip --clear $(FLOOR_VENV)
-	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	echo "import site; site.addsitedir('$$($(SITE))')" \
 		> "$$($(FLOOR_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
 	$(FLOOR_VENV)/bin/python -m pip install --quiet --no-deps --constraint constraints-floor.txt $(FLOOR)
 	touch $@

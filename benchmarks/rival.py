@@ -78,8 +78,10 @@ def embedded(folder: str) -> Bench:
     from PIL import Image
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    model = LlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    ).eval()
+    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     size = model.config.vision_config.image_size
     image = Image.effect_noise((size, size), 64).convert("RGB")
     return _endless(Bench("embedded", model, processor, image, 48))
@@ -97,7 +99,7 @@ def random_llava(folder: str, layers: int = 8, width: int = 512, heads: int = 8)
         LlavaForConditionalGeneration,
     )
 
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     processor.image_processor.size = {"shortest_edge": 336}
     processor.image_processor.crop_size = {"height": 336, "width": 336}
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+from transformers import StopStringCriteria
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import unwrap
@@ -42,8 +43,9 @@ class Decoding:
         """Complete the arguments of a `generate`: greedy search of 128 tokens by default.
 
         Raises:
-            VlmHeadsError: `max_length`, another limit than a number from 1 up, a cache that is
-                already filled, or an assistant model with plugins attached to it.
+            VlmHeadsError: `max_length`, another limit than a number from 1 up, stop strings that
+                the tokenizer cannot spell, a cache that is already filled, or an assistant model
+                with plugins attached to it.
         """
         _refuse_used(generate)
         config = generate.get("generation_config")
@@ -70,6 +72,7 @@ class Decoding:
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if stop:  # generate() needs it for these, and for nothing else
             arguments.setdefault("tokenizer", tokenizer)
+            _refuse_unspelled(tokenizer, stop)
         ends = _numbers(setting("eos_token_id"))
         pad = _numbers(setting("pad_token_id")) or ends
         fills = bool(ends and pad and (stop or generate.get("stopping_criteria")))
@@ -94,6 +97,18 @@ class Decoding:
             return ids, False
         text = self.tokenizer.decode(ids) if self.stop_strings else ""
         return ids, not any(stop in text for stop in self.stop_strings)
+
+
+def _refuse_unspelled(tokenizer: Any, stop: tuple[str, ...]) -> None:
+    """Refuse stop strings where transformers cannot tell which tokens spell them."""
+    try:
+        StopStringCriteria(tokenizer, list(stop))  # which keeps its tables for generate()
+    except Exception as error:
+        raise VlmHeadsError(
+            f"stop_strings={list(stop)} with a {type(tokenizer).__name__} that cannot spell them",
+            "a tokenizer of letters, bytes or parts of words",
+            "pass eos_token_id, or a stopping criterion",
+        ) from error
 
 
 def _refuse_used(generate: Mapping[str, Any]) -> None:

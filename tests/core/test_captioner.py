@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import folders
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers as t
 from PIL import Image
@@ -97,6 +99,36 @@ def test_a_row_that_was_stopped_next_to_one_at_the_limit_is_not_at_it() -> None:
     full = captioner()(pictures(), max_new_tokens=5)
     assert found[1].ids == full[1].ids[:3]
     assert found[0] == full[0]
+
+
+def test_a_stop_string_ends_a_row_and_is_no_limit() -> None:
+    """At every place at which the text may be cut, the limit included."""
+    model, processor = tiny.build("llava"), folders.processor("llava", letters=True)
+    captioner = Captioner(model, processor)
+
+    def spelling(**generate: Any) -> list[Any]:
+        torch.manual_seed(1)
+        options = {"max_new_tokens": 12, "do_sample": True, "temperature": 2.0}
+        options["eos_token_id"] = folders.EOS  # without one, generate() fills no row up
+        options["suppress_tokens"] = [*processor.tokenizer.all_special_ids, tiny.IMAGE]
+        return captioner(pictures()[:2], **options | generate)
+
+    whole = spelling()
+    assert [caption.at_limit for caption in whole] == [True, True]
+    stop = whole[0].text[4:7]
+    assert stop not in whole[1].text
+    first, second = spelling(stop_strings=stop)
+    assert first.text == whole[0].text[: whole[0].text.index(stop) + len(stop)]
+    assert (first.ids, first.at_limit) == (whole[0].ids[: first.tokens], False)
+    assert second == whole[1], "rows without it go on to their end"
+    assert spelling(stop_strings=[stop, "never"]) == [first, second]
+    assert spelling(stop_strings=stop, max_new_tokens=first.tokens)[0] == first
+    assert spelling(stop_strings=stop, max_new_tokens=first.tokens - 1)[0].at_limit
+
+
+def test_stop_strings_that_a_tokenizer_cannot_spell_are_refused() -> None:
+    with pytest.raises(VlmHeadsError, match=r"stop_strings=\['dog'\] with a .* cannot spell them"):
+        captioner()(pictures()[0], stop_strings="dog")
 
 
 def test_end_tokens_of_the_call_count_and_text_ends_with_the_caption() -> None:
@@ -190,6 +222,14 @@ def test_weights_that_accelerate_keeps_elsewhere_give_the_same_captions(plugins:
     assert found == captioner()(pictures(), plugins=plugins, max_new_tokens=12)
 
 
+def test_weights_that_accelerate_keeps_elsewhere_give_the_same_words() -> None:
+    model = deepcopy(captioner().model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    found = Captioner(model, captioner().processor)(pictures(), words=True, max_new_tokens=12)
+    assert found == captioner()(pictures(), words=True, max_new_tokens=12)
+    assert found[0].words
+
+
 def test_a_model_without_weights_is_refused() -> None:
     with torch.device("meta"):
         model = type(captioner().model)(captioner().model.config)
@@ -231,7 +271,7 @@ def test_a_plain_assistant_changes_nothing() -> None:
 def test_fill_tokens_are_told_from_a_caption_that_has_them() -> None:
     """Without an end token generate() fills nothing up, so token 0 is a token like any other."""
     model = captioner().model
-    tokenizer = captioner().processor.tokenizer
+    tokenizer = folders.tokenizer(folders.RECIPES["llava"], letters=True)
     ending = Decoding.of(model, tokenizer, {"max_new_tokens": 4, "stop_strings": "x"})
     endless = Decoding.of(model, tokenizer, {"max_new_tokens": 4})
     assert ending.read([7, 8, 0, 0]) == ((7, 8), False)

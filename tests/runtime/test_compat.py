@@ -9,6 +9,7 @@ import copy
 import sys
 from typing import Any
 
+import accelerate
 import pytest
 import tiny
 import torch
@@ -119,6 +120,15 @@ def test_generate_keeps_its_compiled_graph_on_the_model() -> None:
         f"the compiled graph has moved: get_compiled_call() leaves {left} on a model and not "
         f"{set(compat.COMPILED)}, so that detach would leave a graph with our hooks"
     )
+
+
+def test_accelerate_says_where_it_runs_a_module() -> None:
+    module = accelerate.cpu_offload(nn.Sequential(nn.Linear(2, 2)))[0]
+    assert compat.execution_device(module) == torch.device("cpu"), (
+        "_hf_hook.execution_device has moved: model.inputs cannot tell where a model whose weights "
+        "accelerate keeps elsewhere takes its token ids"
+    )
+    assert compat.execution_device(nn.Linear(2, 2)) is None
 
 
 def test_torch_marks_what_it_compiled() -> None:

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.model.saved import in_short
+from vlmheads.runtime.compat import execution_device
 
 # Attributes under which processors keep the texts that stand for an image, a video or a sound.
 _PLACEHOLDERS = ("image_token", "video_token", "audio_token", "boi_token")
@@ -30,7 +32,7 @@ def model_inputs(
 
     Raises:
         VlmHeadsError: a prompt that holds the model's own image token, another number of prompts
-            than of pictures, a chat template that fails, or a processor that cannot pad.
+            than of pictures, a template or a processor that fails, or one that cannot pad.
     """
     texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
     if len(texts) != len(pictures):
@@ -52,14 +54,19 @@ def model_inputs(
                 "set processor.tokenizer.pad_token, or use batch_size=1",
             )
         options["padding"] = True
-    inputs = processor.apply_chat_template(
-        chats,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=options,
-    )
+    try:
+        inputs = processor.apply_chat_template(
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+        )
+    except Exception as error:  # a template raises what it likes, and so does an image too small
+        raise VlmHeadsError(
+            f"a {type(processor).__name__} that fails at this prompt or image ({in_short(error)})"
+        ) from error
     mask = inputs.get("attention_mask")
     if mask is not None and not bool(mask[:, -1].all()):
         raise VlmHeadsError(
@@ -83,13 +90,13 @@ def input_device(model: Any) -> torch.device:
     device: torch.device = embeddings.weight.device
     if device.type != "meta":
         return device
-    place = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+    place = execution_device(embeddings)
     if place is None:
         raise VlmHeadsError(
             f"a {type(model).__name__} without weights (on the meta device)",
             "a model whose weights were loaded",
         )
-    return torch.device(place)
+    return place
 
 
 def _content(picture: Image.Image | None, text: str) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,24 @@ from transformers import (
     AutoProcessor,
 )
 
+# transformers itself hides it without torchvision before 5.18.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils import logging
+from transformers.utils.import_utils import is_torchvision_available
+
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import examine
+from vlmheads.model.saved import (
+    check_architecture,
+    check_files,
+    check_template,
+    check_weights,
+    in_short,
+)
 
 GROUP = "vlmheads.models"
 EMBEDDED = "embedded"
+NEEDS_CODE = "needs code of its own (auto_map), which is never run"
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -57,7 +72,10 @@ def locate(name: str) -> str:
 def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> tuple[Any, Any]:
     """Load a model for evaluation, and its processor with padding on the left.
 
-    Weights come from safetensors only, and code that comes with a model is never run.
+    Weights come from safetensors only, and code that comes with a model is never run. What is not
+    one of the packaged models is checked before it is built; see `vlmheads.model.saved`.
+    Images are processed by Pillow wherever the family's processor can, with or without torchvision,
+    so that captions are the same.
 
     Args:
         name: a packaged model ("embedded"), a folder, or a hub id.
@@ -66,8 +84,8 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
         device: such as "cpu" or "cuda:0"; by default an accelerator where there is one.
 
     Raises:
-        VlmHeadsError: the model is not to be had, takes no images, cannot be attached to, or has
-            no chat template; an unknown dtype or device.
+        VlmHeadsError: the model is not to be had, is damaged or incomplete, takes no images, cannot
+            be attached to, or has no chat template; an unknown dtype or device.
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind: Any = DTYPES.get(dtype)
@@ -80,40 +98,100 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     except (RuntimeError, AssertionError) as error:
         raise VlmHeadsError(f"device {place!r} cannot be used", "such as cpu or cuda:0") from error
     source = locate(name)
-    config = _load(AutoConfig, name, source)
+    packaged = name in packaged_models()
+    config, written = _load_config(name, source)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        if "auto_map" in written:
+            raise VlmHeadsError(f"{name} {NEEDS_CODE}", "a model of a class that transformers has")
         raise VlmHeadsError(
             f"{name} is a {config.model_type} model, which takes no images",
             "a model for image-text-to-text",
             "see `vlmheads families`",
         )
-    model = _load(AutoModelForImageTextToText, name, source, dtype=kind, use_safetensors=True)
-    examine(model)
-    processor = _load(AutoProcessor, name, source, backend="pil")
-    if getattr(processor, "chat_template", None) is None:
-        raise VlmHeadsError(
-            f"the processor of {name} has no chat template", "a model that follows instructions"
-        )
+    if not packaged and (held := check_weights(source, name, written)):
+        check_architecture(config, name, held)
+    processor = _load_processor(name, source)
+    if not packaged:
+        check_template(processor, name)
     processor.tokenizer.padding_side = "left"
+    options = {"dtype": kind, "use_safetensors": True, "output_loading_info": True}
+    with _errors_only():  # a missing weight is one line below, not a table
+        model, info = _load(AutoModelForImageTextToText, name, source, **options)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise VlmHeadsError(
+            f"the weights of {name} lack {len(missing)} of its parameters, such as {missing[0]}",
+            "all of them, but for those that share the weights of another",
+        )
+    examine(model)
     return model.to(where).eval(), processor
 
 
 def saved_dtype(name: str) -> torch.dtype:
     """Return the data type in which a model was saved; float32 where it does not say."""
-    config = _load(AutoConfig, name, locate(name))
+    config, _ = _load_config(name, locate(name))
     return getattr(config, "dtype", None) or torch.float32
 
 
-def _load(auto: Any, name: str, source: str, **options: Any) -> Any:
-    """Run a from_pretrained, with its many errors in one line."""
+def _load_config(name: str, source: str) -> tuple[Any, dict[str, Any]]:
+    """Load a config, and return it with what its file says; files of others are checked first."""
+    written = {} if name in packaged_models() else check_files(source, name)
+    return _load(AutoConfig, name, source), written
+
+
+def _load_processor(name: str, source: str) -> Any:
+    """Load a processor that has Pillow's image processor, where the family has one."""
     try:
-        return auto.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        short = reason[:200] + "..." * (len(reason) > 200)
+        processor = _load(AutoProcessor, name, source, backend="pil")
+    except VlmHeadsError:  # a processor of videos knows no such backend, from 5.23 on
+        processor = _load_with_videos(name, source)
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise VlmHeadsError(
+            f"{name} has a {type(processor).__name__} for a processor",
+            "one for texts and images",
+            "save the processor beside the model",
+        )
+    return processor
+
+
+def _load_with_videos(name: str, source: str) -> Any:
+    """Load a processor as transformers would, and put Pillow's image processor into it."""
+    try:
+        processor = _load(AutoProcessor, name, source)
+    except VlmHeadsError as error:
+        if is_torchvision_available() or "torchvision" not in str(error.__cause__).lower():
+            raise
+        raise VlmHeadsError(
+            f"the processor of {name} needs torchvision, which is not installed",
+            todo=f"pip install torchvision torch=={torch.__version__.split('+')[0]}",
+        ) from error
+    if hasattr(processor, "image_processor"):
+        processor.image_processor = _load(AutoImageProcessor, name, source, backend="pil")
+    return processor
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Leave out the notes of transformers."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _load(auto: Any, name: str, source: str, **options: Any) -> Any:
+    """Run a from_pretrained without code from elsewhere, with its many errors in one line."""
+    try:
+        return auto.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:  # a folder from anywhere can make transformers raise anything
+        reason = in_short(error)
+        if "trust_remote_code" in str(error):
+            reason = f"it {NEEDS_CODE}"
         todo = (
             ""
             if Path(source).is_dir()
             else ("check the connection and the id, or name a folder with a saved model")
         )
-        raise VlmHeadsError(f"{name} cannot be loaded ({short})", todo=todo) from error
+        raise VlmHeadsError(f"{name} cannot be loaded ({reason})", todo=todo) from error

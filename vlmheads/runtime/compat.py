@@ -120,6 +120,12 @@ def attention_implementation(decoder: Any) -> str:
     return name
 
 
+def execution_device(module: Any) -> torch.device | None:
+    """Return where accelerate brings a module's weights when it runs; None where it does not."""
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return None if place is None else torch.device(place)
+
+
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
     """Walk a stack from its innermost frame out."""
     while frame is not None:

@@ -130,7 +130,8 @@ def model_fingerprint(model: str) -> dict[str, str]:
 
     folder = Path(locate(model))
     if not folder.is_dir():
-        commit = getattr(AutoConfig.from_pretrained(model), "_commit_hash", None)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        commit = getattr(config, "_commit_hash", None)
         return {"commit": str(commit)}
     kinds = ("*.safetensors", "*.json", "*.jinja")
     files = sorted(file for kind in kinds for file in folder.glob(kind))

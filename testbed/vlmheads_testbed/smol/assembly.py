@@ -75,7 +75,11 @@ def assemble(base: Base, path: Path, folder: Path) -> None:
     adapter = load_adapter(path)
     tokenizer = load_tokenizer(base.folder)
     decoder: Any = LlamaForCausalLM.from_pretrained(
-        base.folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
+        base.folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        use_safetensors=True,
     )
     tower = CLIPVisionModel(CLIPVisionConfig(**adapter.vision_config))
     model = build_llava(decoder, tower, tokenizer)

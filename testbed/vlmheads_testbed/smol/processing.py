@@ -30,7 +30,9 @@ def load_tokenizer(base: Path) -> Any:
     from transformers import AutoTokenizer
 
     # Given here rather than set afterwards, so that it is saved with the tokenizer.
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(
+        base, local_files_only=True, trust_remote_code=False, padding_side="left"
+    )
     tokenizer.add_tokens([IMAGE], special_tokens=True)
     tokenizer.pad_token = PAD
     return tokenizer

@@ -14,6 +14,6 @@ def packaged_tower() -> Any:
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(
-        embedded_model(), local_files_only=True, dtype=torch.float32
+        embedded_model(), local_files_only=True, trust_remote_code=False, dtype=torch.float32
     )
     return model.model.vision_tower.requires_grad_(False)

