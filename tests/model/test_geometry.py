@@ -55,7 +55,6 @@ def test_a_map_of_a_hybrid_decoder_holds_no_number_where_there_is_no_head() -> N
 
 
 def test_a_map_with_empty_layers_is_drawn_and_loaded(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    pytest.importorskip("matplotlib")
     from vlmheads.plotting.maps import plot_head_map
 
     values = torch.rand(2, 8, 4)
