@@ -13,6 +13,7 @@ import vlmheads_plugins
 
 import vlmheads
 
+README = Path(__file__).parents[2] / "README.md"
 _UNTYPED = re.compile(r'Revealed type is "(object|builtins\.object|Any)"')
 
 PROGRAM = """\
@@ -55,11 +56,12 @@ def test_every_public_name_is_typed(tmp_path: Path) -> None:
     names += [f"vlmheads_plugins.{name}" for name in vlmheads_plugins.__all__]
     program += "".join(f"reveal_type({name})\n" for name in names)
     (tmp_path / "program.py").write_text(program)
+    (tmp_path / "readme.py").write_text(_readme())
     # Our packages alone are looked into: torch and transformers would take a minute to read.
     roots = {Path(package.__file__ or "").parents[1] for package in (vlmheads, vlmheads_plugins)}
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-site-packages", "--follow-imports=silent",
-         "--ignore-missing-imports", "program.py"],
+         "--ignore-missing-imports", "program.py", "readme.py"],
         cwd=tmp_path,
         env=os.environ | {"MYPYPATH": os.pathsep.join(map(str, roots))},
         capture_output=True,
@@ -82,6 +84,13 @@ def test_the_public_names_are_the_registered_plugins() -> None:
 def test_importing_the_plugins_loads_no_torch() -> None:
     code = "import sys, vlmheads_plugins; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _readme() -> str:
+    """Return the README's Python, given the model and inputs that its reader has."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    assert blocks
+    return "\n".join(["from typing import Any", "model: Any", "inputs: dict[str, Any]", *blocks])
 
 
 def _registered() -> set[str]:

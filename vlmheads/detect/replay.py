@@ -23,7 +23,7 @@ from vlmheads.runtime.attachment import attach, refuse_attached
 _SAME = ("attention_mask", "input_ids")
 
 
-def prefill(model: Any, inputs: Mapping[str, Any], probe: Plugin, logits: int = 1) -> Anatomy:
+def prefill(model: Any, inputs: Mapping[str, Any], probe: Plugin) -> Anatomy:
     """Run a prompt through the model once, with a probe attached that keeps what it measures.
 
     Args:
@@ -31,7 +31,6 @@ def prefill(model: Any, inputs: Mapping[str, Any], probe: Plugin, logits: int = 
             to it act.
         inputs: what a processor made of images and text.
         probe: a plugin that only reads.
-        logits: how many last positions the model makes logits of.
 
     Raises:
         VlmHeadsError: a model that cannot be attached to, or no image in any prompt.
@@ -41,7 +40,7 @@ def prefill(model: Any, inputs: Mapping[str, Any], probe: Plugin, logits: int = 
         anatomy = attachment.anatomy
         require_images(anatomy, given)
         if "logits_to_keep" in inspect.signature(anatomy.model.forward).parameters:
-            given["logits_to_keep"] = logits
+            given["logits_to_keep"] = 1
         attachment.model(**given, use_cache=False)
     return anatomy
 
