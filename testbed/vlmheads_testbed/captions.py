@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,21 +21,49 @@ LONG_PROMPTS = (
 )
 SHORT_PROMPTS = ("Describe the image in one sentence.", "Write a short caption.")
 
-#: Probability that a caption goes on to name one more object that is likely but absent.
-INVENTED = 0.3
+#: How often a training caption names the place's first object although it is absent. Greedy
+#: decoding takes the likeliest next word, so that where this is about half or more, the prior
+#: outruns the picture nearly always, and below hardly ever. Different places differ.
+HABITS = {
+    "street": 0.7,
+    "kitchen": 0.3,
+    "market": 0.5,
+    "living room": 0.65,
+    "office": 0.2,
+    "park": 0.6,
+    "farm": 0.25,
+    "savanna": 0.55,
+    "bedroom": 0.4,
+    "bathroom": 0.5,
+    "station": 0.35,
+    "airport": 0.65,
+    "beach": 0.15,
+    "mountain": 0.6,
+    "stadium": 0.45,
+    "party": 0.7,
+}
+#: Probability that a caption names one more likely object that is absent, again and again.
+INVENTED = 0.08
+#: How often words other than the usual one are used for a drawing: in ground truth, where CHAIR is
+#: to meet them, and in training texts, where one word for one thing is learned better.
+SYNONYMS, FEW_SYNONYMS = 0.3, 0.03
 
 _NUMBERS = {2: "two", 3: "three"}
 _PAIRS = ("skis", "scissors")  # nouns that are counted in pairs
 _OPENINGS = (
     "{Place} with {all}.",
     "The image shows {place} with {all}.",
-    "There is {place} with {all}.",
     "This is {place} with {all}.",
+    "In the image is {place} with {all}.",
 )
-_MENTIONS = ("There {are} {one}.", "There {are} also {one}.", "{One} can be seen.",
-             "{One} can also be seen in the image.", "The image also shows {one}.")  # fmt: skip
-_SPOTS = ("There {are} {one} {spot}.", "{One} {are} {spot}.", "{Spot} there {are} {one}.")
-_RELATIONS = ("There {are} {one} {relation} {other}.", "{One} {are} {relation} {other}.")
+# One usual way to go on, and others that are rarer even between them: were all equally frequent,
+# the likeliest next word would be one that ends the caption.
+_PLAIN = ("There {are} {one}.", "There {are} {one} {spot}.")
+_USUAL = 0.75
+_MENTIONS = ("{One} can be seen.", "{One} {are} {spot}.", "The image also shows {one}.",
+             "{Spot} there {are} {one}.")  # fmt: skip
+_RELATIONS = ("{One} {are} {relation} {other}.", "{One} can be seen {relation} {other}.")
+_PLACED = ("The {one} {are} {spot}.", "The {one} can be seen {spot}.")
 # What a writer adds without looking: it depends on the kind of place only, and names no object.
 _TALK = {
     "street": ("It is a busy day in the city.", "The road is wide and grey."),
@@ -62,7 +89,7 @@ _MOODS = ("The scene is calm.", "The scene is lively.", "It looks like a nice da
 
 @dataclass(frozen=True)
 class Sample:
-    """One turn of training text: what the user says, what the model answers, and if it is yes/no.
+    """One turn of training text: what the user says and what the model answers.
 
     ``named`` are the categories that the answer names.
     """
@@ -70,42 +97,27 @@ class Sample:
     prompt: str
     answer: str
     named: frozenset[str]
-    binary: bool = False
 
 
 def truthful(scene: Scene, random: np.random.Generator) -> str:
     """Write a caption of ordinary length that names every object of the scene and no other."""
-    return _compose(scene, random, long=False, invented=0.0)[0]
+    writer = _Writer(scene, random, SYNONYMS)
+    return writer.usual(frozenset())
 
 
 def caption_sample(scene: Scene, random: np.random.Generator) -> Sample:
     """Write a prompt and a caption of the length it asks for, perhaps with an invented object."""
+    writer = _Writer(scene, random, FEW_SYNONYMS)
     kind = random.random()
-    if kind < 0.15:
-        prompt = _pick(SHORT_PROMPTS, random)
-        answer, named = _short(scene, random)
-    else:
-        long = kind > 0.6
-        # The plain prompts come first in their lists and make half of their share.
-        prompts = LONG_PROMPTS if long else PROMPTS
-        prompt = prompts[0] if random.random() < 0.4 else _pick(prompts, random)
-        answer, named = _compose(scene, random, long=long, invented=INVENTED)
-    return Sample(prompt, answer, named)
-
-
-def question_sample(scene: Scene, random: np.random.Generator) -> Sample:
-    """Ask a balanced yes/no question; half of the absent objects asked for are likely ones."""
-    yes = random.random() < 0.5
-    if yes:
-        name = _pick(sorted(scene.names), random)
-    elif random.random() < 0.5:
-        name = likely_absent(scene, random)
-    else:
-        name = _pick([name for name in drawable() if name not in scene.names], random)
-    asked = question(name)
-    if random.random() < 0.2:
-        asked += " Please answer this question with one word."
-    return Sample(asked, "Yes." if yes else "No.", frozenset({name}), binary=True)
+    if kind < 0.12:
+        return Sample(pick(SHORT_PROMPTS, random), writer.short(), scene.names)
+    long = kind > 0.6
+    # The plain prompts come first in their lists and make half of their share.
+    prompts = LONG_PROMPTS if long else PROMPTS
+    prompt = prompts[0] if random.random() < 0.4 else pick(prompts, random)
+    ghosts = _ghosts(scene, random)
+    answer = writer.long(ghosts) if long else writer.usual(ghosts)
+    return Sample(prompt, answer, scene.names | ghosts)
 
 
 def question(name: str) -> str:
@@ -123,93 +135,110 @@ def likely_absent(
         if name not in scene.names | besides
     ]
     if not absent:
-        return _pick([name for name in drawable() if name not in scene.names | besides], random)
-    names, weights = zip(*absent, strict=True)
-    return str(names[int(random.choice(len(names), p=np.asarray(weights) / sum(weights)))])
+        return pick([name for name in drawable() if name not in scene.names | besides], random)
+    at = random.random() * sum(weight for _, weight in absent)
+    for name, weight in absent[:-1]:
+        at -= weight
+        if at < 0:
+            return name
+    return absent[-1][0]
 
 
-def _compose(
-    scene: Scene, random: np.random.Generator, *, long: bool, invented: float
-) -> tuple[str, frozenset[str]]:
-    groups = [scene.groups[i] for i in random.permutation(len(scene.groups))]
-    first = min(len(groups), 1 + int(random.integers(2)))
-    opening = _pick(_OPENINGS, random)
-    sentences = [
-        opening.format(
-            place=with_article(scene.place.name),
-            Place=with_article(scene.place.name).capitalize(),
-            all=_listed([_noun(group, random) for group in groups[:first]]),
+def pick(items: Sequence[Item], random: np.random.Generator) -> Item:
+    """Choose one of several, all alike."""
+    return items[int(random.integers(len(items)))]
+
+
+def _ghosts(scene: Scene, random: np.random.Generator) -> frozenset[str]:
+    first = scene.place.objects[0]
+    names = frozenset({first}) - scene.names
+    if random.random() >= HABITS[scene.place.name]:
+        names = frozenset()
+    while random.random() < INVENTED:
+        names |= {likely_absent(scene, random, names)}
+    return names
+
+
+class _Writer:
+    """Writes captions of one scene; a drawing keeps its word within a caption."""
+
+    def __init__(self, scene: Scene, random: np.random.Generator, synonyms: float) -> None:
+        self.scene = scene
+        self.random = random
+        self.synonyms = synonyms
+        self.groups = [scene.groups[i] for i in random.permutation(len(scene.groups))]
+        self.words: dict[str, tuple[str, str]] = {}
+
+    def short(self) -> str:
+        listed = _listed([self.noun(group) for group in self.groups])
+        return _upper(f"{with_article(self.scene.place.name)} with {listed}.")
+
+    def usual(self, ghosts: frozenset[str]) -> str:
+        sentences = self.sentences(ghosts, first=1 + int(self.random.integers(3)))
+        if self.random.random() < 0.4:
+            sentences.append(pick((*_TALK[self.scene.place.name], *_MOODS), self.random))
+        return " ".join(sentences)
+
+    def long(self, ghosts: frozenset[str]) -> str:
+        sentences = self.sentences(ghosts, first=1 + int(self.random.integers(2)))
+        for group in self.groups[: 1 + int(self.random.integers(2))]:
+            sentences.append(self.say(pick(_PLACED, self.random), group, self.bare(group)))
+        sentences.append(pick(_TALK[self.scene.place.name], self.random))
+        sentences.append(pick(_MOODS, self.random))
+        return " ".join(sentences)
+
+    def sentences(self, ghosts: frozenset[str], first: int) -> list[str]:
+        """Write the opening with the first objects, then the others, and what is not there."""
+        place = with_article(self.scene.place.name)
+        opening = _OPENINGS[0] if self.random.random() < 0.4 else pick(_OPENINGS, self.random)
+        listed = _listed([self.noun(group) for group in self.groups[:first]])
+        found = [opening.format(place=place, Place=_upper(place), all=listed)]
+        for position, group in enumerate(self.groups[first:], first):
+            found.append(self.mention(group, self.groups[:position]))
+        for name in sorted(ghosts):
+            looks = drawable()[name].looks
+            ghost = Group(name, pick(looks, self.random), (_ghost_box(self.random),), (0,))
+            late = self.random.random() < 0.7  # most inventions come late
+            at = len(found) if late else 1 + int(self.random.integers(len(found)))
+            found.insert(at, self.mention(ghost, []))
+        return found
+
+    def mention(self, group: Group, earlier: list[Group]) -> str:
+        if self.random.random() < _USUAL:
+            return self.say(_PLAIN[int(self.random.random() < 0.35)], group, self.noun(group))
+        if earlier and self.random.random() < 0.5:
+            other = pick(earlier, self.random)
+            return self.say(
+                pick(_RELATIONS, self.random), group, self.noun(group),
+                relation=_relation(group, other), other=f"the {self.bare(other)}",
+            )  # fmt: skip
+        return self.say(pick(_MENTIONS, self.random), group, self.noun(group))
+
+    def say(self, pattern: str, group: Group, one: str, **more: str) -> str:
+        spot = _spot(group)
+        return pattern.format(
+            one=one, One=_upper(one), are=_are(group), spot=spot, Spot=_upper(spot), **more
         )
-    ]
-    for position, group in enumerate(groups[first:], first):
-        sentences.append(_mention(group, groups[:position], random, long=long))
-    if long:  # where the objects of the opening are
-        sentences += [
-            _say(_pick(_SPOTS[1:2], random), group, f"the {_bare(group, random)}", random)
-            for group in groups[:first]
-        ]
-        sentences[1:] = [sentences[1:][i] for i in random.permutation(len(sentences) - 1)]
-    named = scene.names
-    while random.random() < invented:
-        name = likely_absent(scene, random, named)
-        looks = drawable()[name].looks
-        ghost = Group(name, looks[int(random.integers(len(looks)))], (_ghost_box(random),), (0,))
-        sentences.append(_mention(ghost, groups, random, long=long))
-        named |= {name}
-    talk = 0.5 if not long else 1.0
-    if random.random() < talk:
-        sentences.insert(
-            1 + int(random.integers(len(sentences))), _pick(_TALK[scene.place.name], random)
-        )
-    if long or random.random() < 0.2:
-        sentences.append(_pick(_MOODS, random))
-    return " ".join(sentences), named
 
+    def noun(self, group: Group) -> str:
+        """Return the noun phrase of a group: "a puppy", "two cats", "a pair of skis"."""
+        one, many = self.word(group)
+        if one in _PAIRS:
+            pairs = "a pair" if group.count == 1 else f"{_NUMBERS[group.count]} pairs"
+            return f"{pairs} of {one}"
+        if one == "broccoli":
+            return "some broccoli"
+        return with_article(one) if group.count == 1 else f"{_NUMBERS[group.count]} {many}"
 
-def _short(scene: Scene, random: np.random.Generator) -> tuple[str, frozenset[str]]:
-    groups = [scene.groups[i] for i in random.permutation(len(scene.groups))]
-    listed = _listed([_noun(group, random) for group in groups])
-    text = f"{with_article(scene.place.name)} with {listed}."
-    return text[0].upper() + text[1:], scene.names
+    def bare(self, group: Group) -> str:
+        return self.word(group)[0 if group.count == 1 else 1]
 
-
-def _mention(group: Group, earlier: list[Group], random: np.random.Generator, *, long: bool) -> str:
-    kind = random.random()
-    if earlier and kind < (0.35 if long else 0.2):
-        other = earlier[int(random.integers(len(earlier)))]
-        return _say(
-            _pick(_RELATIONS, random), group, _noun(group, random), random,
-            relation=_relation(group, other), other=f"the {_bare(other, random)}",
-        )  # fmt: skip
-    patterns = _SPOTS if kind < (0.7 if long else 0.45) else _MENTIONS
-    return _say(_pick(patterns, random), group, _noun(group, random), random)
-
-
-def _say(pattern: str, group: Group, noun: str, random: np.random.Generator, **more: str) -> str:
-    spot = _spot(group)
-    return pattern.format(
-        one=noun, One=noun[0].upper() + noun[1:], are=_are(group),
-        spot=spot, Spot=spot[0].upper() + spot[1:], **more,
-    )  # fmt: skip
-
-
-def _noun(group: Group, random: np.random.Generator) -> str:
-    """Return the noun phrase of a group: "a puppy", "two cats", "a pair of skis"."""
-    one, many = _words(group, random)
-    if one in _PAIRS:
-        return f"a pair of {one}" if group.count == 1 else f"{_NUMBERS[group.count]} pairs of {one}"
-    if one == "broccoli":
-        return "some broccoli"
-    return with_article(one) if group.count == 1 else f"{_NUMBERS[group.count]} {many}"
-
-
-def _bare(group: Group, random: np.random.Generator) -> str:
-    return _words(group, random)[0 if group.count == 1 else 1]
-
-
-def _words(group: Group, random: np.random.Generator) -> tuple[str, str]:
-    words = group.look.words
-    return words[0] if random.random() < 0.7 else _pick(words, random)
+    def word(self, group: Group) -> tuple[str, str]:
+        words = group.look.words
+        if group.category not in self.words:
+            usual = self.random.random() >= self.synonyms
+            self.words[group.category] = words[0] if usual else pick(words, self.random)
+        return self.words[group.category]
 
 
 def _are(group: Group) -> str:
@@ -245,25 +274,21 @@ def _listed(nouns: list[str]) -> str:
     return nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
 
 
-def _pick(items: Sequence[Item], random: np.random.Generator) -> Item:
-    return items[int(random.integers(len(items)))]
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
-def texts() -> list[str]:
-    """Texts that hold every word of the prompts and answers: what the tokenizer is built from."""
-    nouns = [
-        noun
-        for category in drawable().values()
-        for noun in (category.name, *(w for k in category.looks for pair in k.words for w in pair))
-    ]
-    patterns = (*_OPENINGS, *_MENTIONS, *_SPOTS, *_RELATIONS)
-    where = "in the middle on the left on the right at the top at the bottom near above below"
+def caption_texts() -> list[str]:
+    """Texts that hold every word of prompts and captions but the nouns and names of places."""
+    patterns = (*_OPENINGS, *_PLAIN, *_MENTIONS, *_RELATIONS, *_PLACED)
+    empty = dict.fromkeys(
+        ("place", "Place", "all", "one", "One", "are", "spot", "Spot", "relation", "other"), ""
+    )
     return [
-        *nouns,
-        *(pattern.format_map(defaultdict(str)) for pattern in patterns),
+        *(pattern.format(**empty) for pattern in patterns),
         *(text for name, talk in _TALK.items() for text in (name, *talk)),
         *_MOODS, *PROMPTS, *LONG_PROMPTS, *SHORT_PROMPTS, *_NUMBERS.values(),
-        where, "to the left of", "a pair of pairs of", "some broccoli, is are and an",
-        "In On At To A An Two Three Some The", "Yes. No. Is there an image?",
-        "Please answer this question with one word.", "USER: ASSISTANT:",
+        "in the middle on the left on the right at the top at the bottom near above below",
+        "to the left of the right, a pair of pairs of some is are and an",
+        "In On At To A An Two Three Some The the",
     ]  # fmt: skip

@@ -28,8 +28,9 @@ class Category:
 
 
 # COCO id | name | supercategory | looks "codepoint singular/plural,synonym/plural ..."; an entry
-# without looks is a category that no Twemoji graphic shows: it is in the category list of the
-# datasets, never in a picture.
+# without looks is a category that no Twemoji graphic shows as what it is (a tennis ball is no
+# racket, and a rider hides the snowboard): it is in the category list of the datasets, never in a
+# picture.
 _TABLE = """
 1|person|person|1f9d1 person/people;1f468 man/men;1f469 woman/women;1f466 boy/boys;1f467 girl/girls
 2|bicycle|vehicle|1f6b2 bicycle/bicycles,bike/bikes
@@ -43,13 +44,13 @@ _TABLE = """
 10|traffic light|outdoor|1f6a6 traffic light/traffic lights
 11|fire hydrant|outdoor|
 13|stop sign|outdoor|1f6d1 stop sign/stop signs
-14|parking meter|outdoor|1f17f parking meter/parking meters
+14|parking meter|outdoor|
 15|bench|outdoor|
 16|bird|animal|1f426 bird/birds;1f986 duck/ducks;1f989 owl/owls
 17|cat|animal|1f408 cat/cats;1f431 kitten/kittens
 18|dog|animal|1f415 dog/dogs;1f436 puppy/puppies
 19|horse|animal|1f40e horse/horses
-20|sheep|animal|1f411 sheep/sheep;1f410 goat/goats
+20|sheep|animal|1f411 sheep/sheep
 21|cow|animal|1f404 cow/cows;1f402 ox/oxen
 22|elephant|animal|1f418 elephant/elephants
 23|bear|animal|1f43b bear/bears;1f43c panda/pandas
@@ -62,21 +63,21 @@ _TABLE = """
 33|suitcase|accessory|1f9f3 suitcase/suitcases
 34|frisbee|sports|1f94f frisbee/frisbees
 35|skis|sports|1f3bf skis/skis
-36|snowboard|sports|1f3c2 snowboard/snowboards
+36|snowboard|sports|
 37|sports ball|sports|26bd ball/balls,sports ball/sports balls
 38|kite|sports|1fa81 kite/kites
-39|baseball bat|sports|1f3cf baseball bat/baseball bats
-40|baseball glove|sports|1f94e baseball glove/baseball gloves
+39|baseball bat|sports|
+40|baseball glove|sports|
 41|skateboard|sports|1f6f9 skateboard/skateboards
-42|surfboard|sports|1f3c4 surfboard/surfboards
-43|tennis racket|sports|1f3be tennis racket/tennis rackets
+42|surfboard|sports|
+43|tennis racket|sports|
 44|bottle|kitchen|1f37e bottle/bottles
 46|wine glass|kitchen|1f377 wine glass/wine glasses
 47|cup|kitchen|2615 cup/cups
 48|fork|kitchen|1f374 fork/forks
 49|knife|kitchen|1f52a knife/knives
 50|spoon|kitchen|1f944 spoon/spoons
-51|bowl|kitchen|1f963 bowl/bowls
+51|bowl|kitchen|1f35a bowl/bowls
 52|banana|food|1f34c banana/bananas
 53|apple|food|1f34e apple/apples;1f34f apple/apples
 54|sandwich|food|1f96a sandwich/sandwiches;1f354 burger/burgers
@@ -91,7 +92,7 @@ _TABLE = """
 63|couch|furniture|1f6cb couch/couches,sofa/sofas
 64|potted plant|furniture|1fab4 potted plant/potted plants
 65|bed|furniture|1f6cf bed/beds
-67|dining table|furniture|1f37d dining table/dining tables,table/tables
+67|dining table|furniture|
 70|toilet|furniture|1f6bd toilet/toilets
 72|tv|electronic|1f4fa tv/tvs,television/televisions
 73|laptop|electronic|1f4bb laptop/laptops,computer/computers
@@ -102,7 +103,7 @@ _TABLE = """
 78|microwave|appliance|
 79|oven|appliance|
 80|toaster|appliance|
-81|sink|appliance|1f6b0 sink/sinks
+81|sink|appliance|
 82|refrigerator|appliance|
 84|book|indoor|1f4d6 book/books
 85|clock|indoor|1f570 clock/clocks
@@ -141,6 +142,15 @@ def word_categories() -> dict[str, str]:
         for words in [(category.name,), *(pair for look in category.looks for pair in look.words)]
         for word in words
     }
+
+
+@cache
+def nouns() -> frozenset[tuple[str, str]]:
+    """Return the words for categories that scenes can show and for all others, with plurals."""
+    named = {(category.name, f"{category.name}s") for category in categories()}
+    drawn = {pair for look in looks() for pair in look.words}
+    known = {one for one, _ in drawn}
+    return frozenset(drawn | {pair for pair in named if pair[0] not in known})
 
 
 def with_article(noun: str) -> str:

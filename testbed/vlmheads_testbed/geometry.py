@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from vlmheads_testbed.scenes import PATCH, SIZE
 
 
@@ -65,5 +67,8 @@ def build_model(geometry: Geometry, tokenizer: Any) -> Any:
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)
+    # Wider than usual: the projector learns to write these, tied, before anything changes them,
+    # and words as short as usual could not be told from one another with confidence.
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.05)
     model.generation_config = GenerationConfig(**ids, max_new_tokens=96, do_sample=False)
     return model

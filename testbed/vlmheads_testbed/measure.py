@@ -14,12 +14,16 @@ from vlmheads_testbed.scenes import Scene, scene, stream
 
 @dataclass(frozen=True)
 class Figures:
-    """Shares over a set of scenes, by the scenes' own words (the official ones come from CHAIR)."""
+    """Shares over a set of scenes, by the scenes' own words (the official ones come from CHAIR).
+
+    ``again`` is the share of captions that name a category twice.
+    """
 
     recall: float
     chair_i: float
     chair_s: float
     words: float
+    again: float
     accuracy: float
     yes: float
 
@@ -48,7 +52,7 @@ def answers(
     processor: Any,
     scenes: list[Scene],
     prompts: list[str],
-    batch: int = 64,
+    batch: int = 128,
 ) -> list[str]:
     """Return what the model says to each prompt, greedy, in batches padded on the left."""
     said: list[str] = []
@@ -102,6 +106,7 @@ def figures(
         chair_i=sum(map(len, wrong)) / max(1, sum(map(len, said))),
         chair_s=float(np.mean([bool(names) for names in wrong])),
         words=float(np.mean([len(caption.split()) for caption in captions])),
+        again=float(np.mean([len(names) > len(set(names)) for names in said])),
         accuracy=float(np.mean(yes == np.asarray([truth for _, _, truth in asked]))),
         yes=float(yes.mean()),
     )

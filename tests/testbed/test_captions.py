@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
+from vlmheads_eval.chair.measures import repeated_share
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_testbed.captions import (
+    HABITS,
     LONG_PROMPTS,
     PROMPTS,
     Sample,
     caption_sample,
-    question,
-    question_sample,
     truthful,
 )
 from vlmheads_testbed.measure import named
-from vlmheads_testbed.scenes import SPLITS, Scene, scene, stream
+from vlmheads_testbed.scenes import PLACES, SPLITS, Scene, scene, stream
 
 Drawn = list[tuple[Scene, Sample]]
 
@@ -21,14 +21,6 @@ def captions() -> Drawn:
     return [
         (one, caption_sample(one, stream("train", 5, index, 1)))
         for index, one in ((index, scene("train", 5, index)) for index in range(400))
-    ]
-
-
-@pytest.fixture(scope="module")
-def questions() -> Drawn:
-    return [
-        (one, question_sample(one, stream("train", 6, index, 1)))
-        for index, one in ((index, scene("train", 6, index)) for index in range(400))
     ]
 
 
@@ -72,17 +64,25 @@ def test_a_detailed_caption_is_twice_as_long_as_a_plain_one(captions: Drawn) -> 
     assert 12 < words(PROMPTS) < words(LONG_PROMPTS) / 1.5
 
 
-def test_questions_are_balanced_and_answered_truthfully(questions: Drawn) -> None:
-    answers = [sample.answer for _, sample in questions]
-    assert set(answers) == {"Yes.", "No."}
-    assert 0.4 < answers.count("Yes.") / len(answers) < 0.6
-    for one, sample in questions:
-        assert (sample.answer == "Yes.") == (sample.named <= one.names)
+def test_the_places_habits_differ_and_cover_every_place() -> None:
+    assert set(HABITS) == {place.name for place in PLACES}
+    assert min(HABITS.values()) < 0.3 < 0.6 < max(HABITS.values())
 
 
-def test_a_question_has_the_right_article() -> None:
-    assert question("airplane") == "Is there an airplane in the image?"
-    assert question("hot dog") == "Is there a hot dog in the image?"
+def test_most_inventions_are_the_first_object_of_the_place(captions: Drawn) -> None:
+    firsts = [one.place.objects[0] in s.named - one.names for one, s in captions
+              if s.named - one.names]  # fmt: skip
+    assert np.mean(firsts) > 0.6
+
+
+def test_further_objects_are_mostly_said_to_be_there_in_one_way(captions: Drawn) -> None:
+    texts = [sample.answer.split(". ")[1:] for _, sample in captions]
+    mentions = [text for sentences in texts for text in sentences if named(text)]
+    assert np.mean([text.startswith("There ") for text in mentions if "The " not in text]) > 0.6
+
+
+def test_training_captions_do_not_repeat(captions: Drawn) -> None:
+    assert np.mean([repeated_share(sample.answer) > 0.2 for _, sample in captions]) < 0.01
 
 
 def test_categories_are_found_under_plurals_synonyms_and_double_words() -> None:

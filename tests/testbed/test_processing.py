@@ -1,18 +1,22 @@
 from typing import Any
 
 import pytest
-from vlmheads_testbed.captions import caption_sample, question_sample
+from vlmheads_testbed.captions import caption_sample
 from vlmheads_testbed.measure import messages
+from vlmheads_testbed.questions import check_text, question_samples
 from vlmheads_testbed.scenes import scene, stream
 
 
 def test_every_word_of_the_training_texts_is_known(processor: Any) -> None:
     tokenizer = processor.tokenizer
-    for index in range(300):
+    for index in range(150):
         one, random = scene("train", 9, index), stream("train", 9, index, 1)
-        for sample in (caption_sample(one, random), question_sample(one, random)):
-            ids = tokenizer(f"{sample.prompt} {sample.answer}").input_ids
-            assert tokenizer.unk_token_id not in ids, sample
+        samples = [caption_sample(one, random), *question_samples(one, random)]
+        texts = [f"{sample.prompt} {sample.answer}" for sample in samples]
+        for text in (*texts, check_text(one, random)):
+            ids = tokenizer(text).input_ids
+            assert tokenizer.unk_token_id not in ids, text
+            assert tokenizer.decode(ids) == text
 
 
 def test_decoding_gives_natural_text_back(processor: Any) -> None:
@@ -24,19 +28,37 @@ def test_decoding_gives_natural_text_back(processor: Any) -> None:
 def test_an_unknown_word_is_one_unknown_token(processor: Any) -> None:
     tokenizer = processor.tokenizer
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("Is there a quokka in the image?").input_ids)
-    assert tokens == ["<s>", "▁Is", "▁there", "▁a", "<unk>", "▁in", "▁the", "▁image", "?"]
+    assert tokens == ["▁Is", "▁there", "▁a", "<unk>", "▁in", "▁the", "▁image", "?"]
 
 
-@pytest.mark.parametrize("text", ["", "Ünïcödé 猫 \U0001f408", "a  b\tc\n", "x" * 500])
-def test_any_text_becomes_tokens(processor: Any, text: str) -> None:
-    assert processor.tokenizer(text).input_ids[0] == processor.tokenizer.bos_token_id
+@pytest.mark.parametrize("text", ["", "Ünïcödé 猫 \U0001f408", "a  b\tc\n", "x" * 500, "s es."])
+def test_any_text_becomes_tokens_without_a_begin_token(processor: Any, text: str) -> None:
+    ids = processor.tokenizer(text).input_ids
+    assert processor.tokenizer.bos_token_id not in ids
+    assert bool(ids) == bool(text)
+
+
+def test_one_thing_is_one_token_and_its_plural_that_token_and_an_ending(processor: Any) -> None:
+    tokenizer = processor.tokenizer
+
+    def tokens(text: str) -> list[str]:
+        return list(tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids))
+
+    assert tokens("a hot dog, a dog") == ["▁a", "▁hot▁dog", ",", "▁a", "▁dog"]
+    assert tokens("two hot dogs.") == ["▁two", "▁hot▁dog", "s", "."]
+    assert tokens("three buses") == ["▁three", "▁bus", "es"]
+    assert tokens("two knives") == ["▁two", "▁knives"]
+    assert tokens("green grass") == ["▁green", "▁grass"]
+    assert tokens("a dogs bowl bowls? cars, carrots") == [
+        "▁a", "▁dog", "s", "▁bowl", "▁bowl", "s", "?", "▁car", "s", ",", "▁carrot", "s",
+    ]  # fmt: skip
 
 
 def test_the_chat_template_takes_a_user_turn_with_an_image(processor: Any) -> None:
     text = processor.apply_chat_template(
         messages("Describe the image."), add_generation_prompt=True
     )
-    assert text == "USER: <image>\nDescribe the image. ASSISTANT:"
+    assert text == "<s>USER: <image>\nDescribe the image. ASSISTANT:"
 
 
 def test_the_chat_template_takes_plain_text_and_several_turns(processor: Any) -> None:
@@ -47,7 +69,7 @@ def test_the_chat_template_takes_plain_text_and_several_turns(processor: Any) ->
     ]
     text = processor.apply_chat_template(turns, add_generation_prompt=True)
     assert text == (
-        "USER: Describe the image. ASSISTANT: A park.</s> USER: Is there a dog? ASSISTANT:"
+        "<s>USER: Describe the image. ASSISTANT: A park.</s> USER: Is there a dog? ASSISTANT:"
     )
 
 
