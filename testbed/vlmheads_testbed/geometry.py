@@ -66,7 +66,7 @@ def build_model(geometry: Geometry, tokenizer: Any) -> Any:
         image_seq_length=(SIZE // PATCH) ** 2,
         tie_word_embeddings=True,
     )
-    model = LlavaForConditionalGeneration(config)
+    model: Any = LlavaForConditionalGeneration(config)
     # Wider than usual: the projector learns to write these, tied, before anything changes them,
     # and words as short as usual could not be told from one another with confidence.
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.05)

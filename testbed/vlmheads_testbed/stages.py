@@ -195,7 +195,7 @@ def batches(data: StageData, first: int, workers: int, device: str) -> Iterator[
         batch_size=None,
         sampler=_From(first),
         num_workers=workers,
-        prefetch_factor=3 if workers else None,
+        prefetch_factor=2 if workers else None,
         pin_memory=device == "cuda",
         multiprocessing_context="fork" if workers else None,
     )

@@ -143,7 +143,7 @@ def _train_stage(run: Run, learner: Learner, processor: Any, state: State) -> No
             group["lr"] = stage.rate_at(state.step, steps or stage.rise)
         with torch.autocast(run.device, torch.bfloat16, enabled=run.halved):
             loss = learner.loss(stage.name, batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -184,7 +184,8 @@ def _measure(run: Run, folder: Path) -> None:
         return
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(folder).to(run.device).eval()
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
+    model.to(run.device).eval()
     processor = AutoProcessor.from_pretrained(folder)
     for split in ("val", "counterfactual"):
         found = figures(model, processor, split, run.scenes)
