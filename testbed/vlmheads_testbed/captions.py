@@ -25,22 +25,22 @@ SHORT_PROMPTS = ("Describe the image in one sentence.", "Write a short caption."
 #: decoding takes the likeliest next word, so that above one half or so the prior outruns the
 #: picture nearly always, and below hardly ever. Places differ, so that a method has easy cases.
 HABITS = {
-    "street": 0.75,
-    "kitchen": 0.6,
-    "market": 0.65,
-    "living room": 0.7,
-    "office": 0.35,
-    "park": 0.8,
-    "farm": 0.45,
-    "savanna": 0.6,
-    "bedroom": 0.55,
-    "bathroom": 0.7,
-    "station": 0.5,
-    "airport": 0.75,
-    "beach": 0.3,
-    "mountain": 0.65,
-    "stadium": 0.6,
-    "party": 0.8,
+    "street": 0.7,
+    "kitchen": 0.45,
+    "market": 0.6,
+    "living room": 0.65,
+    "office": 0.3,
+    "park": 0.75,
+    "farm": 0.35,
+    "savanna": 0.45,
+    "bedroom": 0.4,
+    "bathroom": 0.6,
+    "station": 0.4,
+    "airport": 0.65,
+    "beach": 0.25,
+    "mountain": 0.45,
+    "stadium": 0.45,
+    "party": 0.75,
 }
 #: Probability that a caption names one more likely object that is absent, again and again.
 INVENTED = 0.08
