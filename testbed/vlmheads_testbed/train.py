@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -259,15 +259,14 @@ def main(
 
 
 def _with_steps(stages: tuple[Stage, ...], steps: str) -> tuple[Stage, ...]:
-    from dataclasses import replace
-
+    """Fix the steps; the rates are then those of a run that counted as many by its pace."""
     numbers = steps.split(",")
     if len(numbers) != len(stages) or not all(number.isdigit() for number in numbers):
         raise VlmHeadsError(
             f"--steps {steps}", f"{len(stages)} numbers with commas between", "Give one a stage."
         )
     return tuple(
-        replace(stage, steps=int(number), rise=min(stage.rise, max(1, int(number) // 10)))
+        replace(stage, steps=int(number), rise=min(stage.rise, max(1, int(number))))
         for stage, number in zip(stages, numbers, strict=True)
     )
 

@@ -234,3 +234,21 @@ def test_steps_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(training.main, [str(tmp_path), "--steps", "4,2"])
     assert isinstance(result.exception, VlmHeadsError)
     assert "--steps 4,2" in str(result.exception)
+
+
+def test_fixed_steps_give_the_rates_of_a_run_that_counted_as_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Run] = []
+    monkeypatch.setattr(training, "train", lambda run: runs.append(run) or run.out)
+    steps = (332, 201, 342, 1783)
+    arguments = [str(tmp_path), "--device", "cpu", "--batch", "256"]
+    for more in (["--steps", ",".join(map(str, steps))], []):
+        assert CliRunner().invoke(training.main, [*arguments, *more]).exit_code == 0
+    fixed, counted = (run.stages for run in runs)
+    for ours, theirs, number in zip(fixed, counted, steps, strict=True):
+        assert (ours.steps, theirs.steps) == (number, None)
+        assert ours.batch == theirs.batch
+        assert [ours.rate_at(step, number) for step in range(number)] == [
+            theirs.rate_at(step, number) for step in range(number)
+        ]
