@@ -52,6 +52,24 @@ def get(name: str, base: Path | None, adapter: Path | None) -> None:
     click.echo(get_smol(base, adapter, lambda line: click.echo(line, err=True)))
 
 
+@testbed.command("try")
+def try_() -> None:
+    """Caption 24 scenes plain and mitigated; show four, and what was invented in all of them."""
+    import os
+    import sys
+
+    from vlmheads.commands.show import quiet_loading
+    from vlmheads_testbed import trial
+
+    quiet_loading("embedded")
+    scenes = trial.sample()
+    plain, mitigated = trial.tried([one for _, one in scenes])
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    kinds = [split for split, _ in scenes]
+    name = trial.PRESET.partition("-")[0]
+    click.echo(trial.page(kinds, plain, mitigated, name=name, colour=colour), nl=False)
+
+
 @testbed.command()
 def info() -> None:
     """Show where the embedded model is, its size and what scenes it knows."""
