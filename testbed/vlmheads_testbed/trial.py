@@ -95,7 +95,7 @@ def page(
 
 
 def _shown(title: str, said: Said, colour: bool) -> Iterator[str]:
-    """A caption with its invented objects marked, and what it missed."""
+    """Yield a caption with its invented objects marked, and what it missed."""
     parts: list[str] = []
     done = 0
     for start, end, name in said.objects:
@@ -114,7 +114,7 @@ def _shown(title: str, said: Said, colour: bool) -> Iterator[str]:
 
 
 def _wrapped(words: Iterable[str], first: str, others: str) -> Iterator[str]:
-    """Lines of at most `WIDTH` characters that can be seen; a mark is not broken."""
+    """Yield lines of at most `WIDTH` visible characters; a mark is not broken."""
     line, empty = first, True
     for word in words:
         if not empty and _length(line) + 1 + _length(word) > WIDTH:
@@ -130,7 +130,7 @@ def _length(text: str) -> int:
 
 
 def totals(plain: Sequence[Said], mitigated: Sequence[Said], name: str) -> list[str]:
-    """Lines on all scenes: invented mentions, and the share of what is there that is named.
+    """Count over all scenes: invented mentions, and the share of what is there that is named.
 
     With a 95 % interval of each difference, by 10,000 draws of scenes; a scene brings both of its
     captions along.
