@@ -21,8 +21,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 try: $(VENV)/ready
-	$(BIN)/vlmheads testbed make out/scenes --split test --num 4 --seed 0
-	$(BIN)/vlmheads caption out/scenes/images --compare
+	$(BIN)/vlmheads testbed try
 
 demo: $(VENV)/ready
 	$(BIN)/vlmheads demo

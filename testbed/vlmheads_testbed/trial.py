@@ -87,8 +87,11 @@ def page(
         at = [number for number, one in enumerate(kinds) if one == kind]
         for number in at[:SHOWN]:
             there = ", ".join(sorted(plain[number].there))
-            lines += [*_wrapped(f"In this {label} picture: {there}".split(" "), "", "  "), ""]
-            for title, said in (("plain", plain[number]), (name, mitigated[number])):
+            lines += _wrapped(f"In this {label} picture: {there}".split(" "), "", "  ")
+            captions = [("plain", plain[number]), (name, mitigated[number])]
+            if plain[number].text == mitigated[number].text:
+                captions = [(f"plain, {name}", plain[number])]
+            for title, said in captions:
                 lines += _shown(title, said, colour)
             lines.append("")
     return "\n".join([*lines, *totals(plain, mitigated, name), "", *NEXT]) + "\n"
@@ -149,8 +152,10 @@ def totals(plain: Sequence[Said], mitigated: Sequence[Said], name: str) -> list[
     fewer = np.percentile(sums[:, 1] - sums[:, 0], [2.5, 97.5])
     named = np.percentile(100 * (sums[:, 3] - sums[:, 2]) / sums[:, 4], [2.5, 97.5])
     recall = 100 * whole[2:4] / whole[4]
+    differ = sum(before.text != after.text for before, after in zip(plain, mitigated, strict=True))
     return [
-        f"All {len(counts)} pictures, half of each kind, plain -> {name} (95 % interval):",
+        f"All {len(counts)} pictures, half of each kind; {differ} captions differ. plain -> {name} "
+        "(95 %):",
         f"  invented objects  {whole[0]} -> {whole[1]}, "
         f"difference {whole[1] - whole[0]:+d} ({fewer[0]:+.0f} to {fewer[1]:+.0f})",
         f"  objects found     {recall[0]:.0f} % -> {recall[1]:.0f} %, "
