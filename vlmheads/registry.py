@@ -26,9 +26,10 @@ SCHEMA = 1
 PRESETS = "vlmheads.presets"
 SUFFIX = ".json"
 
-_KEYS = {"schema", "plugins", "family", "versions", "source", "note"}
-_OPTIONAL = {"note"}
+_OPTIONAL = {"note", "weights", "evidence"}
+_KEYS = {"schema", "plugins", "family", "versions", "source", *_OPTIONAL}
 _PLUGIN_KEYS = {"name", "options"}
+_WEIGHTS_KEYS = {"file", "bytes", "sha256"}
 
 _log = logging.getLogger("vlmheads")
 
@@ -170,6 +171,9 @@ class Preset:
         versions: versions of vlmheads, and of what else matters, that the file was written with.
         source: where the values come from: paper and section, or repository and file.
         note: what else the reader should know.
+        weights: name, size in bytes and SHA-256 of the weights file of the one model that it was
+            measured on, where it is a recommendation for that model.
+        evidence: what was measured there: data, effect with interval, controls.
     """
 
     plugins: tuple[Plugin, ...]
@@ -177,6 +181,8 @@ class Preset:
     versions: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     note: str = ""
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_preset(path: str | Path) -> list[Plugin]:
@@ -202,7 +208,13 @@ def read_preset(path: str | Path) -> Preset:
     about = _parse(_text(path), str(path))
     plugins = tuple(_plugin(item, f"{path}: plugin {n}") for n, item in enumerate(about["plugins"]))
     return Preset(
-        plugins, about["family"], about["versions"], about["source"], about.get("note", "")
+        plugins,
+        about["family"],
+        about["versions"],
+        about["source"],
+        about.get("note", ""),
+        about.get("weights", {}),
+        about.get("evidence", {}),
     )
 
 
@@ -251,9 +263,13 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     for key in ("family", "source", "note"):
         if key in about and not isinstance(about[key], str):
             raise VlmHeadsError(f"{name}: {key}={about[key]!r}", "text")
-    versions = about["versions"]
-    if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
-        raise VlmHeadsError(f"{name}: versions={versions!r}", "names and versions as text")
+    for key in ("versions", "evidence"):
+        found = about.get(key, {})
+        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+            raise VlmHeadsError(f"{name}: {key}={found!r}", "names, and text for each")
+    weights = about.get("weights", {})
+    if weights:
+        _check_keys(weights, _WEIGHTS_KEYS, set(), f"{name}: weights")
     if not isinstance(about["plugins"], list) or not about["plugins"]:
         raise VlmHeadsError(f"{name}: plugins={about['plugins']!r}", "a list of at least one")
     checked: dict[str, Any] = about

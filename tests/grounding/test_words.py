@@ -90,7 +90,7 @@ def test_byte_level_tokens_stand_for_every_character_that_they_hold_a_byte_of(te
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 356), max_size=30))
+@given(st.lists(st.integers(0, 277), max_size=30))
 def test_any_tokens_of_the_embedded_model_cover_their_text_in_order(ids: list[int]) -> None:
     tokenizer = embedded().processor.tokenizer
     texts = partial(embedded().processor.batch_decode, skip_special_tokens=True)
@@ -103,7 +103,7 @@ def test_any_tokens_of_the_embedded_model_cover_their_text_in_order(ids: list[in
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from("a dog dogs kitchen with There pizza, wine glass.".split())))
+@given(st.lists(st.sampled_from([*"a dog dogs kitchen with There pizza,".split(), "wine glass."])))
 def test_tokens_of_the_embedded_model_are_where_its_tokenizer_puts_them(words: list[str]) -> None:
     tokenizer = embedded().processor.tokenizer
     text = " ".join(words)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "plugins",
     multiple=True,
     help="A plugin, with options if any, such as vhr:alpha=1.5; may be repeated; none for the "
-    "plain model. [default: vhr]",
+    "plain model; auto for what `vlmheads presets --for MODEL` recommends. [default: auto]",
 )
 @click.option("--compare", is_flag=True, help="Show the plain caption beside the mitigated one.")
 @click.option(
@@ -80,7 +80,9 @@ def caption(
     from vlmheads.images import find_images, left_out
 
     show.quiet_loading(model)
-    acting = () if plugins == ("none",) else plugins or ("vhr",)
+    acting = () if plugins == ("none",) else plugins or ("auto",)
+    if "auto" in acting:
+        acting = _recommended(model, acting)
     captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
     asked = WordOptions.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
     found = list(find_images(images))
@@ -108,6 +110,20 @@ def caption(
             advance(len(batch))
     if failed:
         sys.exit(2)
+
+
+def _recommended(model: str, plugins: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what is recommended for a model, and say so where nothing is."""
+    from vlmheads.model.loading import locate
+    from vlmheads.recommended import recommended
+
+    if len(plugins) > 1:
+        raise VlmHeadsError("--plugin auto beside others", "either it or names of plugins")
+    found = recommended(locate(model))
+    if found.preset is None:
+        click.echo(f"note: {found.reason}", err=True)
+        return ()
+    return (found.preset,)
 
 
 class _Job:

@@ -122,10 +122,20 @@ def _check(coverage: Coverage) -> None:
 
 @click.command()
 @click.option("--markdown", is_flag=True, help="Print a table for documents.")
-def presets(markdown: bool) -> None:
+@click.option("--for", "model", metavar="MODEL", help="Say what is recommended for it, and why.")
+def presets(markdown: bool, model: str | None) -> None:
     """List the shipped presets: plugins with the settings of a paper, and their source."""
     from vlmheads.registry import list_presets, read_preset
 
+    if model is not None:
+        if markdown:
+            raise click.UsageError("--for and --markdown have nothing to do with each other")
+        from vlmheads.model.loading import locate
+        from vlmheads.recommended import recommended
+
+        found = recommended(locate(model))
+        click.echo(f"{found.preset or 'none'}: {found.reason}")
+        return
     for name in list_presets():
         preset = read_preset(name)
         plugins = ", ".join(plugin.name for plugin in preset.plugins)
