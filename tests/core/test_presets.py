@@ -70,6 +70,8 @@ def test_attach_takes_the_name_of_a_preset_among_other_plugins(tmp_path):
         ({"schema": 2}, "has schema 2"),
         ({"family": 3}, "family=3"),
         ({"versions": ["0.1"]}, "versions="),
+        ({"evidence": {"n": 500}}, "evidence="),
+        ({"weights": {"file": "model.safetensors"}}, "weights: no key 'bytes', no key 'sha256'"),
         ({"plugins": []}, r"plugins=\[\]"),
         ({"plugins": [{"name": "vhr", "option": {}}]}, "plugin 0: unknown key 'option'"),
         ({"plugins": [{"options": {}}]}, "plugin 0: no key 'name'"),
