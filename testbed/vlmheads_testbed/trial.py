@@ -82,7 +82,7 @@ def page(
         name: of the preset, before ".json".
         colour: whether invented objects are red and struck, rather than in brackets.
     """
-    lines = []
+    lines: list[str] = []
     for kind, label in KINDS.items():
         at = [number for number, one in enumerate(kinds) if one == kind]
         for number in at[:SHOWN]:

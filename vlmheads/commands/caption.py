@@ -81,9 +81,12 @@ def caption(
 
     show.quiet_loading(model)
     acting = () if plugins == ("none",) else plugins or ("auto",)
+    plain_because = ""
     if "auto" in acting:
-        acting = _recommended(model, acting)
+        acting, plain_because = _recommended(model, acting)
     captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
+    if plain_because:
+        click.echo(f"note: {plain_because}", err=True)
     asked = WordOptions.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
     found = list(find_images(images))
     if notice := left_out(images):
@@ -112,18 +115,15 @@ def caption(
         sys.exit(2)
 
 
-def _recommended(model: str, plugins: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what is recommended for a model, and say so where nothing is."""
+def _recommended(model: str, plugins: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Return what is recommended for a model, and why nothing is where nothing is."""
     from vlmheads.model.loading import locate
     from vlmheads.recommended import recommended
 
     if len(plugins) > 1:
         raise VlmHeadsError("--plugin auto beside others", "either it or names of plugins")
     found = recommended(locate(model))
-    if found.preset is None:
-        click.echo(f"note: {found.reason}", err=True)
-        return ()
-    return (found.preset,)
+    return ((), found.reason) if found.preset is None else ((found.preset,), "")
 
 
 class _Job:
