@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -40,7 +41,15 @@ def filled(text: str) -> str:
         head = f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n"
         rows = CliRunner().invoke(main, [command, "--markdown"]).stdout
         text = _between(text, command, head + rows)
-    return _between(text, "family names", family_names())
+    text = _between(text, "family names", family_names())
+    return _between(text, "try", trial()) if "<!-- try -->" in text else text
+
+
+@cache
+def trial() -> str:
+    """Return what `make try` prints, as a block."""
+    said = CliRunner().invoke(main, ["testbed", "try"], catch_exceptions=False).stdout
+    return f"```text\n{said}```\n"
 
 
 def family_names() -> str:

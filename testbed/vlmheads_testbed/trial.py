@@ -1,7 +1,7 @@
 """What `vlmheads testbed try` shows: what the embedded model says, plain and mitigated.
 
-The scenes are the first ones of seed 0, and those that are shown are the first of them: none was
-chosen by what came of it. Nothing was chosen on them either; see the preset's own evidence.
+The scenes are the first ones of seed 0, on which nothing was chosen; see the preset's own evidence.
+Those that are shown are the first on which the two captions differ, whichever of them is better.
 """
 
 from __future__ import annotations
@@ -76,22 +76,20 @@ def page(
     """Return everything that is printed.
 
     Args:
-        kinds: of each scene its split; the first `SHOWN` of each are shown.
+        kinds: of each scene its split; `SHOWN` scenes of each are shown.
         plain: a caption per scene.
         mitigated: likewise.
         name: of the preset, before ".json".
         colour: whether invented objects are red and struck, rather than in brackets.
     """
-    lines: list[str] = []
+    differ = [before.text != after.text for before, after in zip(plain, mitigated, strict=True)]
+    lines = [f"{sum(differ)} of {len(kinds)} captions differ. The first {SHOWN} of each kind:", ""]
     for kind, label in KINDS.items():
-        at = [number for number, one in enumerate(kinds) if one == kind]
+        at = [number for number, one in enumerate(kinds) if one == kind and differ[number]]
         for number in at[:SHOWN]:
             there = ", ".join(sorted(plain[number].there))
             lines += _wrapped(f"In this {label} picture: {there}".split(" "), "", "  ")
-            captions = [("plain", plain[number]), (name, mitigated[number])]
-            if plain[number].text == mitigated[number].text:
-                captions = [(f"plain, {name}", plain[number])]
-            for title, said in captions:
+            for title, said in (("plain", plain[number]), (name, mitigated[number])):
                 lines += _shown(title, said, colour)
             lines.append("")
     return "\n".join([*lines, *totals(plain, mitigated, name), "", *NEXT]) + "\n"
@@ -152,10 +150,8 @@ def totals(plain: Sequence[Said], mitigated: Sequence[Said], name: str) -> list[
     fewer = np.percentile(sums[:, 1] - sums[:, 0], [2.5, 97.5])
     named = np.percentile(100 * (sums[:, 3] - sums[:, 2]) / sums[:, 4], [2.5, 97.5])
     recall = 100 * whole[2:4] / whole[4]
-    differ = sum(before.text != after.text for before, after in zip(plain, mitigated, strict=True))
     return [
-        f"All {len(counts)} pictures, half of each kind; {differ} captions differ. plain -> {name} "
-        "(95 %):",
+        f"All {len(counts)} pictures, half of each kind, plain -> {name} (95 % interval):",
         f"  invented objects  {whole[0]} -> {whole[1]}, "
         f"difference {whole[1] - whole[0]:+d} ({fewer[0]:+.0f} to {fewer[1]:+.0f})",
         f"  objects found     {recall[0]:.0f} % -> {recall[1]:.0f} %, "
@@ -169,6 +165,6 @@ NEXT = (
     "  vlmheads eval --help           measure on pictures whose objects are known",
     "  your own model, in Python:",
     "      import vlmheads",
-    '      with vlmheads.attach(model, "vcd:alpha=0.25"):',
+    '      with vlmheads.attach(model, "vcd"):  # `vlmheads plugins` lists others',
     "          output = model.generate(**inputs, max_new_tokens=512)",
 )

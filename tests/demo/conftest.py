@@ -81,7 +81,7 @@ def state(models: ModelRegistry, tmp_path: Path) -> AppState:
 
 @pytest.fixture(scope="session")
 def result(model: Model) -> Result:
-    """A farm with a cat and a plant; the plain caption also names a horse."""
+    """A farm with a cat and a plant; the plain caption names a horse and a cow."""
     drawn = draw_scene("counterfactual:9")
     request = GenerationRequest(
         model,

@@ -27,4 +27,6 @@ def test_a_caption_is_escaped_wherever_it_is_shown(model):
 
 def test_the_comparison_names_what_is_hallucinated(result):
     table = comparison_table(result)
-    assert '<th scope="row">invented</th><td>1 <span class="vh-bad">(horse)</span></td>' in table
+    assert (
+        '<th scope="row">invented</th><td>2 <span class="vh-bad">(horse, cow)</span></td>' in table
+    )

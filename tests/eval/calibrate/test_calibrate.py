@@ -80,8 +80,8 @@ def test_object_words_are_found_among_the_tokens(captioner: vlmheads.Captioner) 
     tokenizer = captioner.processor.tokenizer
     objects = object_tokens(tokenizer, get_variant("pattern").vocabulary)
     for word, category in (("dog", "dog"), ("buses", "bus"), ("puppies", "dog")):
-        (token,) = tokenizer(word, add_special_tokens=False).input_ids
-        assert category in objects[token]
+        first, *_ = tokenizer(word, add_special_tokens=False).input_ids  # a plural is one more
+        assert category in objects[first]
     (article,) = tokenizer("a", add_special_tokens=False).input_ids
     assert article not in objects
 
