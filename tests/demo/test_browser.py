@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("demo")
 # Set to write the screenshots to docs/images/; see docs/demo.md.
 WRITE = "VLMHEADS_SCREENSHOTS"
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-SCENE = "counterfactual:4"  # The plain caption invents a bed, and no other object.
+SCENE = "counterfactual:3"  # The plain caption invents a laptop, and no other object.
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 # Milliseconds; a busy machine is slow.
 TIMEOUT = 60_000
@@ -110,9 +110,9 @@ def test_captions_are_side_by_side_with_the_invented_word_marked(page, model):
     assert boxes[0]["y"] == boxes[1]["y"]
     assert boxes[0]["x"] < boxes[1]["x"]
     wrong = page.locator(".vh-card .vh-wrong")
-    expect(wrong).to_have_text(re.compile("^bed✗"))
+    expect(wrong).to_have_text(re.compile("^laptop✗"))
     assert "not in the picture" in (wrong.get_attribute("aria-label") or "")
-    expect(page.locator(".vh-compare")).to_contain_text("bed")
+    expect(page.locator(".vh-compare")).to_contain_text("laptop")
 
 
 def test_a_click_on_a_word_shows_its_attention(page):
@@ -122,15 +122,15 @@ def test_a_click_on_a_word_shows_its_attention(page):
     after = changed(page, before)
     assert after == word.get_attribute("data-overlay")
     expect(word).to_have_attribute("aria-pressed", "true")
-    expect(page.locator(".vh-look figcaption")).to_contain_text("couch in vhr: mean attention")
-    expect(page.locator(".vh-heads .vh-small").first).to_contain_text("couch in vhr")
+    expect(page.locator(".vh-look figcaption")).to_contain_text("apples in vhr: mean attention")
+    expect(page.locator(".vh-heads .vh-small").first).to_contain_text("apples in vhr")
 
 
 def test_hovering_over_a_word_shows_its_attention_until_it_ends(page):
-    couch = page.locator(".vh-card").nth(1).locator(".vh-word").first
-    couch.click()
+    apples = page.locator(".vh-card").nth(1).locator(".vh-word").first
+    apples.click()
     expect(page.locator(".vh-overlay")).to_have_attribute(
-        "src", couch.get_attribute("data-overlay")
+        "src", apples.get_attribute("data-overlay")
     )
     page.mouse.move(0, 0)
     chosen = overlay(page)
@@ -150,7 +150,7 @@ def test_hovering_over_a_word_shows_its_attention_until_it_ends(page):
 
 def test_a_click_on_a_head_shows_its_attention_for_the_word(page):
     page.locator(".vh-card .vh-wrong").click()
-    expect(page.locator(".vh-look figcaption")).to_contain_text("bed in plain: mean attention")
+    expect(page.locator(".vh-look figcaption")).to_contain_text("laptop in plain: mean attention")
     mean = overlay(page)
     cell = page.locator('[role=gridcell][aria-label^="layer 3, head 5"]')
     cell.click()

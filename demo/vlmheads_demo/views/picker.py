@@ -11,10 +11,9 @@ from vlmheads_demo.services.images import draw_scene
 from vlmheads_demo.services.methods import Control, Method
 from vlmheads_demo.views.theme import image_url
 
-# The scenes that the page offers: objects in the wrong place, then typical scenes. VHR improves
-# some captions, leaves others as they are, and hallucinates an object in one.
+# The scenes that the page offers: objects in the wrong place, then typical scenes.
 SCENES = (
-    *("counterfactual:9", "counterfactual:7", "counterfactual:5", "counterfactual:2"),
+    *("counterfactual:3", "counterfactual:7", "counterfactual:5", "counterfactual:2"),
     *("test:6", "test:3", "test:1", "test:0"),
 )
 
