@@ -36,8 +36,8 @@ class VHR(Plugin):
     Cost: one pass over the prompt without its images, then a multiplication a layer and token.
 
     Evidence: CHAIR_S 49.7 to 33.3 on LLaVA-1.5-7B in the paper, 34.5 in a third party's run;
-    recall was not reported. A third party found no gain on Qwen2.5-VL-3B. On the test benches
-    at its default its heads do no better than random ones, on one of them worse: docs/effect.md.
+    recall was not reported. A third party found no gain on Qwen2.5-VL-3B. On both test benches it
+    does harm at its default, and random heads do as much or less of it: docs/effect.md.
     """
 
     name: ClassVar[str] = "vhr"
