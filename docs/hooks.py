@@ -78,8 +78,8 @@ REFERENCE = {
     "evaluate": (
         "Evaluate",
         "The steps of [the evaluator](../evaluation.md) from Python; needs the extra `eval`.",
-        "_eval.captions _eval.ground_truth _eval.scoring _eval.chair _eval.fixed _eval.pope "
-        "_eval.amber _eval.compare _eval.frontier _eval.statistics _eval.report",
+        "_eval.records _eval.data _eval.chair.variants _eval.chair.ground_truth _eval.chair.score "
+        "_eval.pope.score _eval.amber _eval.compare.chair _eval.statistics _eval.report.page",
     ),
     "testbed": (
         "The test bench",
