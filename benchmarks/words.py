@@ -181,7 +181,7 @@ def flags(said: Said, scorer: Scorer, geometry: Any, thresholds: Iterable[float]
 
 
 def dropped(said: Said, scorer: Scorer, geometry: Any, seed: int | None = None) -> dict[str, Any]:
-    """CHAIR of the safer captions, against the captions as they were.
+    """CHAIR of the rewritten captions, against the captions as they were.
 
     With a seed the scores are first dealt out anew among all object words: the control, which
     drops as many words without a reason.
@@ -191,15 +191,15 @@ def dropped(said: Said, scorer: Scorer, geometry: Any, seed: int | None = None) 
         captions = shuffled(captions, seed)
     found = [drop_clauses(one.text, one.words, scorer.threshold) for one in captions]
     before = said.counts([caption.text for caption in said.captions])
-    after = said.counts([safer.text for safer in found])
+    after = said.counts([rewrite.text for rewrite in found])
     cuts = said.cuts()
     drawn = resample({"before": before, "after": after, "cuts": cuts}, DRAWS)
     sums = before.sum(axis=0), after.sum(axis=0)
     result: dict[str, Any] = {
         "changed": sum(
-            safer.text != one.text for safer, one in zip(found, said.captions, strict=True)
+            rewrite.text != one.text for rewrite, one in zip(found, said.captions, strict=True)
         ),
-        "unsupported": sum(safer.unsupported for safer in found),
+        "unsupported": sum(rewrite.unsupported for rewrite in found),
         "images": len(found),
     }
     for name in CHAIR:

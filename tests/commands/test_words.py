@@ -55,19 +55,19 @@ def test_words_do_not_depend_on_the_batch_size(scenes: Path) -> None:
             assert a["score"] == pytest.approx(b["score"], abs=1e-4)
 
 
-def test_the_safer_caption_stands_beside_the_whole_one(scenes: Path) -> None:
+def test_the_rewritten_caption_stands_next_to_the_whole_one(scenes: Path) -> None:
     for record in records(scenes, "--drop", "--threshold", 0.6):
         assert "words" not in record
-        assert record["safer"]
-        assert (record["safer"] == record["caption"]) == (not record["left_out"])
+        assert record["rewrite"]
+        assert (record["rewrite"] == record["caption"]) == (not record["removed"])
 
 
 def test_nothing_is_dropped_at_0_and_one_sentence_is_left_at_1(scenes: Path) -> None:
     for record in records(scenes, "--drop", "--threshold", 0):
-        assert (record["safer"], record["left_out"]) == (record["caption"], [])
+        assert (record["rewrite"], record["removed"]) == (record["caption"], [])
     for record in records(scenes, "--drop", "--threshold", 1):
-        assert record["safer"]
-        assert record["left_out"]
+        assert record["rewrite"]
+        assert record["removed"]
 
 
 def test_the_terminal_shows_marks_and_what_was_left_out(scenes: Path) -> None:
@@ -75,13 +75,13 @@ def test_the_terminal_shows_marks_and_what_was_left_out(scenes: Path) -> None:
     done = run("caption", sorted(scenes.iterdir())[0], "--flag", "--drop", "--threshold", 1)
     word = next(word for word in record["words"] if word["flagged"])
     assert f"[?{word['text']} {word['score']:.2f}]" in done.stdout
-    assert f"safer: {record['safer']}" in done.stdout
-    assert f"left out: {' | '.join(record['left_out'])}" in done.stdout
+    assert f"rewritten: {record['rewrite']}" in done.stdout
+    assert f"removed: {' | '.join(record['removed'])}" in done.stdout
     compared = run(
         "caption", sorted(scenes.iterdir())[0], "--flag", "--drop", "--threshold", 1, "--compare"
     )
     assert f"flagged: {show.marked(record)}" in compared.stdout
-    assert f"safer: {record['safer']}" in compared.stdout
+    assert f"rewritten: {record['rewrite']}" in compared.stdout
 
 
 def test_a_scorer_from_a_file_scores_instead(scenes: Path, tmp_path: Path) -> None:

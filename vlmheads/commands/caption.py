@@ -87,11 +87,13 @@ def caption(
     captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
     if plain_because:
         click.echo(f"note: {plain_because}", err=True)
-    asked = WordOptions.of(captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer)
+    word_options = WordOptions.of(
+        captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer
+    )
     found = list(find_images(images))
     if notice := left_out(images):
         click.echo(f"note: {notice}", err=True)
-    job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare, asked)
+    job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare, word_options)
     failed = drawn_only = False
     with show.progress(len(found)) as advance:
         for batch in _batches(found, batch_size):
@@ -135,10 +137,10 @@ class _Job:
         prompt: str,
         limit: int,
         compare: bool,
-        asked: WordOptions | None,
+        word_options: WordOptions | None,
     ) -> None:
         self.captioner, self.prompt, self.limit, self.compare = captioner, prompt, limit, compare
-        self.asked = asked
+        self.word_options = word_options
         self.plugins = [plugin.describe() for plugin in captioner.plugins]
 
     def run(self, batch: list[tuple[Path, Image]]) -> Iterator[dict[str, Any]]:
@@ -150,7 +152,7 @@ class _Job:
             "max_new_tokens": self.limit,
             "batch_size": len(images),
         }
-        words = False if self.asked is None else self.asked.scorer
+        words = False if self.word_options is None else self.word_options.scorer
         mitigated = self.captioner(images, self.prompt, words=words, **options)
         plain = self.captioner(images, self.prompt, plugins=(), **options) if self.compare else None
         for index, (path, _) in enumerate(batch):
@@ -163,8 +165,8 @@ class _Job:
             }
             if plain is not None:
                 record["plain"] = plain[index].text
-            if self.asked is not None:
-                record |= self.asked.record(found)
+            if self.word_options is not None:
+                record |= self.word_options.record(found)
             yield record | {"prompt": self.prompt, "plugins": self.plugins}
 
 

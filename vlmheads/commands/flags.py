@@ -19,7 +19,7 @@ class WordOptions:
 
     Args:
         flag: add the words with their scores.
-        drop: add the safer caption.
+        drop: add the caption without unsupported clauses.
         scorer: scores them; objects below its threshold are flagged.
     """
 
@@ -66,10 +66,10 @@ class WordOptions:
                 for word in caption.words
             ]
         if self.drop:
-            safer = drop_clauses(caption.text, caption.words, limit)
+            rewrite = drop_clauses(caption.text, caption.words, limit)
             about |= {
-                "safer": safer.text,
-                "left_out": list(safer.removed),
-                "unsupported": safer.unsupported,
+                "rewrite": rewrite.text,
+                "removed": list(rewrite.removed),
+                "unsupported": rewrite.unsupported,
             }
         return about

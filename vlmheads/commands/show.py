@@ -62,10 +62,10 @@ def record(found: dict[str, Any]) -> None:
     """Print the caption of one image, beside the plain one where there is one."""
     console = Console(soft_wrap="plain" not in found)
     if "plain" not in found:
-        said = found.get("safer", found["caption"]) if "words" not in found else marked(found)
+        said = found.get("rewrite", found["caption"]) if "words" not in found else marked(found)
         console.print(Text(f"{found['image']}: ").append(said))
-        if "safer" in found:
-            _left_out(console, found)
+        if "rewrite" in found:
+            _rewritten(console, found)
         return
     names = ", ".join(plugin["name"] for plugin in found["plugins"])
     before, after = differing(found["plain"], found["caption"])
@@ -78,8 +78,8 @@ def record(found: dict[str, Any]) -> None:
         console.print("no word differs")
     if "words" in found:
         console.print(Text("flagged: ").append(marked(found)), soft_wrap=True)
-    if "safer" in found:
-        _left_out(console, found, always=True)
+    if "rewrite" in found:
+        _rewritten(console, found, always=True)
 
 
 def marked(found: dict[str, Any]) -> Text:
@@ -93,12 +93,12 @@ def marked(found: dict[str, Any]) -> Text:
     return said.append(found["caption"][done:])
 
 
-def _left_out(console: Console, found: dict[str, Any], *, always: bool = False) -> None:
-    """Print the safer caption where it is not printed yet, and what it leaves out."""
+def _rewritten(console: Console, found: dict[str, Any], *, always: bool = False) -> None:
+    """Print the rewritten caption where it is not printed yet, and what was removed."""
     if "words" in found or always:
-        console.print(Text(f"safer: {found['safer']}"), soft_wrap=True)
-    if found["left_out"]:
-        console.print(Text(f"left out: {' | '.join(found['left_out'])}", "dim"), soft_wrap=True)
+        console.print(Text(f"rewritten: {found['rewrite']}"), soft_wrap=True)
+    if found["removed"]:
+        console.print(Text(f"removed: {' | '.join(found['removed'])}", "dim"), soft_wrap=True)
     if found["unsupported"]:
         console.print(Text("no sentence is supported; the least unsupported one is kept", "dim"))
 

@@ -1,4 +1,4 @@
-"""The safer caption: English clauses taken out whose object the image does not support."""
+"""Rewrite a caption without the English clauses whose object the image does not support."""
 
 from __future__ import annotations
 
