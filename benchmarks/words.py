@@ -183,7 +183,7 @@ def flags(said: Said, scorer: Scorer, geometry: Any, thresholds: Iterable[float]
 def dropped(said: Said, scorer: Scorer, geometry: Any, seed: int | None = None) -> dict[str, Any]:
     """CHAIR of the rewritten captions, against the captions as they were.
 
-    With a seed the scores are first dealt out anew among all object words: the control, which
+    With a seed the scores are first shuffled among all object words: the control, which
     drops as many words without a reason.
     """
     captions = scored(said, scorer, geometry)
@@ -220,7 +220,7 @@ def dropped(said: Said, scorer: Scorer, geometry: Any, seed: int | None = None) 
 
 
 def shuffled(captions: Sequence[Caption], seed: int) -> list[Caption]:
-    """The captions with the scores of their object words dealt out anew."""
+    """The captions with the scores of their object words shuffled."""
     scores = [word.score for caption in captions for word in caption.words if word.object]
     dealt = iter(np.random.default_rng(seed).permutation(scores).tolist())
     return [
@@ -321,7 +321,7 @@ def measured(
         result["dropped"][name] = {
             "combined": dropped(said, combined, geometry),
             "p / (p + p₀)": dropped(said, plain, geometry),
-            "combined, scores dealt out anew": dropped(said, combined, geometry, seed=setup.seed),
+            "combined, shuffled": dropped(said, combined, geometry, seed=setup.seed),
         }
     return result, combined
 
