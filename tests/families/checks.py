@@ -66,7 +66,7 @@ def _decoding(case: Case) -> dict[nn.Module, tuple[int, int]]:
         return output
 
     with at_interface(look):
-        steps = case.model.register_forward_hook(
+        steps = case.anatomy.generator.register_forward_hook(
             lambda *_: case.model.__dict__.update(_step=case.model.__dict__.get("_step", 0) + 1)
         )
         try:
@@ -131,8 +131,7 @@ def _without_image(case: Case, given: dict[str, Any]) -> dict[str, Any]:
     text = {"input_ids": ids[:, keep]}
     if types in given:
         text[types] = torch.zeros_like(text["input_ids"])
-    extra = {k: v for k, v in given.items() if k.startswith("qformer")}
-    return text | extra
+    return text
 
 
 @torch.no_grad()
@@ -143,7 +142,7 @@ def text_only(case: Case) -> None:
         said, _ = case.run(f"row {index}", probe)
         text = _without_image(case, case.given(f"row {index}"))
         answer = torch.full_like(said, row_of(case.model_type).answer_type)
-        first = case.model(**text, use_cache=False).logits[:, -1]
+        first = case.anatomy.generator(**text, use_cache=False).logits[:, -1]
         gap = difference(probe.prompt[0], first)
         need(gap < 2e-4, f"text_only_forward differs from a plain one by {gap:.2g}")
         for step in range(TOKENS):
@@ -155,7 +154,7 @@ def text_only(case: Case) -> None:
                 else value
                 for name, value in text.items()
             }
-            plain = case.model(**longer, use_cache=False).logits[:, -1]
+            plain = case.anatomy.generator(**longer, use_cache=False).logits[:, -1]
             gap = difference(probe.seen[step], plain)
             need(gap < 5e-4, f"the text-only stream is off by {gap:.2g} in step {step}")
 

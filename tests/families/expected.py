@@ -5,14 +5,10 @@ from __future__ import annotations
 _NAMED = dict.fromkeys(("neutral rows", "rows", "edit rows"), "attends another way unless")
 _SPARSE = dict.fromkeys(("neutral stream", "text only", "beside"), "streams of different lengths")
 _STREAMS = {"unembed": "more than a norm behind its last layer"}
-_INNER = {"attach": "hands embeddings to a language model inside of it"}
 
 REFUSED: dict[str, dict[str, str]] = {
-    "blip-2": _INNER,
-    "blip-2+t5": _INNER,
-    "instructblip": _INNER,
-    "instructblip+llama": _INNER,
-    "instructblipvideo": _INNER,
+    "blip-2+t5": {"attach": "encoder-decoder"},
+    "instructblipvideo": {"attach": "it takes videos alone"},
     "dots3_note": _NAMED | _SPARSE,
     "gemma3n": _STREAMS,
     "glm5_next": _NAMED | _SPARSE | _STREAMS,

@@ -134,7 +134,7 @@ def divergence_trace(model: Any, inputs: Mapping[str, Any], *, k: int, **generat
     sequences = output if isinstance(output, Tensor) else output.sequences
     heads = torch.stack([torch.stack(list(step.values()), dim=1) for step in probe.steps], dim=1)
     tokens = sequences[:, -heads.shape[1] :]
-    ended = after_end(tokens, attachment.model.generation_config.eos_token_id)
+    ended = after_end(tokens, attachment.anatomy.generator.generation_config.eos_token_id)
     heads = heads.masked_fill(ended[:, :, None, None], 0)
     return Trace(sequences, heads.topk(k, dim=-1).values.sum(dim=(2, 3)), heads)
 

@@ -116,7 +116,7 @@ def text_dominance(
             f"prompts of {counts.tolist()} text and image tokens", "at least one of each"
         )
     tokens = sequences[:, -len(probe.steps) :]
-    said = (~after_end(tokens, attachment.model.generation_config.eos_token_id)).float()
+    said = (~after_end(tokens, attachment.anatomy.generator.generation_config.eos_token_id)).float()
     about = dict(provenance or {}) | {"tokens": said.sum(dim=1).tolist()}
     found = []
     for index, measure in enumerate(("text-attention", "image-attention")):

@@ -98,11 +98,11 @@ def grounding(
     probe = _Probe(targets.shape[1], patches)
     with positions_kept(anatomy.model):
         with attach(anatomy.model, probe):
-            seeing = _log_probability(anatomy, given, targets)
+            seeing = _log_probability(anatomy.model, given, targets)
         divergence, blind = _without(anatomy, given, targets, probe)
     geometry = anatomy.geometry
     shape = (*targets.shape, geometry.layers, geometry.heads)
-    ended = after_end(targets, anatomy.model.generation_config.eos_token_id)  # type: ignore[union-attr, arg-type]
+    ended = after_end(targets, anatomy.generator.generation_config.eos_token_id)  # type: ignore[union-attr, arg-type]
 
     def kept(values: Tensor) -> Tensor:
         return values.masked_fill(ended[(...,) + (None,) * (values.ndim - 2)], 0)
@@ -134,13 +134,13 @@ def _check_patches(visual: Tensor, patches: bool) -> None:
         )
 
 
-def _log_probability(anatomy: Anatomy, given: Mapping[str, Any], targets: Tensor) -> Tensor:
+def _log_probability(model: nn.Module, given: Mapping[str, Any], targets: Tensor) -> Tensor:
     """Run the model once; log-probability [N, T] of the targets, the last tokens of the prompt."""
     count = targets.shape[1]
     given = dict(given)
-    if "logits_to_keep" in inspect.signature(anatomy.model.forward).parameters:
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
         given["logits_to_keep"] = count + 1
-    logits = anatomy.model(**given, use_cache=False, return_dict=True).logits[:, -count - 1 : -1]
+    logits = model(**given, use_cache=False, return_dict=True).logits[:, -count - 1 : -1]
     wide = torch.promote_types(logits.dtype, torch.float32)
     found: Tensor = logits.log_softmax(dim=-1, dtype=wide)
     return found.gather(-1, targets[..., None])[..., 0].cpu().float()
@@ -170,7 +170,7 @@ def _without(
         for layer, projection in enumerate(anatomy.projections):
             if projection is not None:
                 stack.callback(listen(layer, projection).remove)
-        return found, _log_probability(anatomy, text, targets)
+        return found, _log_probability(anatomy.generator, text, targets)
 
 
 def _layered(found: Mapping[int, Tensor], shape: tuple[int, ...]) -> Tensor:

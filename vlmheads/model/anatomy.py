@@ -52,6 +52,12 @@ class Anatomy:
     visual_ids: tuple[int, ...]
     marker_ids: tuple[int, ...] = ()
 
+    @property
+    def generator(self) -> nn.Module:
+        """The module whose forward each step runs: the model, or the language model inside."""
+        inner = self.family.inner
+        return unwrap(getattr(self.model, inner)) if inner else self.model  # type: ignore[no-any-return]
+
     def is_visual(self, ids: torch.Tensor) -> torch.Tensor:
         """Mark image and video tokens in ids [B, S]."""
         return torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device))
@@ -167,7 +173,9 @@ def examine(model: Any) -> Anatomy:
         )
     family = family_of(model_type)
     known = ", ".join(other.name for other in families() if not other.refusal)
-    if not family.refusal and getattr(config, "is_encoder_decoder", False):
+    text = getattr(config, "text_config", None)
+    decodes = any(getattr(part, "is_encoder_decoder", False) for part in (config, text))
+    if not family.refusal and decodes:
         refusal = ENCODER_DECODER
     else:
         refusal = family.refusal

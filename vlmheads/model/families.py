@@ -16,6 +16,8 @@ class Family:
         model_types: the `config.model_type` values that belong to it.
         first_position: the position id of a prompt's first token.
         answer_type: the token type of what the model generates, where it tells token types apart.
+        inner: the attribute of the language model that its generate() hands embeddings to; empty
+            where the model runs its own forward.
         streams_first: whether layers return [streams, B, S, E] rather than [B, S, streams, E].
         refusal: why the family cannot be attached to; empty where it can.
         checkpoints: real checkpoints on which `vlmheads verify` passed; the sweep's tiny random
@@ -27,6 +29,7 @@ class Family:
     model_types: tuple[str, ...]
     first_position: int = 0
     answer_type: int = 0
+    inner: str = ""
     streams_first: bool = False
     refusal: str = ""
     checkpoints: tuple[str, ...] = ()
@@ -38,10 +41,7 @@ ENCODER_DECODER = "it is an encoder-decoder model: the image is in the encoder, 
 _CROSS_ATTENTION = (
     "it reads images through cross-attention layers, so its prompt holds no image tokens"
 )
-_INNER = (
-    "its generate() hands embeddings to a language model inside of it, and that model's forward "
-    "passes show neither the prompt's tokens nor its images"
-)
+_INNER = "runs a language model inside of it on embeddings"
 # Notes that several families share.
 _STREAMS = "several residual streams: layers cannot be read through the head"
 _NAMED = "sparse attention that goes by a name: no plugin edits its rows, no text-only stream"
@@ -51,7 +51,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Aria", ("aria",)),
     Family("Aya Vision", ("aya_vision",), note="sliding windows; no positions in full layers"),
     Family("BLIP", ("blip",), refusal=_CROSS_ATTENTION),
-    Family("BLIP-2", ("blip-2",), refusal=_INNER),
+    Family("BLIP-2", ("blip-2",), inner="language_model", note=f"with OPT, not T5; {_INNER}"),
     Family("Chameleon", ("chameleon",)),
     Family("Cohere Command A Vision", ("cohere2_vision",)),
     Family("Cohere North Micro Vision", ("cohere_compass",)),
@@ -95,7 +95,13 @@ FAMILIES: tuple[Family, ...] = (
     Family("Idefics3", ("idefics3",), note="tiles with marker tokens"),
     Family("Inkling", ("inkling_mm_model",)),
     Family("Inkling 2", ("inkling2", "inkling2_loop"), note=_STREAMS),
-    Family("InstructBLIP", ("instructblip", "instructblipvideo"), refusal=_INNER),
+    Family(
+        "InstructBLIP",
+        ("instructblip",),
+        inner="language_model",
+        note=f"with Vicuna, not T5; {_INNER}",
+    ),
+    Family("InstructBLIP-Video", ("instructblipvideo",), refusal="it takes videos alone"),
     Family("InternVL3, InternVL3.5", ("internvl",), note="also on gpt-oss, with attention sinks"),
     Family("Janus", ("janus",)),
     Family("Kimi K2.5", ("kimi_k25",), note="MLA: values are smaller than queries"),

@@ -23,14 +23,17 @@ _BEFORE = ("embed_", "embeddings", "layers", "rotary", "vqmodel", "project_in", 
 class _Given(nn.Module):
     """Stands for everything in front of a head: its output is what it was made with."""
 
-    def __init__(self, body: nn.Module, hidden: Tensor) -> None:
+    def __init__(self, body: nn.Module, decoder: nn.Module, hidden: Tensor) -> None:
         super().__init__()
         # Not a child of it, which would be searched for parameters and moved about with it.
-        self.__dict__["body"] = body
+        self.__dict__["body"], self.__dict__["decoder_inside"] = body, decoder
         self.output = _Output(hidden)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["body"], name)
+        found = getattr(self.__dict__["body"], name)
+        decoder = self.__dict__["decoder_inside"]
+        # Some models run the decoder inside of their body, not the body.
+        return _Given(found, decoder, self.output.last_hidden_state) if found is decoder else found
 
     def forward(self, *args: Any, **kwargs: Any) -> _Output:
         return self.output
@@ -88,7 +91,7 @@ def logits(anatomy: Anatomy, hidden: Tensor) -> Tensor:
             "use a plugin that does not read layers through the head",
         )
     rows = hidden.reshape(1, -1, hidden.shape[-1])
-    shell = with_child(owner, body, _Given(getattr(owner, body), rows))
+    shell = with_child(owner, body, _Given(getattr(owner, body), anatomy.decoder, rows))
     # The class's own forward: hooks are for passes of the whole model.
     made: Tensor = type(owner).forward(shell, inputs_embeds=rows, return_dict=True).logits
     return made.reshape(*hidden.shape[:-1], -1)

@@ -209,7 +209,7 @@ def _refuse_compiled(model: nn.Module, fresh: bool) -> None:
         for name, module in model.named_modules()
         if getattr(module, "_compiled_call_impl", None) is not None
     ]
-    if compiled or (fresh and hasattr(model, COMPILED_CALL)):
+    if compiled or (fresh and any(COMPILED_CALL in vars(part) for part in model.modules())):
         raise VlmHeadsError(
             f"{', '.join(compiled[:3]) or type(model).__name__} was compiled before attach",
             "a model that is compiled, if at all, while attached",

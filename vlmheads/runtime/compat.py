@@ -98,6 +98,19 @@ def generate_arguments(model: Any) -> dict[str, Any]:
     return {}
 
 
+def call_arguments(model: Any) -> dict[str, Any]:
+    """Return the named arguments of the innermost generate() or forward() of `model` itself.
+
+    For models that run another one inside of them, which is given neither tokens nor pixels.
+    """
+    for frame in _frames(sys._getframe()):
+        code = frame.f_code
+        if code.co_name in ("generate", "forward") and frame.f_locals.get("self") is model:
+            names = code.co_varnames[1 : code.co_argcount]
+            return {name: frame.f_locals[name] for name in names if name in frame.f_locals}
+    return {}
+
+
 def generate_settings(model: Any) -> dict[str, Any]:
     """Return guidance_scale and assistant_model of the innermost generate() in this thread.
 

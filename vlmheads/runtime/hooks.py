@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,10 +22,10 @@ from vlmheads.runtime.compat import (
     COMPILED,
     attention_implementation,
     current_thread,
-    generate_arguments,
     generate_settings,
     generations,
 )
+from vlmheads.runtime.embeds import given_media, named_inputs, without_ids
 from vlmheads.runtime.passes import Reference, reference_pass
 from vlmheads.runtime.prompt import read_prompt, without_last
 from vlmheads.runtime.refusals import (
@@ -75,9 +74,9 @@ class Installation:
     def install(self) -> None:
         """Put the hooks on the model."""
         parts, add = self.anatomy, self._handles.append
-        cache_argument(parts.model)  # refused here rather than never seen to grow
-        add(parts.model.register_forward_pre_hook(self._before, with_kwargs=True))
-        add(parts.model.register_forward_hook(self._after))
+        cache_argument(parts.generator)  # refused here rather than never seen to grow
+        add(parts.generator.register_forward_pre_hook(self._before, with_kwargs=True))
+        add(parts.generator.register_forward_hook(self._after))
         for index, layer in enumerate(parts.layers):
             projection, mlp = parts.projections[index], parts.mlps[index]
             if self._acting["on_heads"] and projection is not None:
@@ -107,7 +106,7 @@ class Installation:
         self._attention = None
         # A graph that generate() compiled meanwhile has the hooks in it.
         for name in COMPILED:
-            self.anatomy.model.__dict__.pop(name, None)
+            self.anatomy.generator.__dict__.pop(name, None)
         self.request = self._batch = None
 
     def _name_attention(self) -> None:
@@ -138,16 +137,14 @@ class Installation:
         """Open a Request at a prefill, follow it afterwards, and add the rows of extra streams."""
         if self._quiet == current_thread():
             return None
-        if args:
-            names = inspect.signature(module.forward).parameters
-            kwargs = dict(zip(names, args, strict=False)) | kwargs
+        kwargs = named_inputs(self.anatomy, args, kwargs)
         cache, ids = given_cache(kwargs), kwargs.get("input_ids")
         cached = 0 if cache is None else int(cache.get_seq_length())
         if cached == 0 and not self._goes_on(kwargs):
             self._open(kwargs)
         request = self.request
         if request is None or (cached and not request.follows(cache)):
-            raise unknown_cache(self.anatomy.model, cached)
+            raise unknown_cache(self.anatomy.generator, cached)
         self._follow_attention()
         if cached and ids is not None and ids.shape[1] > 1:
             refuse_pieces(self.anatomy, request, ids, kwargs)
@@ -155,7 +152,7 @@ class Installation:
             request.ids = ids
             request.advance(cached, ids.shape[1])
             kwargs = kwargs if self._batch is None else self._batch.widen(kwargs, cached)
-        return (), kwargs
+        return (), without_ids(self.anatomy, kwargs)
 
     def _goes_on(self, kwargs: dict[str, Any]) -> bool:
         """Whether a pass without a cache is the next step of the open generation."""
@@ -172,11 +169,11 @@ class Installation:
 
     def _open(self, kwargs: dict[str, Any]) -> None:
         """Begin the Request of a new generation."""
-        refuse_second(self.anatomy.model, *self._owner)
+        refuse_second(self.anatomy.generator, *self._owner)
         refuse_replaced(self.anatomy)
-        depth = generations(self.anatomy.model, current_thread())
+        depth = generations(self.anatomy.generator, current_thread())
         if depth:
-            refuse_settings(generate_settings(self.anatomy.model))
+            refuse_settings(generate_settings(self.anatomy.generator))
         self._owner = (current_thread(), depth)
         self.request = self._batch = None
         drafted = self._drafted(kwargs)
@@ -184,7 +181,7 @@ class Installation:
             refuse_sliced(self.anatomy, drafted, given_cache(kwargs))
         kwargs = without_last(kwargs, drafted)
         given = prompt = read_prompt(self.anatomy, kwargs)
-        media = generate_arguments(self.anatomy.model)
+        media = given_media(self.anatomy)
         media |= {name: value for name, value in kwargs.items() if value is not None}
         if self._streams and bool(prompt.visual.any()):
             self._batch = Batch(self.anatomy, prompt, self._streams, kwargs, media)

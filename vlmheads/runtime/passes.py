@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.runtime import cache as caches
+from vlmheads.runtime.embeds import without_ids
 from vlmheads.runtime.prompt import Prompt
 
 # What a pass of our own sets itself, or does without.
@@ -54,7 +55,8 @@ def reference_pass(
         hidden: layers whose output is kept.
     """
     if images:
-        given = {name: value for name, value in inputs.items() if name not in _LEFT_OUT}
+        given = without_ids(anatomy, inputs)
+        given = {name: value for name, value in given.items() if name not in _LEFT_OUT}
         expand = None
     else:
         # Beams of a sample, and many images under one question, need only one pass.
@@ -64,7 +66,7 @@ def reference_pass(
         given |= prompt.token_types
     if not bool(prompt.mask.all()):
         given["attention_mask"] = prompt.mask.long()
-    if "logits_to_keep" in inspect.signature(anatomy.model.forward).parameters:
+    if "logits_to_keep" in inspect.signature(anatomy.generator.forward).parameters:
         given["logits_to_keep"] = 1
     kept_heads: dict[int, Tensor] = {}
     kept_hidden: dict[int, Tensor] = {}
@@ -86,7 +88,7 @@ def reference_pass(
                 )
             )
             stack.callback(hook.remove)
-        logits = anatomy.model(**given, use_cache=False, return_dict=True).logits[:, -1]
+        logits = anatomy.generator(**given, use_cache=False, return_dict=True).logits[:, -1]
     if expand is not None:
         kept_heads = {layer: value[expand] for layer, value in kept_heads.items()}
         kept_hidden = {layer: value[expand] for layer, value in kept_hidden.items()}

@@ -18,6 +18,7 @@ from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.vision import Media, encode, image_inputs, join, pixel_names
 from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
 from vlmheads.runtime.compat import ENCODED, chain, takes_encoded_images
+from vlmheads.runtime.embeds import embed_streams
 from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
 from vlmheads.runtime.refusals import refuse_sparse
 
@@ -110,7 +111,12 @@ class Batch:
                         f"on {anatomy.family.name} the same prompt, or one without images",
                         "its image has no positions that could be counted",
                     )
-        self.media = _encode(anatomy, streams, self.prompts[1:], inputs, media)
+        self.media, self.embeds = None, None
+        if anatomy.family.inner:
+            embeds = inputs["inputs_embeds"]
+            self.embeds = embed_streams(anatomy, streams, self.prompts, embeds, media)
+        else:
+            self.media = _encode(anatomy, streams, self.prompts[1:], inputs, media)
 
     @property
     def main(self) -> Prompt:
@@ -134,13 +140,15 @@ class Batch:
         else:
             prompts = torch.cat([part.ids for part in self.prompts])
             wide["input_ids"] = torch.cat([prompts, new], dim=1)
+            if self.embeds is not None:
+                wide["inputs_embeds"] = self.embeds
             if self.media is not None:
                 wide = {key: value for key, value in wide.items() if key not in self.media.inputs}
                 wide |= self.media.arguments
             if inputs.get("use_cache") is not False:
-                config: Any = self.anatomy.model.config
+                config: Any = self.anatomy.generator.config
                 cache = StreamCache(config, copies, self.rows, given_cache(inputs))
-                wide = with_cache(self.anatomy.model, wide, cache)
+                wide = with_cache(self.anatomy.generator, wide, cache)
         wide["position_ids"] = self._positions(inputs, mask, wide["input_ids"].shape[1])
         for name in TOKEN_TYPES:
             if (types := inputs.get(name)) is not None:
