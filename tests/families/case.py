@@ -57,11 +57,14 @@ class Case:
     @cached_property
     def edits(self) -> dict[str, Callable[[Case], Plugin]]:
         """The edits that this model is not refused for."""
+        found = dict(EDITS)
+        if not any(self.anatomy.mlps):
+            del found["mlp"]
         try:
             attach(self.model, IdleRows()).detach()
         except VlmHeadsError:
-            return {kind: make for kind, make in EDITS.items() if kind != "rows"}
-        return EDITS
+            del found["rows"]
+        return found
 
     def given(self, name: str) -> dict[str, Any]:
         """The inputs "batch", or "row 0" and so on, alone."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 _NAMED = dict.fromkeys(("neutral rows", "rows", "edit rows"), "attends another way unless")
 _SPARSE = dict.fromkeys(("neutral stream", "text only", "beside"), "streams of different lengths")
+_NO_MLP = {"edit mlp": "layers without a known MLP"}
 _STREAMS = {"unembed": "more than a norm behind its last layer"}
 
 REFUSED: dict[str, dict[str, str]] = {
+    "blip-2": _NO_MLP,
+    "instructblip": _NO_MLP,
     "blip-2+t5": {"attach": "encoder-decoder"},
     "instructblipvideo": {"attach": "it takes videos alone"},
     "dots3_note": _NAMED | _SPARSE,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from vlmheads import VlmHeadsError
 from vlmheads.plugin import Plugin
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
@@ -116,6 +117,10 @@ class Shifted(Plugin):
     name: ClassVar[str] = "shifted"
     site: str = "residual"
     layers: set[int] = field(default_factory=set)
+
+    def on_prompt(self, request: Request) -> None:
+        if self.site == "mlp" and not any(request.anatomy.mlps):
+            raise VlmHeadsError("layers without a known MLP", "layers with an attribute mlp")
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
         if site != self.site:

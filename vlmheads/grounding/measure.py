@@ -102,7 +102,7 @@ def grounding(
         divergence, blind = _without(anatomy, given, targets, probe)
     geometry = anatomy.geometry
     shape = (*targets.shape, geometry.layers, geometry.heads)
-    ended = after_end(targets, anatomy.generator.generation_config.eos_token_id)  # type: ignore[union-attr, arg-type]
+    ended = after_end(targets, anatomy.generator.generation_config.eos_token_id)
 
     def kept(values: Tensor) -> Tensor:
         return values.masked_fill(ended[(...,) + (None,) * (values.ndim - 2)], 0)

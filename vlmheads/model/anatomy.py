@@ -53,10 +53,10 @@ class Anatomy:
     marker_ids: tuple[int, ...] = ()
 
     @property
-    def generator(self) -> nn.Module:
+    def generator(self) -> Any:
         """The module whose forward each step runs: the model, or the language model inside."""
         inner = self.family.inner
-        return unwrap(getattr(self.model, inner)) if inner else self.model  # type: ignore[no-any-return]
+        return unwrap(getattr(self.model, inner)) if inner else self.model
 
     def is_visual(self, ids: torch.Tensor) -> torch.Tensor:
         """Mark image and video tokens in ids [B, S]."""
@@ -175,11 +175,7 @@ def examine(model: Any) -> Anatomy:
     known = ", ".join(other.name for other in families() if not other.refusal)
     text = getattr(config, "text_config", None)
     decodes = any(getattr(part, "is_encoder_decoder", False) for part in (config, text))
-    if not family.refusal and decodes:
-        refusal = ENCODER_DECODER
-    else:
-        refusal = family.refusal
-    if refusal:
+    if refusal := family.refusal or (ENCODER_DECODER if decodes else ""):
         raise VlmHeadsError(f"{family.name} cannot be attached to: {refusal}", f"one of {known}")
     visual_ids = _visual_ids(config)
     if not visual_ids:

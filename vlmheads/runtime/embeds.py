@@ -96,7 +96,7 @@ def embed_streams(
     """
     main, *others = prompts
     embeds = F.pad(embeds, (0, 0, main.ids.shape[1] - embeds.shape[1], 0))
-    embed = anatomy.generator.get_input_embeddings()  # type: ignore[operator]
+    embed = anatomy.generator.get_input_embeddings()
     made = [embeds]
     for stream, prompt in zip(streams, others, strict=True):
         part = embed(prompt.ids).to(embeds)
@@ -129,5 +129,5 @@ def _embedded_from(anatomy: Anatomy, ids: Tensor, embeds: Tensor) -> bool:
     if ids.shape != embeds.shape[:2]:
         return False
     text = ~anatomy.is_visual(ids)
-    embed = anatomy.generator.get_input_embeddings()  # type: ignore[operator]
+    embed = anatomy.generator.get_input_embeddings()
     return torch.equal(embed(ids[text]).to(embeds), embeds[text])

@@ -206,7 +206,8 @@ def _text_only(case: _Case) -> str:
     for name in ROWS:
         probe = StreamProbe()
         case.subject.run(name, probe)
-        truth = case.subject.follow(case.subject.text(name), case.subject.said(name))
+        text, said = case.subject.text(name), case.subject.said(name)
+        truth = case.subject.follow(text, said, images=False)
         seen = torch.stack(probe.steps)
         worst = max(
             worst,

@@ -119,10 +119,13 @@ class Subject:
         with attach(self.model, plugins) if plugins else nullcontext():
             return self.follow(self.inputs[name], self.said(name))
 
-    def follow(self, inputs: Mapping[str, Any], tokens: Tensor) -> Tensor:
+    def follow(self, inputs: Mapping[str, Any], tokens: Tensor, *, images: bool = True) -> Tensor:
         """Return logits [N, B, V] of a generation that writes `tokens` [B, N]."""
         processor = _Follow(tokens, inputs["input_ids"].shape[1])
-        output = self._generate(inputs, logits_processor=LogitsProcessorList([processor]))
+        # Without images, a model that hands embeddings to another one cannot run itself.
+        model = self.model if images else self.anatomy.generator
+        processors = LogitsProcessorList([processor])
+        output = self._generate(inputs, model=model, logits_processor=processors)
         return torch.stack(output.logits)
 
     def text(self, name: str) -> dict[str, Tensor]:
@@ -152,8 +155,8 @@ class Subject:
             torch.cuda.synchronize(self.model.device)
 
     @torch.no_grad()
-    def _generate(self, inputs: Mapping[str, Any], **options: Any) -> Any:
-        return self.model.generate(
+    def _generate(self, inputs: Mapping[str, Any], *, model: Any = None, **options: Any) -> Any:
+        return (model or self.model).generate(
             **inputs,
             **options,
             max_new_tokens=self.tokens,
