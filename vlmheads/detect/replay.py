@@ -20,7 +20,7 @@ from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attachment import attach, refuse_attached
 
 # Inputs as wide as the prompt that are no token types.
-_SAME = ("attention_mask", "input_ids")
+_SAME = ("attention_mask", "input_ids", "qformer_input_ids", "qformer_attention_mask")
 
 
 def prefill(model: Any, inputs: Mapping[str, Any], probe: Plugin) -> Anatomy:

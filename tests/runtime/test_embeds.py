@@ -1,0 +1,112 @@
+"""Models that run a language model inside of them on embeddings: whose tokens, and whose pixels."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from build import build
+from inputs import alone, inputs, row_of
+from probes import Beside, Idle, Negative, Sharper
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from vlmheads import VlmHeadsError, attach
+from vlmheads.detect import divergence
+
+FAMILIES = ("blip-2", "instructblip+llama")
+LENGTHS = (5, 3)
+
+
+@cache
+def model_of(family: str) -> Any:
+    if family.partition("+")[0] not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        pytest.skip(f"transformers without {family}")
+    return build(family, row_of(family).changes)
+
+
+def logits(model: Any, given: dict[str, Any], **options: Any) -> torch.Tensor:
+    output = model.generate(
+        **given,
+        **options,
+        max_new_tokens=3,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(output.logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_forward_of_the_whole_model_is_the_first_step_of_its_generation(family: str) -> None:
+    model, given = model_of(family), inputs(model_of(family), family, LENGTHS)
+    probe = Beside()
+    with attach(model, [Sharper(), probe]):
+        first = logits(model, given)[0]
+        forward = model(**given).logits[:, -1]
+    torch.testing.assert_close(forward, first, atol=2e-4, rtol=0)
+    torch.testing.assert_close(probe.seen[-1], probe.seen[0], atol=2e-4, rtol=0)
+    assert not torch.allclose(forward, model(**given).logits[:, -1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beams_see_the_changed_images_of_their_own_sample(family: str) -> None:
+    model, given = model_of(family), inputs(model_of(family), family, LENGTHS)
+    probe = Negative()
+    with attach(model, probe):
+        logits(model, given, num_beams=2)
+    truth = model(**given | {"pixel_values": -given["pixel_values"]}).logits[:, -1]
+    torch.testing.assert_close(probe.seen[0], truth.repeat_interleave(2, 0), atol=5e-4, rtol=0)
+
+
+def test_a_prompt_that_the_model_makes_itself_is_served() -> None:
+    model, given = model_of("blip-2"), alone(model_of("blip-2"), "blip-2", LENGTHS, 0)
+    pixels = {"pixel_values": given["pixel_values"]}
+    plain = logits(model, pixels)
+    with attach(model, Sharper()):
+        torch.testing.assert_close(logits(model, pixels)[0], 2 * plain[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_divergence_is_measured_and_a_copy_stays_attached(family: str) -> None:
+    model, given = model_of(family), inputs(model_of(family), family, LENGTHS)
+    assert bool((divergence(model, given).values > 0).any())
+    plain = logits(model, given)
+    with attach(model, Sharper()):
+        other = copy.deepcopy(model)
+    torch.testing.assert_close(logits(other, given)[0], 2 * plain[0], atol=2e-4, rtol=0)
+    assert torch.equal(logits(model, given), plain)
+
+
+def _altered(model: Any, given: dict[str, Any]) -> None:
+    embeds = model.get_input_embeddings()(given["input_ids"])
+    model.generate(**given, inputs_embeds=embeds.roll(1, dims=1), max_new_tokens=1)
+
+
+def _inside(model: Any, given: dict[str, Any]) -> None:
+    embeds = model.get_input_embeddings()(given["input_ids"])
+    model.language_model.generate(inputs_embeds=embeds, max_new_tokens=1)
+
+
+def _drafted(model: Any, given: dict[str, Any]) -> None:
+    model.generate(**given, max_new_tokens=3, do_sample=False, prompt_lookup_num_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("act", "seen"),
+    [
+        (_altered, "not those of the prompt's tokens"),
+        (_inside, "a prompt of embeddings"),
+        (_drafted, "prompt lookup on"),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_whose_tokens_are_not_known_are_refused(
+    family: str, act: Any, seen: str
+) -> None:
+    model, given = model_of(family), alone(model_of(family), family, LENGTHS, 0)
+    with attach(model, Idle()), pytest.raises(VlmHeadsError) as error:
+        act(model, given)
+    assert seen in error.value.seen
