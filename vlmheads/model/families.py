@@ -41,7 +41,7 @@ ENCODER_DECODER = "it is an encoder-decoder model: the image is in the encoder, 
 _CROSS_ATTENTION = (
     "it reads images through cross-attention layers, so its prompt holds no image tokens"
 )
-_INNER = "runs a language model inside of it on embeddings"
+_INNER = "no prompt lookup; captions need a processor with a chat template"
 # Notes that several families share.
 _STREAMS = "several residual streams: layers cannot be read through the head"
 _NAMED = "sparse attention that goes by a name: no plugin edits its rows, no text-only stream"
