@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from build import build
+from build import IMAGE, PAD, build
 from inputs import alone, inputs, row_of
-from probes import Beside, Idle, Negative, Sharper
+from probes import Beside, ByHand, Idle, Negative, Scaled, Sharper
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vlmheads import VlmHeadsError, attach
 from vlmheads.detect import divergence
+from vlmheads.grounding.measure import grounding
 
 FAMILIES = ("blip-2", "instructblip+llama")
 LENGTHS = (5, 3)
+MASK = "attention_mask"
 
 
 @cache
@@ -78,6 +80,47 @@ def test_a_head_divergence_is_measured_and_a_copy_stays_attached(family: str) ->
         other = copy.deepcopy(model)
     torch.testing.assert_close(logits(other, given)[0], 2 * plain[0], atol=2e-4, rtol=0)
     assert torch.equal(logits(model, given), plain)
+
+
+@cache
+def gapped(family: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A batch as the processors make it, padded between image and text, and its rows alone."""
+    words = [[3, 9, 27, 14, 5, 8], [7, 11, 30]]
+    images = inputs(model_of(family), family, LENGTHS)
+    images = {name: value for name, value in images.items() if name not in ("input_ids", MASK)}
+
+    def prompt(index: int, pad: int) -> torch.Tensor:
+        return torch.tensor([[IMAGE] * 4 + [PAD] * pad + words[index]])
+
+    rows = [
+        {"input_ids": ids, MASK: (ids != PAD).long()}
+        | {name: value[index : index + 1] for name, value in images.items()}
+        for index in range(2)
+        for ids in [prompt(index, 0)]
+    ]
+    ids = torch.cat([prompt(0, 0), prompt(1, 3)])
+    return images | {"input_ids": ids, MASK: (ids != PAD).long()}, rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_between_image_and_text_changes_nothing(family: str) -> None:
+    model, (batch, rows) = model_of(family), gapped(family)
+    gains = torch.linspace(0, 2, 16).reshape(4, 4)
+    targets = torch.tensor([[5, 6], [7, 8]])
+    probe = Beside()
+    with attach(model, [Scaled(gains=gains), ByHand(bias=-2.0), probe]):
+        together = logits(model, batch)
+        alone = torch.cat([logits(model, row) for row in rows], dim=1)
+    torch.testing.assert_close(together, alone, atol=5e-4, rtol=0)
+    seen = probe.seen
+    for step in range(3):
+        apart = torch.cat([seen[3 + step], seen[6 + step]])
+        torch.testing.assert_close(seen[step], apart, atol=5e-4, rtol=0)
+    one = grounding(model, batch, targets).divergence
+    other = [grounding(model, row, targets[[n]]).divergence for n, row in enumerate(rows)]
+    torch.testing.assert_close(one, torch.cat(other), atol=1e-4, rtol=1e-3)
+    with pytest.raises(VlmHeadsError, match="without position ids"):
+        divergence(model, batch)
 
 
 def _altered(model: Any, given: dict[str, Any]) -> None:

@@ -119,6 +119,8 @@ def teacher_forced(anatomy: Anatomy, inputs: Mapping[str, Any], targets: Tensor)
             given[name] = torch.cat([value, added], dim=1)
     given["input_ids"] = torch.cat([ids, targets], dim=1)
     given["attention_mask"] = torch.cat([mask, mask.new_ones(targets.shape)], dim=1)
+    if anatomy.family.inner:  # padding may stand between the image and the text
+        given["position_ids"] = (given["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     return given
 
 

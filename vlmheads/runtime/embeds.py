@@ -30,7 +30,8 @@ def named_inputs(
     """Return the arguments of a forward pass by name, with the token ids of its embeddings.
 
     Raises:
-        VlmHeadsError: embeddings that are not those of the outer call's tokens, or prompt lookup.
+        VlmHeadsError: embeddings that are not those of the outer call's tokens; prompt lookup; or,
+            outside of generate(), padding behind the image without position ids that leave it out.
     """
     given = dict(kwargs)
     if args:
@@ -45,7 +46,14 @@ def named_inputs(
     # generate() repeats each sample for its beams.
     ids = ids.to(embeds.device).repeat_interleave(max(1, len(embeds) // len(ids)), dim=0)
     kept = given.get("logits_to_keep")
-    if isinstance(kept, int) and kept > 1 and generations(anatomy.generator, current_thread()):
+    inside = generations(anatomy.generator, current_thread())
+    if not inside and given.get("position_ids") is None and _has_gap(given.get("attention_mask")):
+        raise VlmHeadsError(
+            "padding between image and text in a forward pass without position ids",
+            "positions that count the real tokens, as generate() makes them",
+            "pass the rows one by one, or position_ids",
+        )
+    if isinstance(kept, int) and kept > 1 and inside:
         raise VlmHeadsError(
             f"prompt lookup on {anatomy.family.name}, whose prompt is handed over as embeddings",
             "one token per step",
@@ -122,6 +130,11 @@ def _features(
         return main
     found: Tensor = encode(anatomy, changed).pooler_output.to(main)
     return found.repeat_interleave(rows // len(found), dim=0).flatten(0, 1)
+
+
+def _has_gap(mask: Any) -> bool:
+    """Whether a mask [B, S] has padding behind a real token, where BLIP processors put it."""
+    return isinstance(mask, Tensor) and bool((mask[:, 1:] < mask[:, :-1]).any())
 
 
 def _embedded_from(anatomy: Anatomy, ids: Tensor, embeds: Tensor) -> bool:
