@@ -20,7 +20,7 @@ from vlmheads.grounding.measure import Grounding, grounding
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Word, ground_words, token_spans
 from vlmheads.images import ImageLike, load_image
-from vlmheads.model.anatomy import examine
+from vlmheads.model.anatomy import examine, generator_of
 from vlmheads.model.inputs import model_inputs
 from vlmheads.model.loading import EMBEDDED, load_model
 from vlmheads.plugin import Plugin
@@ -217,7 +217,7 @@ class Captioner:
         self, captions: Sequence[Caption], inputs: Any, scorer: Scorer
     ) -> tuple[list[Caption], Grounding]:
         """Measure the words of a batch of captions."""
-        ends = self.model.generation_config.eos_token_id
+        ends = generator_of(self.model).generation_config.eos_token_id
         end = ends[0] if isinstance(ends, list) else ends or 0
         longest = max(1, *(len(caption.ids) for caption in captions))
         targets = torch.tensor(

@@ -10,7 +10,7 @@ import torch
 from transformers import StopStringCriteria
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.model.anatomy import unwrap
+from vlmheads.model.anatomy import generator_of, unwrap
 from vlmheads.runtime.attachment import ATTACHED
 from vlmheads.runtime.cache import NAMES as CACHES
 
@@ -48,10 +48,10 @@ class Decoding:
                 with plugins attached to it.
         """
         _refuse_used(generate)
-        config = generate.get("generation_config")
+        config, plain = generate.get("generation_config"), generator_of(model)
 
         def setting(name: str, *, saved: bool = True) -> Any:
-            places = (config, model.generation_config) if saved else (config,)
+            places = (config, plain.generation_config) if saved else (config,)
             found = [generate.get(name), *(getattr(place, name, None) for place in places)]
             return next((value for value in found if value is not None), None)
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from build import IMAGE, PAD, build
+from folders import SQUARE, TEMPLATE, Recipe, tokenizer
 from inputs import alone, inputs, row_of
+from PIL import Image
 from probes import Beside, ByHand, Idle, Negative, Scaled, Sharper
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from vlmheads import VlmHeadsError, attach
+from vlmheads import Captioner, VlmHeadsError, attach
 from vlmheads.detect import divergence
 from vlmheads.grounding.measure import grounding
 
@@ -153,3 +156,28 @@ def test_embeddings_whose_tokens_are_not_known_are_refused(
     with attach(model, Idle()), pytest.raises(VlmHeadsError) as error:
         act(model, given)
     assert seen in error.value.seen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captions_of_a_real_processor_with_a_template(family: str) -> None:
+    name = "Blip2Processor" if family == "blip-2" else "InstructBlipProcessor"
+    recipe = Recipe(name, ("BlipImageProcessor", {"size": SQUARE}), {IMAGE: "<image>"}, "")
+    extra = {} if family == "blip-2" else {"qformer_tokenizer": tokenizer(recipe)}
+    processor = getattr(transformers, name)(
+        transformers.BlipImageProcessor(size=SQUARE),
+        tokenizer(recipe),
+        num_query_tokens=4,
+        **extra,
+    )
+    pictures = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
+    captioner = Captioner(model_of(family), processor, [Sharper(), Beside()])
+    with pytest.raises(VlmHeadsError, match="chat template"):
+        captioner(pictures)
+    processor.chat_template = TEMPLATE % ""
+    options: dict[str, Any] = {"max_new_tokens": 4, "suppress_tokens": list(range(55, 64))}
+    prompts = ["Is there a dog ?", "Describe the large house on the left ."]
+    both = captioner.generate(captioner.prepare(pictures, prompts), **options)
+    for picture, prompt, caption in zip(pictures, prompts, both, strict=True):
+        alone = captioner.generate(captioner.prepare(picture, prompt), **options)
+        assert alone == [caption]
+        assert caption.tokens == 4

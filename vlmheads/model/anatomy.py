@@ -55,8 +55,7 @@ class Anatomy:
     @property
     def generator(self) -> Any:
         """The module whose forward each step runs: the model, or the language model inside."""
-        inner = self.family.inner
-        return unwrap(getattr(self.model, inner)) if inner else self.model
+        return generator_of(self.model)
 
     def is_visual(self, ids: torch.Tensor) -> torch.Tensor:
         """Mark image and video tokens in ids [B, S]."""
@@ -132,6 +131,13 @@ def unwrap(model: Any) -> Any:
         if inside is None or inside is model:
             return model
         model = inside
+
+
+def generator_of(model: Any) -> Any:
+    """Return the model whose generate() runs the steps: `model`, or the language model inside."""
+    model = unwrap(model)
+    inner = family_of(getattr(getattr(model, "config", None), "model_type", "")).inner
+    return unwrap(getattr(model, inner)) if inner else model
 
 
 def replaced_parts(anatomy: Anatomy) -> Iterator[tuple[str, nn.Module | None]]:
