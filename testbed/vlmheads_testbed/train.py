@@ -184,9 +184,9 @@ def _measure(run: Run, folder: Path) -> None:
         return
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
     model.to(run.device).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     for split in ("val", "counterfactual"):
         found = figures(model, processor, split, run.scenes)
         _log(run, split=split, scenes=run.scenes, **asdict(found))

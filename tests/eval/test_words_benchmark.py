@@ -13,7 +13,7 @@ from vlmheads.grounding.scores import Scorer
 
 def test_the_benchmark_fits_measures_and_saves_a_scorer(tmp_path: Path) -> None:
     out, saved = tmp_path / "words.json", tmp_path / "grounding.json"
-    options = "--fit-on testbed:counterfactual --fit-num 10 --data testbed:test --num 4 --plugin"
+    options = "--fit-on testbed:counterfactual --fit-num 30 --data testbed:test --num 4 --plugin"
     done = CliRunner().invoke(
         words.main, [*options.split(), "", "--out", str(out), "--save-scorer", str(saved)]
     )
