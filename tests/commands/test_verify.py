@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def test_an_edit_that_does_nothing_fails(quick: None) -> None:
     for mlp in found.anatomy.mlps:
         mlp.register_forward_hook(lambda _, args, output: torch.zeros_like(output))
     assert set(judged(found, "FAIL")) == {"acts: MLP outputs"}
+
+
+def test_a_decoder_without_modules_for_its_mlps_is_not_judged_by_them(quick: None) -> None:
+    one = subject()
+    one.anatomy = replace(one.anatomy, mlps=(None,) * len(one.anatomy.layers))
+    assert "no module for the MLP" in judged(one, "INFO")["MLP outputs"]
+    assert judged(one, "FAIL") == {}
+    assert not any("MLP" in name for name in judged(one, "PASS"))
 
 
 def test_a_model_that_padding_changes_is_not_blamed_on_plugins(quick: None) -> None:

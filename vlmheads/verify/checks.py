@@ -17,6 +17,7 @@ from vlmheads.runtime.attachment import ATTACHED
 from vlmheads.runtime.compat import attention_implementation
 from vlmheads.verify.probes import (
     KINDS,
+    MLP,
     STRENGTH,
     HeadProbe,
     RowProbe,
@@ -112,6 +113,8 @@ def examine_subject(subject: Subject) -> Iterator[Finding]:
     yield Finding("plain model", INFO, f"{runs}; padding moves rows by {padded:.1g}")
     if not pads:
         yield Finding("plain batch", INFO, "padding changes what the plain model says: not judged")
+    if not any(mlp is not None for mlp in subject.anatomy.mlps):
+        yield Finding(MLP, INFO, "its layers have no module for the MLP: not judged")
     for name, check in _checks(case):
         yield _judged(name, check, case)
     yield from _overhead(subject)
@@ -120,15 +123,18 @@ def examine_subject(subject: Subject) -> Iterator[Finding]:
 
 def _checks(case: _Case) -> Iterator[tuple[str, Callable[[_Case], str]]]:
     """Yield every promise in order."""
-    for kind in KINDS:
+    # A decoder may keep its MLP in its layers without a module of its own, as OPT's does.
+    mlps = any(mlp is not None for mlp in case.subject.anatomy.mlps)
+    kinds = [kind for kind in KINDS if mlps or kind != MLP]
+    for kind in kinds:
         yield f"neutral: {kind}", partial(_neutral, kind)
     yield "rows by hand", _rows
     yield "head shapes", _heads
     yield "unembedding", _unembed
     yield "text-only view", _text_only
-    for kind in KINDS:
+    for kind in kinds:
         yield f"acts: {kind}", partial(_acts, kind)
-    for kind in KINDS if case.pads else ():
+    for kind in kinds if case.pads else ():
         yield f"batch: {kind}", partial(_batch, kind)
     yield "after detach", _detached
 

@@ -144,11 +144,12 @@ class UnembedProbe(Plugin):
 
 
 # One plugin for each kind of hook. Of a hidden state there are two sites.
+MLP = "MLP outputs"
 KINDS: dict[str, Callable[[float], Plugin]] = {
     "heads": lambda strength: HeadProbe(strength=strength),
     "attention rows": lambda strength: RowProbe(strength=strength),
     "hidden states": lambda strength: HiddenProbe(strength=strength),
-    "MLP outputs": lambda strength: HiddenProbe(strength=strength, site="mlp"),
+    MLP: lambda strength: HiddenProbe(strength=strength, site="mlp"),
     "logits": lambda strength: LogitProbe(strength=strength),
     "text-only stream": lambda strength: StreamProbe(strength=strength),
 }
@@ -157,7 +158,7 @@ STRENGTH = {
     "heads": 0.5,
     "attention rows": 3.0,
     "hidden states": 0.1,
-    "MLP outputs": 0.5,
+    MLP: 0.5,
     "logits": 0.5,
     "text-only stream": 0.5,
 }
