@@ -30,9 +30,9 @@ _PUBLISHED_FOR = Geometry("llava", 32, 32)
 class ADHH(Plugin):
     """Adaptive deactivation of hallucination heads.
 
-    In each listed head, where the query that predicts a token gives the text behind the image a
+    In each listed head, where the query that predicts a token gives the text after the image a
     mass of at least `threshold`, its weights on that text are set to 0. What remains is not
-    renormalised. The text behind the image is all from the last image token on: the question, the
+    renormalised. The text after the image is all from the last image token on: the question, the
     tokens generated so far and the query itself.
 
     Source: Yang et al., ICLR 2025, and TianyunYoung/Hallucination-Attribution; 20 heads of
@@ -58,7 +58,7 @@ class ADHH(Plugin):
         "heads (layer, head) that may be switched off; by default those of LLaVA-1.5-7B",
         kind="heads",
     )
-    threshold: float = option(0.4, "least attention on the text behind the image", low=0, high=1)
+    threshold: float = option(0.4, "least attention on the text after the image", low=0, high=1)
     head_map: HeadMap | str | None = option(
         None,
         "list the heads that work least for the image by this map, or file of one",

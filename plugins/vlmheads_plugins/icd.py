@@ -28,7 +28,7 @@ class ICD(Plugin):
     """Instruction contrastive decoding.
 
     l' = (1 + α) l − α l_disturbed, where l_disturbed answers the same question about the same
-    image behind a disturbing instruction; tokens with a probability below `cutoff` times the
+    image after a disturbing instruction; tokens with a probability below `cutoff` times the
     largest are left out.
 
     The plugin has no tokenizer, so the instruction is given as token ids, without special tokens:
@@ -66,7 +66,7 @@ class ICD(Plugin):
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The prompt behind the disturbing instruction, where there is a contrast."""
+        """The prompt after the disturbing instruction, where there is a contrast."""
         return (Stream(DISTURBED, self._disturbed),) if self.alpha else ()
 
     def on_attach(self, geometry: Geometry) -> None:

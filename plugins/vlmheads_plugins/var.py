@@ -106,7 +106,7 @@ class VAR(Plugin):
         """Find the sinks of the next layer, in the prefill."""
         wanted = site == "residual" and request.is_prefill and self.p
         if wanted and layer + 1 in self.chosen_layers(request.geometry):
-            # Tokens that prompt lookup drafted behind the prompt are no part of it.
+            # Tokens that prompt lookup drafted after the prompt are no part of it.
             prompt = hidden[:, : request.prompt_length]
             found = self._marks(request, self._sinks(request, prompt))
             if found is not None:

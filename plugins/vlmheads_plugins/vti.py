@@ -108,7 +108,7 @@ def measure_directions(
     Args:
         model: a transformers model for image-text-to-text generation.
         pairs: arguments of the model's forward for one prompt with the truthful and one with the
-            hallucinated caption behind it, such as a processor makes; not padded on the right.
+            hallucinated caption after it, such as a processor makes; not padded on the right.
         provenance: what is to be remembered with the directions.
 
     Raises:

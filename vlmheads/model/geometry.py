@@ -96,7 +96,7 @@ class Geometry:
 
         Args:
             first: index of the first layer.
-            stop: index behind the last.
+            stop: index after the last.
             of: how many layers the decoder has that the range was published for.
             attention: scale over the layers that have attention heads, or over all.
         """

@@ -1,6 +1,6 @@
 """Logits of hidden states, made by the model's own forward in place of a copy of its last lines.
 
-A model scales, caps and bans logits each in its own way behind its head. Its forward is run on a
+A model scales, caps and bans logits each in its own way after its head. Its forward is run on a
 stand-in for everything in front of the head, which returns the hidden states that were given.
 """
 
@@ -57,21 +57,21 @@ def normed(anatomy: Anatomy, hidden: Tensor) -> Tensor:
     """Return outputs of a layer [..., E] after the decoder's last norm.
 
     Raises:
-        VlmHeadsError: the decoder does more than that behind its last layer, or has several norms.
+        VlmHeadsError: the decoder does more than that after its last layer, or has several norms.
     """
-    behind = {
+    after = {
         name: part
         for name, part in anatomy.decoder.named_children()
         if not name.startswith(_BEFORE)
     }
-    if len(behind) > 1 or any("norm" not in name for name in behind):
+    if len(after) > 1 or any("norm" not in name for name in after):
         raise VlmHeadsError(
-            f"{anatomy.family.name}, which does more than a norm behind its last layer: "
-            f"{', '.join(behind)}",
+            f"{anatomy.family.name}, which does more than a norm after its last layer: "
+            f"{', '.join(after)}",
             "a decoder whose layers' outputs can be read through its vocabulary head",
             "use a plugin that does not read layers through the head",
         )
-    for part in behind.values():
+    for part in after.values():
         hidden = part(hidden)
     return hidden
 

@@ -31,7 +31,7 @@ def named_inputs(
 
     Raises:
         VlmHeadsError: embeddings that are not those of the outer call's tokens; prompt lookup; or,
-            outside of generate(), padding behind the image without position ids that leave it out.
+            outside of generate(), padding after the image without position ids that leave it out.
     """
     given = dict(kwargs)
     if args:
@@ -133,7 +133,7 @@ def _features(
 
 
 def _has_gap(mask: Any) -> bool:
-    """Whether a mask [B, S] has padding behind a real token, where BLIP processors put it."""
+    """Whether a mask [B, S] has padding after a real token, where BLIP processors put it."""
     return isinstance(mask, Tensor) and bool((mask[:, 1:] < mask[:, :-1]).any())
 
 

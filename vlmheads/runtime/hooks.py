@@ -196,7 +196,7 @@ class Installation:
         self.request = request
 
     def _drafted(self, kwargs: dict[str, Any]) -> int:
-        """Count the tokens that prompt lookup drafted behind the prompt, in its first pass."""
+        """Count the tokens that prompt lookup drafted after the prompt, in its first pass."""
         logits = kwargs.get("logits_to_keep")
         return logits - 1 if self._owner[1] and isinstance(logits, int) and logits > 1 else 0
 

@@ -30,7 +30,7 @@ class HeadProbe(Plugin):
     shapes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
-        """Scale heads [B, S, H, D]; the same factor for all would vanish in a norm behind."""
+        """Scale heads [B, S, H, D]; the same factor for all would vanish in the next norm."""
         count, size = heads.shape[2:]
         self.shapes[layer] = (count, size)
         if not self.strength:
