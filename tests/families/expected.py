@@ -5,7 +5,7 @@ from __future__ import annotations
 _NAMED = dict.fromkeys(("neutral rows", "rows", "edit rows"), "attends another way unless")
 _SPARSE = dict.fromkeys(("neutral stream", "text only", "beside"), "streams of different lengths")
 _NO_MLP = {"edit mlp": "layers without a known MLP"}
-_STREAMS = {"unembed": "more than a norm behind its last layer"}
+_STREAMS = {"unembed": "more than a norm after its last layer"}
 
 REFUSED: dict[str, dict[str, str]] = {
     "blip-2": _NO_MLP,
