@@ -67,10 +67,13 @@ def test_captions_do_not_depend_on_the_batch_size(scenes: Path) -> None:
     assert by_size[0] == by_size[1]
 
 
-def test_the_words_that_differ_are_marked() -> None:
-    before, after = differing("a dog and a cat .", "a dog and two mice .")
-    assert before.plain == "a dog and [-a cat-] ."
-    assert after.plain == "a dog and {+two mice+} ."
+def test_the_objects_that_differ_are_marked_and_the_wording_is_not() -> None:
+    before, after = differing("There is a dog and a cat.", "The image shows a puppy and two forks.")
+    assert before.plain == "There is a dog and a [-cat-]."
+    assert after.plain == "The image shows a puppy and two {+forks+}."
+    same = differing("A cat and a dog.", "There are a dog and a cat.")
+    assert [text.plain for text in same] == ["A cat and a dog.", "There are a dog and a cat."]
+    assert [text.spans for text in same] == [[], []]
 
 
 def test_a_strong_plugin_is_shown_beside_the_plain_caption(scenes: Path) -> None:

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     help="A plugin, with options if any, such as vhr:alpha=1.5; may be repeated; none for the "
     "plain model; auto for what `vlmheads presets --for MODEL` recommends. [default: auto]",
 )
-@click.option("--compare", is_flag=True, help="Show the plain caption beside the mitigated one.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Show the plain caption next to the mitigated one, with the objects marked that only "
+    "one of them names.",
+)
 @click.option(
     "--flag", is_flag=True, help="Mark objects that the image does not support, with their scores."
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +75,8 @@ def record(found: dict[str, Any]) -> None:
     console.print(table)
     if found["plain"] == found["caption"]:
         console.print("no word differs")
+    elif not (before.spans or after.spans):
+        console.print("the wording differs, the objects that are named do not")
     if "words" in found:
         console.print(Text("flagged: ").append(marked(found)), soft_wrap=True)
     if "rewrite" in found:
@@ -104,20 +105,25 @@ def _rewritten(console: Console, found: dict[str, Any], *, always: bool = False)
 
 
 def differing(before: str, after: str) -> tuple[Text, Text]:
-    """Mark the words that two captions do not share: [-lost-] in the one, {+new+} in the other."""
-    old, new = before.split(), after.split()
-    left, right = Text(), Text()
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        same = kind == "equal"
-        if a < b:
-            lost = " ".join(old[a:b])
-            left.append(f"{lost} " if same else f"[-{lost}-] ", "" if same else "red")
-        if c < d:
-            gained = " ".join(new[c:d])
-            right.append(f"{gained} " if same else f"{{+{gained}+}} ", "" if same else "green")
-    left.rstrip()
-    right.rstrip()
-    return left, right
+    """Mark objects that only one of two captions names: [-cat-] in the first, {+fork+} in the next.
+
+    Wording is left alone: without the truth, "The image shows" for "There is" is no finding.
+    """
+    from vlmheads.grounding.words import find_objects
+
+    old, new = find_objects(before), find_objects(after)
+    lost = [(start, end) for start, end, name in old if name not in {n for *_, n in new}]
+    gained = [(start, end) for start, end, name in new if name not in {n for *_, n in old}]
+    return _framed(before, lost, ("[-", "-]"), "red"), _framed(after, gained, ("{+", "+}"), "green")
+
+
+def _framed(text: str, spans: list[tuple[int, int]], signs: tuple[str, str], style: str) -> Text:
+    """Put signs around the characters of some spans."""
+    framed, done = Text(), 0
+    for start, end in spans:
+        framed.append(text[done:start]).append(f"{signs[0]}{text[start:end]}{signs[1]}", style)
+        done = end
+    return framed.append(text[done:])
 
 
 def objects(console: Console, records: list[dict[str, Any]], top: int) -> None:
