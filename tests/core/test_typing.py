@@ -57,7 +57,7 @@ def test_every_public_name_is_typed(tmp_path: Path) -> None:
     program += "".join(f"reveal_type({name})\n" for name in names)
     (tmp_path / "program.py").write_text(program)
     (tmp_path / "readme.py").write_text(_readme())
-    # Our packages alone are looked into: torch and transformers would take a minute to read.
+    # mypy follows our packages alone: reading torch and transformers would take a minute.
     roots = {Path(package.__file__ or "").parents[1] for package in (vlmheads, vlmheads_plugins)}
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-site-packages", "--follow-imports=silent",
@@ -72,7 +72,7 @@ def test_every_public_name_is_typed(tmp_path: Path) -> None:
     revealed = [line for line in done.stdout.splitlines() if "Revealed type" in line]
     assert len(revealed) == len(names)
     untyped = [name for name, line in zip(names, revealed, strict=True) if _UNTYPED.search(line)]
-    # Its decorator is of torch, which is not looked into here.
+    # Its decorator is from torch, which mypy does not follow here.
     assert untyped == ["vlmheads_plugins.measure_directions"]
 
 

@@ -62,8 +62,8 @@ def test_the_routes_that_download_for_a_client_are_known():
 
 
 def test_uploads_come_as_file_data():
-    sent = gr.FileData(path="/tmp/x.png").model_dump()
-    assert upload_path(sent) == "/tmp/x.png", "gr.FileData no longer keeps its path in `path`"
+    sent = gr.FileData(path="picture.png").model_dump()
+    assert upload_path(sent) == "picture.png", "gr.FileData no longer keeps its path in `path`"
     assert upload_path({"path": 3}) is None
     assert upload_path(None) is None
 

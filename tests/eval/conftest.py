@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-# Third-party data lie beside the repository and are never part of it.
+# Third-party data is next to the repository and never part of it.
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 if (SHARED / "nltk_data").is_dir():
