@@ -9,10 +9,11 @@ import torch
 from build import IMAGE
 from case import EDITS, LENGTHS, TOKENS, Case, difference, far, need, same, some_gains
 from inputs import row_of
-from probes import Beside, ByHand, Idle, IdleRows, Negative, Scaled, Unembedded, at_interface
+from probes import ByHand, Idle, IdleRows, Negative, Scaled, at_interface
 from torch import Tensor, nn
 
 from vlmheads.model.layout import picks_keys
+from vlmheads.verify.probes import StreamProbe, UnembedProbe
 
 
 def attaches(case: Case) -> None:
@@ -38,7 +39,7 @@ def neutral_rows(case: Case) -> None:
 
 def neutral_stream(case: Case) -> None:
     """A stream beside the main one changes little of it."""
-    after = case.run("row 0", Beside())
+    after = case.run("row 0", StreamProbe())
     gap = difference(after[1], case.before("row 0")[1])
     need(gap < 2e-4, f"a text-only stream beside it moves logits by {gap:.2g}")
 
@@ -138,7 +139,7 @@ def _without_image(case: Case, given: dict[str, Any]) -> dict[str, Any]:
 def text_only(case: Case) -> None:
     """The text-only stream and text_only_forward are a plain text-only forward."""
     for index in range(len(LENGTHS)):
-        probe = Beside()
+        probe = StreamProbe()
         said, _ = case.run(f"row {index}", probe)
         text = _without_image(case, case.given(f"row {index}"))
         answer = torch.full_like(said, row_of(case.model_type).answer_type)
@@ -155,16 +156,16 @@ def text_only(case: Case) -> None:
                 for name, value in text.items()
             }
             plain = case.anatomy.generator(**longer, use_cache=False).logits[:, -1]
-            gap = difference(probe.seen[step], plain)
+            gap = difference(probe.steps[step], plain)
             need(gap < 5e-4, f"the text-only stream is off by {gap:.2g} in step {step}")
 
 
 def unembed(case: Case) -> None:
     """Unembedding the last layer's output gives the model's own logits."""
-    probe = Unembedded()
+    probe = UnembedProbe()
     _, logits = case.run("row 0", probe)
-    need(len(probe.seen) == TOKENS, "the last layer's output was not seen")
-    gap = difference(torch.stack(probe.seen).reshape(logits.shape), logits)
+    need(len(probe.steps) == TOKENS, "the last layer's output was not seen")
+    gap = difference(torch.stack(probe.steps).reshape(logits.shape), logits)
     need(gap < 2e-4, f"unembed differs from the model's logits by {gap:.2g}")
 
 
@@ -181,7 +182,7 @@ def _edit(kind: str) -> Callable[[Case], None]:
 def beside(case: Case) -> None:
     """An edit is the same with an extra stream beside it."""
     for kind, make in case.edits.items():
-        one, both = case.run("row 0", make(case)), case.run("row 0", make(case), Beside())
+        one, both = case.run("row 0", make(case)), case.run("row 0", make(case), StreamProbe())
         gap = difference(one[1], both[1])
         need(gap < 5e-4, f"{kind}: a stream beside it moves logits by {gap:.2g}")
 
@@ -207,7 +208,7 @@ def batches(case: Case) -> None:
     """A left-padded batch gives each row what it gets alone, under every edit."""
     if not case.padded or picks_keys(case.anatomy.layers):
         return
-    for kind, make in [*case.edits.items(), ("stream", lambda case: Beside())]:
+    for kind, make in [*case.edits.items(), ("stream", lambda case: StreamProbe())]:
         ids, logits = case.run("batch", make(case))
         for index in range(len(LENGTHS)):
             own_ids, own = case.run(f"row {index}", make(case))

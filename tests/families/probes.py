@@ -16,7 +16,7 @@ from vlmheads import VlmHeadsError
 from vlmheads.plugin import Plugin
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
-from vlmheads.runtime.streams import TEXT_ONLY, Stream
+from vlmheads.runtime.streams import Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +48,8 @@ class IdleRows(Idle):
 
 
 @dataclass(frozen=True, eq=False)
-class Beside(Plugin):
-    """A text-only stream beside the main one, whose logits are kept a step."""
-
-    name: ClassVar[str] = "beside"
-    seen: list[Tensor] = field(default_factory=list)
-    prompt: list[Tensor] = field(default_factory=list)
-
-    @property
-    def streams(self) -> tuple[Stream, ...]:
-        return (TEXT_ONLY,)
-
-    def on_prompt(self, request: Request) -> None:
-        self.prompt.append(request.text_only_forward().logits)
-
-    def on_logits(self, request: Request, logits: Tensor) -> Tensor:
-        self.seen.append(request.streams[TEXT_ONLY.name].clone())
-        return logits
-
-
-@dataclass(frozen=True, eq=False)
 class Negative(Plugin):
-    """A stream with negatives of the pictures, whose logits are kept a step."""
+    """A stream with negatives of the pictures, whose logits are kept per step."""
 
     name: ClassVar[str] = "negative"
     seen: list[Tensor] = field(default_factory=list)
@@ -137,19 +117,6 @@ class Sharper(Plugin):
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         return logits * 2
-
-
-@dataclass(frozen=True, eq=False)
-class Unembedded(Plugin):
-    """Logits that the output of the last layer is unembedded to, a step."""
-
-    name: ClassVar[str] = "unembedded"
-    seen: list[Tensor] = field(default_factory=list)
-
-    def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
-        if site == "residual" and layer == request.geometry.layers - 1:
-            self.seen.append(request.anatomy.unembed(hidden[:, -1], norm=True))
-        return hidden
 
 
 # What a probe of transformers' own attention functions is given: (module, output [B, S, H, D]).

@@ -72,7 +72,7 @@ class EvaluationRequest:
         return tuple(spec(plugins) for plugins in ((), *self.methods))
 
 
-class Stopped(VlmHeadsError):  # noqa: N818 - the visitor asked for it
+class StoppedError(VlmHeadsError):
     """The visitor stopped the evaluation."""
 
 
@@ -105,7 +105,7 @@ def evaluate_for(
         progress: see `evaluate`.
 
     Raises:
-        Stopped: the visitor stopped it.
+        StoppedError: the visitor stopped it.
         VlmHeadsError: an argument that is not valid, or what the evaluator or `attach` refuses.
     """
     request = EvaluationRequest(
@@ -139,7 +139,7 @@ def evaluate(
         progress: called with the run's name, and the number of captions done and in total.
 
     Raises:
-        Stopped: `stop` was set.
+        StoppedError: `stop` was set.
         VlmHeadsError: what the evaluator or `attach` refuses.
     """
     from vlmheads_eval.compare import compared
@@ -163,7 +163,7 @@ def evaluate(
 
             def report(done: int, _: int, name: str = name, before: int = before) -> None:
                 if stop.is_set():
-                    raise Stopped("the evaluation was stopped")
+                    raise StoppedError("the evaluation was stopped")
                 progress(name, before + done, total)
 
             report(0, 0)

@@ -11,7 +11,7 @@ import gradio as gr
 
 from vlmheads_demo.compat import visitor_id
 from vlmheads_demo.middleware import error_message
-from vlmheads_demo.services.evaluation import MAX_SCENES, Stopped, evaluate_for
+from vlmheads_demo.services.evaluation import MAX_SCENES, StoppedError, evaluate_for
 from vlmheads_demo.services.images import SPLITS
 from vlmheads_demo.services.methods import available_methods
 from vlmheads_demo.state import AppState
@@ -107,7 +107,7 @@ class EvaluateHandlers:
                     (done, total), desc=name, unit="captions"
                 ),
             )
-        except Stopped:
+        except StoppedError:
             return '<div class="vh-empty"><p>Stopped.</p></div>'
         except Exception as error:  # whatever it is, the visitor gets one sentence
             return error_card(error_message(error))

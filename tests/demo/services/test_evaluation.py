@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from click.testing import CliRunner
-from vlmheads_demo.services.evaluation import EvaluationRequest, Stopped, evaluate
+from vlmheads_demo.services.evaluation import EvaluationRequest, StoppedError, evaluate
 from vlmheads_demo.views.evaluate import comparison_view
 
 from vlmheads import VlmHeadsError
@@ -67,7 +67,7 @@ def test_progress_is_reported_and_a_stop_ends_it(model):
             stop.set()
 
     request = EvaluationRequest(model, (resolve("vhr"),), "test", 10, 0, 8)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         evaluate(request, run_lock=threading.Lock(), stop=stop, progress=progress)
     assert calls == [("plain", 0, 20), ("plain", 8, 20)]
     assert not hasattr(model.captioner.model, ATTACHED)
