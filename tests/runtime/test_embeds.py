@@ -13,12 +13,13 @@ from build import IMAGE, PAD, build
 from folders import SQUARE, TEMPLATE, Recipe, tokenizer
 from inputs import alone, inputs, row_of
 from PIL import Image
-from probes import Beside, ByHand, Idle, Negative, Scaled, Sharper
+from probes import ByHand, Idle, Negative, Scaled, Sharper
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vlmheads import Captioner, VlmHeadsError, attach
 from vlmheads.detect import divergence
 from vlmheads.grounding.measure import grounding
+from vlmheads.verify.probes import StreamProbe
 
 FAMILIES = ("blip-2", "instructblip+llama")
 LENGTHS = (5, 3)
@@ -47,12 +48,12 @@ def logits(model: Any, given: dict[str, Any], **options: Any) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_forward_of_the_whole_model_is_the_first_step_of_its_generation(family: str) -> None:
     model, given = model_of(family), inputs(model_of(family), family, LENGTHS)
-    probe = Beside()
+    probe = StreamProbe()
     with attach(model, [Sharper(), probe]):
         first = logits(model, given)[0]
         forward = model(**given).logits[:, -1]
     torch.testing.assert_close(forward, first, atol=2e-4, rtol=0)
-    torch.testing.assert_close(probe.seen[-1], probe.seen[0], atol=2e-4, rtol=0)
+    torch.testing.assert_close(probe.steps[-1], probe.steps[0], atol=2e-4, rtol=0)
     assert not torch.allclose(forward, model(**given).logits[:, -1])
 
 
@@ -110,12 +111,12 @@ def test_padding_between_image_and_text_changes_nothing(family: str) -> None:
     model, (batch, rows) = model_of(family), gapped(family)
     gains = torch.linspace(0, 2, 16).reshape(4, 4)
     targets = torch.tensor([[5, 6], [7, 8]])
-    probe = Beside()
+    probe = StreamProbe()
     with attach(model, [Scaled(gains=gains), ByHand(bias=-2.0), probe]):
         together = logits(model, batch)
         alone = torch.cat([logits(model, row) for row in rows], dim=1)
     torch.testing.assert_close(together, alone, atol=5e-4, rtol=0)
-    seen = probe.seen
+    seen = probe.steps
     for step in range(3):
         apart = torch.cat([seen[3 + step], seen[6 + step]])
         torch.testing.assert_close(seen[step], apart, atol=5e-4, rtol=0)
@@ -170,7 +171,7 @@ def test_captions_of_a_real_processor_with_a_template(family: str) -> None:
         **extra,
     )
     pictures = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
-    captioner = Captioner(model_of(family), processor, [Sharper(), Beside()])
+    captioner = Captioner(model_of(family), processor, [Sharper(), StreamProbe()])
     with pytest.raises(VlmHeadsError, match="chat template"):
         captioner(pictures)
     processor.chat_template = TEMPLATE % ""
