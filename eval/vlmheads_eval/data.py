@@ -23,14 +23,14 @@ class Sample:
 
     Args:
         key: identifies the sample in its run.
-        image: the image file.
+        image: the image file; None asks without an image.
         prompt: the text that goes with it.
         record: further fields of its prediction, such as image_id or question_id.
         answer_field: the field that holds the answer: caption, answer or response.
     """
 
     key: str
-    image: Path
+    image: Path | None
     prompt: str
     record: Mapping[str, Any] = field(default_factory=dict)
     answer_field: str = "caption"
@@ -38,10 +38,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Material:
-    """The samples of a run, and the ground-truth files to score them against."""
+    """The samples of a run, the ground truth to score them against, and digests of its files."""
 
     samples: tuple[Sample, ...]
     ground_truth: tuple[Path, ...]
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_material(
@@ -60,7 +61,7 @@ def load_material(
     Args:
         data: "testbed:test" or "testbed:counterfactual", a COCO folder, POPE question files, or the
             folder of AMBER's annotations and queries.
-        task: "caption", "pope" or "amber".
+        task: "caption", "pope", "amber", or a benchmark of `vlmheads_eval.benchmarks`.
         workspace: where generated scenes and questions are written.
         images: the folder of the images, if the data do not contain it.
         prompt: the prompt for captions; for questions a template with {question} in it.
@@ -68,8 +69,12 @@ def load_material(
         ids: a file of image ids to use instead, one per line or a JSON list.
         seed: for the draw, and for the scenes of the test bench.
     """
-    if task not in TASKS:
-        raise VlmHeadsError(f"task {task!r}", " or ".join(TASKS))
+    from vlmheads_eval.benchmarks.registry import ASKED
+
+    if task not in (*TASKS, *ASKED):
+        raise VlmHeadsError(f"task {task!r}", " or ".join((*TASKS, *ASKED)))
+    if task in ASKED:
+        return _benchmark(task, data, workspace, images, prompt, num, ids, seed)
     if task == "amber":
         return _amber(Path(data[0]), images, prompt, num)
     if task == "pope" and all(Path(item).is_file() for item in data):
@@ -85,6 +90,33 @@ def load_material(
         for key, (image_id, path) in chosen.items()
     ]
     return Material(tuple(samples), tuple(annotation_files(folder)))
+
+
+def _benchmark(
+    name: str,
+    data: Sequence[str],
+    workspace: Path,
+    images: Path | None,
+    prompt: str | None,
+    num: int | None,
+    ids: Path | None,
+    seed: int,
+) -> Material:
+    from vlmheads_eval.benchmarks.material import benchmark_material
+
+    if len(data) != 1 or data[0].startswith(TESTBED):
+        raise VlmHeadsError(f"--data {' '.join(data)} for {name}", "its file or folder")
+    if ids is not None:
+        raise VlmHeadsError(f"--ids for {name}", "none; --num draws some")
+    return benchmark_material(
+        name,
+        Path(data[0]),
+        workspace=workspace,
+        images=images,
+        prompt=prompt,
+        num=num,
+        seed=seed,
+    )
 
 
 def _folder_of(data: Sequence[str], workspace: Path, num: int | None, seed: int) -> Path:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from vlmheads_eval.chair.mentions import VARIANTS
-from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.commands import CommandError, one_line_errors
+from vlmheads_eval.commands.benchmarks import COMPARED, compare_runs, requests, show_data, task_of
 from vlmheads_eval.commands.score import score
 from vlmheads_eval.pope.parsers import PARSERS
 
@@ -27,6 +29,7 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option(
     "--data",
     multiple=True,
@@ -40,7 +43,7 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option("--plugin", "plugins", multiple=True, help='For example vhr or "vhr:alpha=1.5".')
 @click.option("--control", type=click.Choice(("random-heads", "text-only")))
 @click.option("--control-seed", default=0, show_default=True, help="For the random heads.")
-@click.option("--task", default="caption", show_default=True, help="caption, pope or amber.")
+@click.option("--task", help="caption, pope or amber. [default: caption]")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--num", type=click.IntRange(1), help="Number of images, drawn with the seed.")
 @click.option("--ids", type=click.Path(exists=True, path_type=Path), help="Only these image ids.")
@@ -52,15 +55,20 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", help="For example cpu or cuda:0.")
 @one_line_errors
-def predict(**options: Any) -> None:
+def predict(name: str | None, task: str | None, **options: Any) -> None:
     """Ask a model about images and store the answers in the folder OUT.
+
+    NAME is a benchmark, such as mme; see `vlmheads eval data`.
 
     It can be stopped at any point; call it again to resume. Start it with `accelerate launch -m
     vlmheads_eval predict ...` to share the work between processes.
     """
+    from vlmheads.errors import VlmHeadsError
     from vlmheads_eval.predict.run import run_prediction
 
-    run_prediction(**options)
+    if name and task:
+        raise VlmHeadsError(f"{name} and --task {task}", "one of them")
+    run_prediction(task=name or task or "caption", **options)
 
 
 def _options(command: Any) -> Any:
@@ -79,7 +87,7 @@ def _options(command: Any) -> Any:
         click.option("--names", help="Names of the runs, separated by commas."),
         click.option(
             "--task",
-            type=click.Choice(("chair", "pope")),
+            type=click.Choice(("chair", "pope", *COMPARED)),
             help="By default the task of the first run folder, otherwise chair.",
         ),
         click.option(
@@ -100,9 +108,23 @@ def _options(command: Any) -> Any:
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures as JSON."
 )
+@click.option("--reading", help="For a benchmark: how answers are read; see its score command.")
+@click.pass_context
 @one_line_errors
-def compare(json_file: Path | None, **options: Any) -> None:
+def compare(
+    context: click.Context, json_file: Path | None, reading: str | None, **options: Any
+) -> None:
     """Compare RUNS with the first of them, the baseline, on the images that all have."""
+    task = task_of(options["runs"], options["task"])
+    if task in COMPARED:
+        for name in ("variant", "parser"):
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                raise CommandError(f"--{name} has no effect on {task}; use --reading")
+            options.pop(name)
+        compare_runs(**{**options, "task": task}, reading=reading, json_file=json_file)
+        return
+    if reading is not None:
+        raise CommandError(f"--reading has no effect on {task}")
     from vlmheads_eval.compare import compared
     from vlmheads_eval.report.tables import print_comparison
 
@@ -120,6 +142,9 @@ def compare(json_file: Path | None, **options: Any) -> None:
 @one_line_errors
 def report(out: Path, **options: Any) -> None:
     """Compare RUNS and write the comparison as JSON, Markdown, CSV, LaTeX and one HTML page."""
+    task = task_of(options["runs"], options["task"])
+    if task in COMPARED:
+        raise CommandError(f"a report of {task}; use `vlmheads eval compare`")
     from vlmheads_eval.compare import compared
     from vlmheads_eval.report.figures import pictures_of
     from vlmheads_eval.report.page import write_report
@@ -168,5 +193,5 @@ def evaluate() -> None:
     """Predict, score, compare and report hallucination."""
 
 
-for command in (predict, score, compare, report, run):
+for command in (predict, score, compare, report, run, requests, show_data):
     evaluate.add_command(command)

@@ -1,4 +1,4 @@
-"""`vlmheads eval score`: CHAIR, POPE and AMBER for predictions."""
+"""`vlmheads eval score`: CHAIR, POPE, AMBER and the benchmarks of questions."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import click
 
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.commands.benchmarks import SCORES
 from vlmheads_eval.pope.parsers import PARSERS
 
 PREDICTIONS = click.argument("predictions", type=click.Path(exists=True, path_type=Path))
@@ -143,10 +144,11 @@ def amber(
     json_file: Path | None,
 ) -> None:
     """AMBER of descriptions and answers; the ground truth is its data folder."""
-    from vlmheads_eval.amber import load_amber, read_responses, score_amber
+    from vlmheads_eval.benchmarks.amber import load_amber, read_responses
+    from vlmheads_eval.benchmarks.amber_score import score_amber
+    from vlmheads_eval.benchmarks.show import print_amber
     from vlmheads_eval.compat import download_nltk_data
     from vlmheads_eval.records import file_hashes, predictions_file
-    from vlmheads_eval.report.tables import print_amber
 
     if download:
         download_nltk_data()
@@ -156,6 +158,10 @@ def amber(
     result["inputs"] = file_hashes([predictions, *truth.files])
     _write(json_file, result)
     print_amber(result)
+
+
+for _command in SCORES:
+    score.add_command(_command)
 
 
 def _truth(predictions: Path, given: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -120,7 +120,7 @@ def _ask(
             records, readable, images = [], [], []
             for sample in batch:
                 try:
-                    images.append(read(sample.image))
+                    images.append(None if sample.image is None else read(sample.image))
                     readable.append(sample)
                 except VlmHeadsError as error:
                     records.append(_record(sample, {"error": " ".join(str(error).split())}))
@@ -208,7 +208,7 @@ def run_prediction(
     config = {
         "task": task,
         "data": list(data),
-        "data_sha256": {path.name: file_sha256(path) for path in truth},
+        "data_sha256": {path.name: file_sha256(path) for path in truth} | dict(material.sha256),
         "ground_truth": [
             run_folder.relative_to_run(path, out, workspace) for path in material.ground_truth
         ],

@@ -1,7 +1,6 @@
-"""AMBER: hallucinated objects in descriptions, and yes/no questions (Wang et al., 2023)."""
+"""AMBER's annotations, and the objects that a description names (Wang et al., 2023)."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,6 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.records import read_records
 
 SIMILAR = 0.8  # The reference equates words that are more similar than this.
-# The reference starts every denominator here, which moves single figures by up to 0.1.
-START = 0.001
-F1_GUARD = {"existence": 0.001}
-# Question type -> the dimensions it counts towards; every question counts towards "all".
-DIMENSIONS: Mapping[str, tuple[str, ...]] = {
-    "discriminative-hallucination": ("existence",),
-    "discriminative-attribute-state": ("attribute", "state"),
-    "discriminative-attribute-number": ("attribute", "number"),
-    "discriminative-attribute-action": ("attribute", "action"),
-    "discriminative-relation": ("relation",),
-    "relation": ("relation",),
-}
 Similarity = Callable[[str, str], float]
 
 
@@ -130,83 +117,6 @@ class _Named:
                 self.hit[owner] = True
                 return True
         return False
-
-
-def score_amber(
-    responses: Mapping[int, str], truth: AmberTruth, backend: str = "exact"
-) -> dict[str, Any]:
-    """Return AMBER's figures in percent, rounded as in the reference.
-
-    "generative": CHAIR, Cover, Hal, Cog; "discriminative": for all questions and every dimension
-    accuracy, precision, recall and F1 with "No" as the positive class, and the share of answers
-    that are neither exactly "Yes" nor "No". A part without responses is None.
-    """
-    unknown = sorted(set(responses) - set(truth.items))
-    if unknown:
-        raise VlmHeadsError(f"response to item {unknown[0]}", "an id of the annotations")
-    alike = similarity(backend)
-    descriptions: list[GenerativeCounts] = []
-    answers: list[tuple[str, str, str]] = []
-    for number, response in responses.items():
-        item = truth.items[number]
-        if item["type"] == "generative":
-            descriptions.append(score_description(response, item, truth, alike))
-        else:
-            answers.append((item["type"], item["truth"], response))
-    return {
-        "similarity": backend,
-        "generative": _generative(descriptions) if descriptions else None,
-        "discriminative": _discriminative(answers) if answers else None,
-    }
-
-
-def _percent(score: float, number: float) -> float:
-    return round(score / number * 100, 1)
-
-
-def _generative(counts: Sequence[GenerativeCounts]) -> dict[str, float]:
-    def total(name: str) -> int:
-        return sum(getattr(count, name) for count in counts)
-
-    clean = sum(count.hallucinated == 0 for count in counts)
-    return {
-        "descriptions": len(counts),
-        "CHAIR": _percent(total("hallucinated"), total("nouns") + START),
-        "Cover": _percent(total("covered"), total("truth") + START),
-        "Hal": round(100 - clean / (len(counts) + START) * 100, 1),
-        "Cog": _percent(total("likely_named"), total("likely") + START),
-    }
-
-
-def _discriminative(answers: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for dimension in (
-        "all",
-        *dict.fromkeys(name for names in DIMENSIONS.values() for name in names),
-    ):
-        kinds = [kind for kind, names in DIMENSIONS.items() if dimension in names]
-        chosen = [answer for answer in answers if dimension == "all" or answer[0] in kinds]
-        # The reference sums the counters of a dimension's parts, each with its own start.
-        start = START * (3 if dimension == "attribute" else 1)
-        result[dimension] = _answers(chosen, start, F1_GUARD.get(dimension, 0.0001))
-    return result
-
-
-def _answers(answers: Sequence[tuple[str, str, str]], start: float, guard: float) -> dict[str, Any]:
-    count = Counter((truth, response) for _, truth, response in answers)
-    right_no = count["no", "No"]
-    precision = _percent(right_no, sum(n for (_, said), n in count.items() if said == "No") + start)
-    recall = _percent(right_no, sum(n for (truth, _), n in count.items() if truth != "yes") + start)
-    both = precision / 100 + recall / 100 + guard
-    odd = sum(n for (_, said), n in count.items() if said not in ("Yes", "No"))
-    return {
-        "questions": len(answers),
-        "accuracy": _percent(count["yes", "Yes"] + right_no, len(answers) + start),
-        "precision": precision,
-        "recall": recall,
-        "f1": round(2 * (precision / 100) * (recall / 100) / both * 100, 1),
-        "unparsed": odd / len(answers) if answers else None,
-    }
 
 
 def load_amber(folder_or_file: Path) -> AmberTruth:

@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from vlmheads_eval.amber import AmberTruth, load_amber, read_responses, score_amber
+from vlmheads_eval.benchmarks.amber import AmberTruth, load_amber, read_responses
+from vlmheads_eval.benchmarks.amber_score import score_amber
 
 from vlmheads.errors import VlmHeadsError
 

@@ -1,0 +1,1 @@
+"""Benchmarks of questions: records, readings of answers, figures with floors and intervals."""
