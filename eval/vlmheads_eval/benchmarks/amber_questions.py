@@ -38,7 +38,11 @@ def load(source: Source) -> Questions:
     for path in paths:
         for place, record in read_records(path):
             number, text, image = (record.get(name) for name in ("id", "query", "image"))
-            if not isinstance(number, int) or not isinstance(text, str) or not isinstance(image, str):
+            if (
+                not isinstance(number, int)
+                or not isinstance(text, str)
+                or not isinstance(image, str)
+            ):
                 raise VlmHeadsError(f"{place}: not a query", "id, query and image")
             if queries.setdefault(number, (text, image)) != (text, image):
                 raise VlmHeadsError(f"{place}: query {number} again", "each once")
@@ -123,7 +127,10 @@ def figures(items: Sequence[Item], reading: str) -> list[Figure]:
 
 
 def _of_dimension(name: str) -> list[Figure]:
-    precision, recall = share(f"{name} hits", f"{name} no"), share(f"{name} hits", f"{name} true no")
+    precision, recall = (
+        share(f"{name} hits", f"{name} no"),
+        share(f"{name} hits", f"{name} true no"),
+    )
     return [
         Figure(f"{name} accuracy", share(f"{name} right", f"{name} asked"), f"{name} asked"),
         Figure(f"{name} precision", precision, f"{name} no"),

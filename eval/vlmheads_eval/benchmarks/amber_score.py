@@ -31,10 +31,7 @@ READ_BY: Mapping[str, Callable[[str], Reply | None]] = {"official": exactly, "se
 
 
 def score_amber(
-    responses: Mapping[int, str],
-    truth: AmberTruth,
-    backend: str = "exact",
-    counts: Mapping[int, GenerativeCounts] | None = None,
+    responses: Mapping[int, str], truth: AmberTruth, backend: str = "exact"
 ) -> dict[str, Any]:
     """Return AMBER's figures in percent, rounded as in the reference.
 
@@ -47,21 +44,17 @@ def score_amber(
         responses: item id -> response.
         truth: the annotations.
         backend: which words count as the same; see `similarity`.
-        counts: of descriptions, where they are known already.
     """
     unknown = sorted(set(responses) - set(truth.items))
     if unknown:
         raise VlmHeadsError(f"response to item {unknown[0]}", "an id of the annotations")
     descriptions: list[GenerativeCounts] = []
     answers: list[tuple[str, str, str]] = []
-    known = dict(counts or {})
     alike = similarity(backend)
     for number, response in responses.items():
         item = truth.items[number]
         if item["type"] == "generative":
-            if number not in known:
-                known[number] = score_description(response, item, truth, alike)
-            descriptions.append(known[number])
+            descriptions.append(score_description(response, item, truth, alike))
         else:
             answers.append((item["type"], item["truth"], response))
     constants = {f"always {word.lower()}": word for word in ("Yes", "No")}

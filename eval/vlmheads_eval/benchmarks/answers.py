@@ -96,7 +96,7 @@ def match(items: Sequence[Item], answers: Answers, all_items: Sequence[Item], ru
     missing = [item.key for item in items if item.key not in answers]
     if missing:
         raise VlmHeadsError(
-            f"{run}: {len(missing)} of {len(items)} questions have no answer, the first {missing[0]}",
+            f"{run}: {len(missing)} of {len(items)} questions without an answer, as {missing[0]}",
             "one answer per question",
             "resume the run, or retry what failed with --retry-failed",
         )

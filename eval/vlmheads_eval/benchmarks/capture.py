@@ -86,7 +86,9 @@ def matches(candidates: Sequence[Any], references: Sequence[Any], alike: Alike |
     return found
 
 
-def compare_graphs(candidate: Graph, reference: Graph, variant: str = "synonyms") -> dict[str, float]:
+def compare_graphs(
+    candidate: Graph, reference: Graph, variant: str = "synonyms"
+) -> dict[str, float]:
     """Return CAPTURE of one graph against one reference, with precision, recall and F1 per kind.
 
     A kind that neither side has gets F1 0, as in the reference, so that a perfect caption of
@@ -134,7 +136,8 @@ def score_graphs(
             raise VlmHeadsError(f"{place}: {key} again", "each image once")
         candidate = read_graph(place, record.get("candidate"), ignored)
         found = [
-            compare_graphs(candidate, read_graph(place, one, ignored), variant) for one in references
+            compare_graphs(candidate, read_graph(place, one, ignored), variant)
+            for one in references
         ]
         rows[str(key)] = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     if not rows:

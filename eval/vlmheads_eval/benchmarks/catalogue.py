@@ -41,7 +41,11 @@ LISTINGS: Mapping[str, Listing] = {
             "http://images.cocodataset.org/zips/val2014.zip (or val2017.zip)",
             "http://images.cocodataset.org/annotations/annotations_trainval2014.zip (or 2017)",
         ),
-        ("annotations/instances_val2014.json", "annotations/captions_val2014.json", "val2014/*.jpg"),
+        (
+            "annotations/instances_val2014.json",
+            "annotations/captions_val2014.json",
+            "val2014/*.jpg",
+        ),
         OBJECTS,
         "eval predict --data COCO --num 500 --model M --out runs/coco",
     ),
@@ -71,10 +75,13 @@ LISTINGS: Mapping[str, Listing] = {
             "AMBER_1.jpg to AMBER_1004.jpg",
         ),
         "Apache-2.0",
-        "eval predict --task amber --data AMBER/data --images AMBER/image --model M --out runs/amber",
+        "eval predict --task amber --data AMBER/data --images AMBER/image --model M "
+        "--out runs/amber",
         {"questions": 15_220, "images": 1_004},
         {
-            "annotations.json": ("db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797",),
+            "annotations.json": (
+                "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797",
+            ),
             "relation.json": ("c4c1491e9bbc3209abc1888c12a1bf8413bdbab8a0d8be04b990a2e7680cf23e",),
             "safe_words.txt": ("f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",),
             "query_generative.json": (
@@ -101,9 +108,13 @@ LISTINGS: Mapping[str, Listing] = {
             "MME_Benchmark_release_version/existence/*.jpg and *.txt, count, position, color",
             "or the Parquet files, or VLMEvalKit's MME.tsv",
         ),
-        "no licence file; for academic research only",
+        "no licence file",
         _predict("mme", "MME_Benchmark_release_version"),
-        {"questions": 240, "images": 120, **dict.fromkeys(("existence", "count", "position", "color"), 60)},
+        {
+            "questions": 240,
+            "images": 120,
+            **dict.fromkeys(("existence", "count", "position", "color"), 60),
+        },
     ),
     "hallusionbench": Listing(
         "HallusionBench (Guan et al., CVPR 2024)",
@@ -129,7 +140,8 @@ LISTINGS: Mapping[str, Listing] = {
         ),
         (
             "the Parquet files",
-            "or images/dash_benchmark_neg.json, images/dash_benchmark_pos.json, images/neg, images/pos",
+            "or images/dash_benchmark_neg.json, images/dash_benchmark_pos.json, images/neg, "
+            "images/pos",
         ),
         "no licence file",
         _predict("dash-b", "DASH-B"),
@@ -179,7 +191,10 @@ LISTINGS: Mapping[str, Listing] = {
             "https://huggingface.co/datasets/foundation-multimodal-models/DetailCaps-4870",
             "parser: lizhuang144/flan-t5-base-VG-factual-sg (FactualSceneGraph)",
         ),
-        ('graphs.jsonl: {"id", "candidate": {"objects", "attributes", "relations"}, "references"}',),
+        (
+            'graphs.jsonl: {"id", "candidate": {"objects", "attributes", "relations"}, '
+            '"references": [...]}',
+        ),
         "Apache-2.0",
         "eval score capture graphs.jsonl",
     ),

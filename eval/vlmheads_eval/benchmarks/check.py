@@ -116,7 +116,7 @@ def _images(name: str, found: Findings, items: Sequence[Item], clusters: int) ->
 
 def _empty_images(files: Sequence[Path]) -> list[str]:
     """Name the Parquet columns of images that have rows without content, by their statistics."""
-    from pyarrow import parquet  # type: ignore[import-not-found, unused-ignore]
+    from pyarrow import parquet
 
     problems = []
     for path in files:
@@ -128,7 +128,9 @@ def _empty_images(files: Sequence[Path]) -> list[str]:
                 known = column.statistics
                 if column.path_in_schema.endswith(".bytes") and known and known.has_null_count:
                     empty[column.path_in_schema.removesuffix(".bytes")] += known.null_count
-        problems += [f"{path}: {number} rows without {name}" for name, number in empty.items() if number]
+        problems += [
+            f"{path}: {number} rows without {name}" for name, number in empty.items() if number
+        ]
     return problems
 
 
@@ -149,10 +151,14 @@ def _coco(data: Sequence[Path], images: Path | None) -> Findings:
             try:
                 keys = Counter(image_key(entry["id"]) for entry in entries)
             except (KeyError, TypeError) as error:
-                raise VlmHeadsError(f"{path}: one of the {kind} without id", "an id each") from error
+                raise VlmHeadsError(
+                    f"{path}: one of the {kind} without id", "an id each"
+                ) from error
             twice = [key for key, number in keys.items() if number > 1]
             if twice:
-                found.problems.append(f"{path.name}: {len(twice)} {kind} with a repeated id, {twice[0]}")
+                found.problems.append(
+                    f"{path.name}: {len(twice)} {kind} with a repeated id, {twice[0]}"
+                )
     entries_by_key, _ = coco_images(data[0], images)
     found.look_for(path for _, path in entries_by_key.values())
     found.fingerprint(files, {})

@@ -59,7 +59,9 @@ def compare_benchmark(
     items = asked_items(benchmark, questions.items, reading, paths)
     for path, answers in paths.items():
         match(items, answers, questions.items, path)
-    tallies = {name: benchmark.tally(items, answers, reading) for name, (_, answers) in runs.items()}
+    tallies = {
+        name: benchmark.tally(items, answers, reading) for name, (_, answers) in runs.items()
+    }
     figures = benchmark.figures(items, reading)
     tested = [figure.name for figure in figures if figure.name in benchmark.tested]
     baseline, *methods = runs
@@ -88,7 +90,8 @@ def compare_benchmark(
                 "name": name,
                 "unparsed": _unparsed(tally),
                 "figures": {
-                    one: found.to_dict() for one, found in intervals(tally, figures, draws, seed).items()
+                    one: found.to_dict()
+                    for one, found in intervals(tally, figures, draws, seed).items()
                 },
             }
             for name, tally in tallies.items()
@@ -138,7 +141,11 @@ def judge(difference: Mapping[str, Estimate], corrected: Mapping[str, float | No
     for name, p in corrected.items():
         value = difference[name].value
         if value is not None and p is not None and p < ALPHA:
-            signs.add((value > 0) - (value < 0) if name not in LOWER_IS_BETTER else (value < 0) - (value > 0))
+            signs.add(
+                (value > 0) - (value < 0)
+                if name not in LOWER_IS_BETTER
+                else (value < 0) - (value > 0)
+            )
     if signs <= {0, 1} and 1 in signs:
         return BETTER
     return WORSE if signs <= {0, -1} and -1 in signs else SAME

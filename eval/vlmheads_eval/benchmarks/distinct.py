@@ -22,9 +22,14 @@ def tokens(text: str, variant: str) -> list[str]:
     return text.split() if variant.endswith("tokens") else re.findall(r"[a-z0-9']+", text.lower())
 
 
+def ngrams(units: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """Return the n-grams of `size` in order."""
+    return list(zip(*(units[start:] for start in range(size)), strict=False))
+
+
 def distinct(units: Sequence[str], size: int) -> float | None:
     """Return the share of distinct n-grams of `size`; None for a text too short to have one."""
-    grams = list(zip(*(units[start:] for start in range(size)), strict=False))
+    grams = ngrams(units, size)
     return len(set(grams)) / len(grams) if grams else None
 
 
@@ -45,7 +50,9 @@ def score_distinct(
         for size in sizes:
             name = f"Distinct-{size} {variant}"
             if variant.startswith("corpus"):
-                grams = [g for one in split for g in zip(*(one[i:] for i in range(size)), strict=False)]
+                grams = [
+                    g for one in split for g in zip(*(one[i:] for i in range(size)), strict=False)
+                ]
                 value = len(set(grams)) / len(grams) if grams else None
                 result[name] = {"value": value, "low": None, "high": None, "of": len(grams)}
                 continue

@@ -125,9 +125,7 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _separated(
-    source: Source, path: Path, images: Sequence[str], separator: str
-) -> Iterator[Row]:
+def _separated(source: Source, path: Path, images: Sequence[str], separator: str) -> Iterator[Row]:
     stored: dict[str, Picture] = {}
     try:
         with path.open(encoding="utf-8", newline="") as file, _long_fields():
@@ -195,8 +193,8 @@ def keep_image(content: bytes, folder: Path | None) -> Picture:
 
 def _parquet(source: Source, path: Path, images: Sequence[str]) -> Iterator[Row]:
     try:
-        import pyarrow as arrow  # type: ignore[import-not-found, unused-ignore]
-        from pyarrow import parquet  # type: ignore[import-not-found, unused-ignore]
+        import pyarrow as arrow
+        from pyarrow import parquet
     except ImportError as error:
         raise VlmHeadsError(
             f"{path} is Parquet, and pyarrow is not installed",
@@ -211,7 +209,9 @@ def _parquet(source: Source, path: Path, images: Sequence[str]) -> Iterator[Row]
         wanted = [name for name in images if name in names]
         paths = [f"{name}.path" for name in wanted]
         whole = source.keep is not None or not _have_paths(table, paths)
-        for batch in table.iter_batches(batch_size=64, columns=plain + (wanted if whole else paths)):
+        for batch in table.iter_batches(
+            batch_size=64, columns=plain + (wanted if whole else paths)
+        ):
             for values in batch.to_pylist():
                 number += 1
                 row = Row(f"{path}: row {number}", values)

@@ -97,7 +97,7 @@ def load(source: Source) -> Questions:
 
 def without_image(item: Item) -> bool:
     """Whether a question is the first, imageless one of a visual-supplement set."""
-    return item.facts["category"] == "VS" and item.facts["figure_id"] == "0"
+    return (item.facts["category"], item.facts["figure_id"]) == ("VS", "0")
 
 
 def asked(item: Item, reading: str) -> bool:

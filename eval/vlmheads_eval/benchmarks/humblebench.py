@@ -102,7 +102,10 @@ def figures(items: Sequence[Item], reading: str) -> list[Figure]:
         Figure("E accuracy", share("none right", "none"), "none"),
         # The official figure compares the whole answer with "E", so "E." and "e" do not count.
         Figure("E accuracy, official", share("literal", "none"), "none"),
-        *(Figure(f"chose {letter}", share(f"chose {letter}", "asked"), "asked") for letter in LETTERS),
+        *(
+            Figure(f"chose {letter}", share(f"chose {letter}", "asked"), "asked")
+            for letter in LETTERS
+        ),
     ]
 
 
@@ -111,7 +114,9 @@ HUMBLEBENCH = Benchmark(
     title="HumbleBench",
     unit="image",
     constants={f"always {letter}": letter for letter in LETTERS},
-    readings={"official": "the only one of the words a to e in the answer; several or none is wrong"},
+    readings={
+        "official": "the only one of the words a to e in the answer; several or none is wrong"
+    },
     load=load,
     tally=tally,
     figures=figures,

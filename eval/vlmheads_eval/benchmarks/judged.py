@@ -15,7 +15,7 @@ from vlmheads_eval.records import read_records
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a judge: its id, which the rating is found by, and what fills the template."""
+    """One question to a judge: the id that its answer is found by, and what fills the template."""
 
     key: str
     fields: Mapping[str, str]
@@ -45,9 +45,7 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     return places.sub(lambda found: fields[found[0][1:-1]], template)
 
 
-def write_requests(
-    path: Path, requests: Sequence[Request], judge: str, template: str
-) -> None:
+def write_requests(path: Path, requests: Sequence[Request], judge: str, template: str) -> None:
     """Write requests as lines of an OpenAI batch file, which vLLM's run-batch reads as well.
 
     A file that exists is not overwritten.
@@ -91,7 +89,9 @@ def read_ratings(path: Path, requests: Path) -> Ratings:
         asked[key] = None
         judges.add(str(body.get("model")))
     if not asked or len(judges) > 1:
-        raise VlmHeadsError(f"{requests}: {len(asked)} requests to {len(judges)} judges", "one judge")
+        raise VlmHeadsError(
+            f"{requests}: {len(asked)} requests to {len(judges)} judges", "one judge"
+        )
     texts: dict[str, str] = {}
     for place, key, text in _said(path):
         if key in texts:
@@ -102,7 +102,7 @@ def read_ratings(path: Path, requests: Path) -> Ratings:
     missing = [key for key in asked if key not in texts]
     if missing:
         raise VlmHeadsError(
-            f"{path}: {len(missing)} of {len(asked)} requests have no answer, the first {missing[0]}",
+            f"{path}: {len(missing)} of {len(asked)} requests without an answer, as {missing[0]}",
             "one answer per request",
         )
     digest = hashlib.sha256(requests.read_bytes()).hexdigest()
@@ -112,7 +112,11 @@ def read_ratings(path: Path, requests: Path) -> Ratings:
 def _said(path: Path) -> Iterator[tuple[str, str, str]]:
     for place, record in read_records(path):
         key = next(
-            (str(record[name]) for name in ("custom_id", "id") if isinstance(record.get(name), str | int)),
+            (
+                str(record[name])
+                for name in ("custom_id", "id")
+                if isinstance(record.get(name), str | int)
+            ),
             None,
         )
         if key is None:

@@ -24,7 +24,12 @@ from vlmheads_eval.benchmarks.record import (
 )
 
 TASKS = ("existence", "count", "position", "color")
-READ_BY = {"official": "mme", "lmms-eval": "mme-lmms", "vlmevalkit": "words", "strict": "first-word"}
+READ_BY = {
+    "official": "mme",
+    "lmms-eval": "mme-lmms",
+    "vlmevalkit": "words",
+    "strict": "first-word",
+}
 IMAGES = (".jpg", ".jpeg", ".png")
 
 
@@ -35,6 +40,7 @@ def load(source: Source) -> Questions:
     """
     folder = source.path / "MME_Benchmark_release_version"
     folder = folder if folder.is_dir() else source.path
+    files: Sequence[Path]
     if any((folder / task).is_dir() for task in TASKS):
         items, files = _release(folder)
     else:
@@ -62,11 +68,11 @@ def _release(folder: Path) -> tuple[list[Item], list[Path]]:
             image = next((file for file in found if file.is_file()), images / f"{path.stem}.jpg")
             lines = [line for line in _lines(path) if line.strip()]
             for number, line in enumerate(lines, 1):
-                cells = line.split("\t")
-                if len(cells) != 2:
-                    raise VlmHeadsError(f"{path}:{number}: {line[:60]!r}", "question TAB answer")
                 place = f"{path}:{number}"
-                items.append(_item(task, image.name, number, *cells, image, place))
+                question, tab, answer = line.partition("\t")
+                if not tab or "\t" in answer:
+                    raise VlmHeadsError(f"{place}: {line[:60]!r}", "question TAB answer")
+                items.append(_item(task, image.name, number, question, answer, image, place))
             files.append(path)
     return items, files
 
@@ -167,7 +173,7 @@ def _total(sums: Sums, tasks: Sequence[str]) -> Any:
 
 
 def read_results(folder: Path, questions: Questions) -> dict[str, Answer]:
-    """Read a folder of the official result files: TASK.txt, image TAB question TAB truth TAB answer.
+    """Read a folder of official result files, TASK.txt: image TAB question TAB truth TAB answer.
 
     Lines are matched by task, image and question, not by order.
     """
@@ -181,12 +187,16 @@ def read_results(folder: Path, questions: Questions) -> dict[str, Answer]:
             cells = line.split("\t")
             place = f"{path}:{number}"
             if len(cells) != 4:
-                raise VlmHeadsError(f"{place}: {len(cells)} cells", "image, question, truth, answer")
+                raise VlmHeadsError(
+                    f"{place}: {len(cells)} cells", "image, question, truth, answer"
+                )
             item = asked.get(_identity(task, cells[0], cells[1]))
             if item is None:
                 raise VlmHeadsError(f"{place}: {cells[0]}, {cells[1][:60]!r}", "a question of MME")
             if item.key in answers:
-                raise VlmHeadsError(f"{place}: question {item.key} again", "one answer per question")
+                raise VlmHeadsError(
+                    f"{place}: question {item.key} again", "one answer per question"
+                )
             answers[item.key] = Answer(cells[3])
     return answers
 

@@ -14,9 +14,7 @@ from vlmheads_eval.benchmarks.record import Answers, Item, Questions, Source
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.statistics import estimate, resample
 
-TYPES = (
-    "attribute adversarial comparison counting relation environment holistic other".split()
-)
+TYPES = "attribute adversarial comparison counting relation environment holistic other".split()
 HALLUCINATED_BELOW = 3
 HIGHEST = 6
 # Our wording; the published one is under another licence, and is passed as --template.
@@ -160,4 +158,3 @@ def _figure(
     value: float | None, low: float | None, high: float | None, of: int, unit: str
 ) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "of": of, "unit": unit}
-

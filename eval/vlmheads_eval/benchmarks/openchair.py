@@ -71,7 +71,9 @@ def spacy_nouns(model: str = "en_core_web_sm") -> Nouns:
         pipeline = spacy.load(model)
     except (ImportError, OSError) as error:
         raise VlmHeadsError(
-            f"spaCy's {model} is not installed", "spaCy and the model", f"pip install spacy, {model}"
+            f"spaCy's {model} is not installed",
+            "spaCy and the model",
+            f"pip install spacy, {model}",
         ) from error
     return lambda text: [token.lemma_ for token in pipeline(text) if token.pos_ == "NOUN"]
 

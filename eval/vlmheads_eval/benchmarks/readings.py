@@ -60,7 +60,9 @@ _HEDGE = re.compile(
     r"(?:tell|say|determine|know|judge|answer)|do(?:es)? ?n[o']t know|don't know|maybe|perhaps"
     r"|might|may be|sorry)\b"
 )
-_NEGATED = re.compile(r"\b(?:no|not|none|nobody|nothing|neither|never|without|cannot|lacks?)\b|n't\b")
+_NEGATED = re.compile(
+    r"\b(?:no|not|none|nobody|nothing|neither|never|without|cannot|lacks?)\b|n't\b"
+)
 _STATED = re.compile(
     r"^(?:well|sure|indeed|in (?:this|the) (?:image|picture|photo))?\W*"
     r"(?:there (?:is|are|appears?|seems?)|it (?:is|has|appears?|seems?|shows?)|they (?:are|have)"

@@ -40,7 +40,7 @@ class Source:
     """Where a benchmark is.
 
     Args:
-        path: a file, a folder, or the folder of a data set in a local cache of the Hugging Face hub.
+        path: a file, a folder, or the folder of a data set in a Hugging Face hub cache.
         images: the folder of the images, if they are elsewhere.
         keep: where to write the images that are inside of a file; None reads the texts only.
     """

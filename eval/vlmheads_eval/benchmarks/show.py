@@ -33,7 +33,7 @@ def print_score(result: Mapping[str, Any]) -> None:
         + [shown(one["floors"][floor], one["unit"]) for floor in floors]
         for name, one in result["figures"].items()
     ]
-    _table(f"{result['title']} (shares in %)", ["figure", "value [95 %]", "of", *floors], rows)
+    print_table(f"{result['title']} (shares in %)", ["figure", "value [95 %]", "of", *floors], rows)
     part = result["questions"] < result["questions_in_data"]
     lines = [
         f"{result['questions']} questions"
@@ -41,7 +41,7 @@ def print_score(result: Mapping[str, Any]) -> None:
         + f", {result['clusters']} {result['unit']}s; {shown(result['unparsed'])} % unparsed.",
         f"Reading {result['reading']}: {result['reading_is']}.",
         f"95 % intervals of {result['draws']} draws by {result['unit']}, seed {result['seed']}; "
-        "columns to the right of \"of\" are what constant answers get.",
+        'columns to the right of "of" are what constant answers get.',
         *digest_lines(result["sha256"]),
     ]
     say(lines)
@@ -53,7 +53,7 @@ def print_plain(title: str, result: Mapping[str, Any], lines: Sequence[str]) -> 
         [name, between(one, one.get("unit", "%")), str(one["of"])]
         for name, one in result["figures"].items()
     ]
-    _table(title, ["figure", "value [95 %]", "of"], rows)
+    print_table(title, ["figure", "value [95 %]", "of"], rows)
     say(lines)
 
 
@@ -73,7 +73,7 @@ def print_compared(result: Mapping[str, Any]) -> None:
             p = p_value(holm) if figure in method["holm"] else ""
             rows.append([figure, *cells, _signed(found, unit), p])
         title = f"{result['title']}: {name} against {baseline['name']} (shares in %)"
-        _table(title, ["figure", baseline["name"], name, "difference [95 %]", "Holm p"], rows)
+        print_table(title, ["figure", baseline["name"], name, "difference [95 %]", "Holm p"], rows)
         say([f"{name}: {method['verdict']}."])
         for kind, test in method["tests"].items():
             say(
@@ -134,7 +134,8 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of plain text, its first column to the left."""
     table = Table(title=Text(printable(title)), title_justify="left")
     for at, head in enumerate(heads):
         side = "right" if at else "left"

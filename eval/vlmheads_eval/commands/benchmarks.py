@@ -78,7 +78,9 @@ def score_command(name: str) -> click.Command:
         benchmark = get_benchmark(name)
         questions = benchmark.load(Source(data or data_of(run)))
         answers = answers_of(benchmark, run, questions)
-        result = score_benchmark(benchmark, questions, answers, run, reading, draws=draws, seed=seed)
+        result = score_benchmark(
+            benchmark, questions, answers, run, reading, draws=draws, seed=seed
+        )
         write(json_file, result, (run, *questions.files))
         print_score(result)
 
@@ -145,7 +147,9 @@ def compare_runs(
     from vlmheads_eval.benchmarks.registry import get_benchmark
     from vlmheads_eval.benchmarks.show import print_compared
 
-    titles = names.split(",") if names else [one.stem if one.is_file() else one.name for one in runs]
+    titles = (
+        names.split(",") if names else [one.stem if one.is_file() else one.name for one in runs]
+    )
     if len(titles) != len(runs) or len(set(titles)) != len(titles):
         raise VlmHeadsError(f"names {', '.join(titles)}", f"{len(runs)} distinct ones", "--names")
     if len(ground_truth) > 1:
@@ -178,8 +182,8 @@ def distinct(captions: Path, draws: int, seed: int, json_file: Path | None) -> N
     result["sha256"] = file_hashes([captions])
     write(json_file, result, (captions,))
     lines = [
-        f"{result['captions']} captions, {result['empty']} of them empty, {result['words']:.1f} words "
-        "on average; Distinct-n falls with length.",
+        f"{result['captions']} captions, {result['empty']} of them empty, "
+        f"{result['words']:.1f} words on average; Distinct-n falls with length.",
         *(f"{name}: {about}." for name, about in VARIANTS.items()),
         *digest_lines(result["sha256"]),
     ]
@@ -215,154 +219,11 @@ def capture(
     result["sha256"] = file_hashes([graphs, *([stop_words] if stop_words else [])])
     write(json_file, result, (graphs,))
     lines = [
-        f"{result['images']} images; matching {result['variant']}; {result['stop_words']} stop words. "
-        "Not comparable with published CAPTURE, which adds soft matches.",
+        f"{result['images']} images; matching {result['variant']}; {result['stop_words']} stop "
+        "words. Not comparable with published CAPTURE, which adds soft matches.",
         *digest_lines(result["sha256"]),
     ]
     print_plain("CAPTURE in %", result, lines)
 
 
-def ratings_command(name: str, about: str) -> click.Command:
-    """Return the command that scores a judge's answers to requests."""
-
-    @click.command(name, help=f"{about}\n\nRATINGS: what the judge said, JSON Lines.")
-    @click.argument("ratings", type=click.Path(exists=True, path_type=Path))
-    @click.option(
-        "--requests",
-        required=True,
-        type=click.Path(exists=True, path_type=Path),
-        help="The file of `vlmheads eval requests` that was answered.",
-    )
-    @DRAWS
-    @SEED
-    @JSON
-    @one_line_errors
-    def command(
-        ratings: Path, requests: Path, draws: int, seed: int, json_file: Path | None
-    ) -> None:
-        from vlmheads_eval.benchmarks import mmhal, openchair
-        from vlmheads_eval.benchmarks.judged import read_ratings
-        from vlmheads_eval.benchmarks.show import digest_lines, print_plain
-        from vlmheads_eval.records import file_hashes
-
-        score = {"mmhal": mmhal.score_ratings, "openchair": openchair.score_ratings}[name]
-        result = score(read_ratings(ratings, requests), draws=draws, seed=seed)
-        result["sha256"] = file_hashes([ratings, requests])
-        write(json_file, result, (ratings, requests))
-        counts = ("questions", "mentions", "yes", "no", "unsure", "unparsed")
-        said = ", ".join(f"{one} {_count(result[one])}" for one in counts if one in result)
-        lines = [
-            f"judge: {result['judge']}; {said}.",
-            "Constant answers have no floor here: what they get depends on the judge.",
-            *digest_lines(result["sha256"]),
-        ]
-        print_plain(f"{name}, shares in %", result, lines)
-
-    return command
-
-
-def _count(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value * 100:.1f} %"
-
-
-SCORES = (
-    *(score_command(name) for name in ABOUT),
-    distinct,
-    capture,
-    ratings_command("mmhal", "MMHal-Bench from a judge's ratings."),
-    ratings_command("openchair", "OpenCHAIR from a judge's verdicts on objects."),
-)
-
-
-@click.command()
-@click.argument("name", type=click.Choice(("mmhal", "openchair")))
-@RUN
-@DATA
-@click.option("--judge", required=True, help="The model to be asked, as its server calls it.")
-@click.option(
-    "--template",
-    type=click.Path(exists=True, path_type=Path, dir_okay=False),
-    help="Another wording, with {question}, {answer}, {gt_answer} and {image_content} (mmhal) or "
-    "{reference} and {object} (openchair).",
-)
-@click.option(
-    "--concreteness",
-    type=click.Path(exists=True, path_type=Path, dir_okay=False),
-    help="For openchair: Brysbaert et al.'s table as CSV.",
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
-@one_line_errors
-def requests(
-    name: str,
-    run: Path,
-    data: Path | None,
-    judge: str,
-    template: Path | None,
-    concreteness: Path | None,
-    out: Path,
-) -> None:
-    """Write what to ask a judge about the answers in RUN, as lines of an OpenAI batch.
-
-    Nothing is sent. Have the lines answered (OpenAI's batches, vLLM's run-batch), then use
-    `vlmheads eval score NAME ANSWERS --requests OUT`.
-    """
-    from vlmheads_eval.benchmarks.judging import write_judge_requests
-
-    for line in write_judge_requests(
-        name, run, data or data_of(run), judge, template, concreteness, out
-    ):
-        click.echo(line)
-
-
-@click.command("data")
-@click.argument("name", required=False)
-@click.option(
-    "--data",
-    "paths",
-    multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Check what is there: a folder, a file, or a data set in a hub cache.",
-)
-@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Folder of images.")
-@one_line_errors
-def show_data(name: str | None, paths: tuple[Path, ...], images: Path | None) -> None:
-    """Say where to get the data of NAME, and check what is on disk."""
-    from vlmheads.errors import VlmHeadsError
-    from vlmheads_eval.benchmarks.catalogue import LISTINGS
-    from vlmheads_eval.benchmarks.check import check
-    from vlmheads_eval.benchmarks.show import digest_lines, say
-
-    if name is None:
-        if paths or images:
-            raise VlmHeadsError("--data without a name", " or ".join(LISTINGS))
-        say([f"{one}: {listing.title}" for one, listing in LISTINGS.items()])
-        return
-    if name not in LISTINGS:
-        raise VlmHeadsError(f"data {name!r}", " or ".join(LISTINGS))
-    if not paths:
-        if images:
-            raise VlmHeadsError("--images without --data", "both")
-        listing = LISTINGS[name]
-        say(
-            [
-                listing.title,
-                *(f"from: {one}" for one in listing.where),
-                *(f"files: {one}" for one in listing.files),
-                f"licence: {listing.licence}",
-                *(f"expected: {number} {one}" for one, number in listing.counts.items()),
-                f"use: vlmheads {listing.command}",
-                f"check: vlmheads eval data {name} --data ...",
-            ]
-        )
-        return
-    found = check(name, paths, images)
-    say(
-        [
-            *(f"{one}: {number}" for one, number in found.counts.items()),
-            *digest_lines(found.sha256),
-            *(f"note: {one}" for one in found.notes),
-        ]
-    )
-    if found.problems:
-        raise VlmHeadsError("; ".join(found.problems))
-    say(["nothing is missing" if not found.notes else "nothing else is missing"])
+SCORES = (*(score_command(name) for name in ABOUT), distinct, capture)

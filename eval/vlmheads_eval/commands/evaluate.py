@@ -9,7 +9,9 @@ from click.core import ParameterSource
 
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import CommandError, one_line_errors
-from vlmheads_eval.commands.benchmarks import COMPARED, compare_runs, requests, show_data, task_of
+from vlmheads_eval.commands.benchmarks import COMPARED, compare_runs, task_of
+from vlmheads_eval.commands.data import show_data
+from vlmheads_eval.commands.judged import requests
 from vlmheads_eval.commands.score import score
 from vlmheads_eval.pope.parsers import PARSERS
 
@@ -112,7 +114,7 @@ def _options(command: Any) -> Any:
 @click.pass_context
 @one_line_errors
 def compare(
-    context: click.Context, json_file: Path | None, reading: str | None, **options: Any
+    context: click.Context, /, json_file: Path | None, reading: str | None, **options: Any
 ) -> None:
     """Compare RUNS with the first of them, the baseline, on the images that all have."""
     task = task_of(options["runs"], options["task"])

@@ -14,6 +14,7 @@ import click
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
 from vlmheads_eval.commands.benchmarks import SCORES
+from vlmheads_eval.commands.judged import RATINGS
 from vlmheads_eval.pope.parsers import PARSERS
 
 PREDICTIONS = click.argument("predictions", type=click.Path(exists=True, path_type=Path))
@@ -145,22 +146,26 @@ def amber(
 ) -> None:
     """AMBER of descriptions and answers; the ground truth is its data folder."""
     from vlmheads_eval.benchmarks.amber import load_amber, read_responses
+    from vlmheads_eval.benchmarks.amber_beside import amber_intervals, print_amber_beside
     from vlmheads_eval.benchmarks.amber_score import score_amber
-    from vlmheads_eval.benchmarks.show import print_amber
     from vlmheads_eval.compat import download_nltk_data
     from vlmheads_eval.records import file_hashes, predictions_file
+    from vlmheads_eval.report.tables import print_amber
 
     if download:
         download_nltk_data()
-    truth = load_amber(_truth(predictions, ground_truth)[0])
+    folder = _truth(predictions, ground_truth)[0]
+    truth = load_amber(folder)
     responses = read_responses(predictions_file(predictions))
     result = score_amber(responses, truth, similarity)
+    result["intervals"] = amber_intervals(folder, predictions, similarity)
     result["inputs"] = file_hashes([predictions, *truth.files])
     _write(json_file, result)
     print_amber(result)
+    print_amber_beside(result)
 
 
-for _command in SCORES:
+for _command in (*SCORES, *RATINGS):
     score.add_command(_command)
 
 
