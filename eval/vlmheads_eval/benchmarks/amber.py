@@ -10,6 +10,16 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.records import read_records
 
 SIMILAR = 0.8  # The reference equates words that are more similar than this.
+GENERATIVE = "generative"
+# Question type -> the dimensions it counts towards; every question counts towards "all".
+DIMENSIONS: Mapping[str, tuple[str, ...]] = {
+    "discriminative-hallucination": ("existence",),
+    "discriminative-attribute-state": ("attribute", "state"),
+    "discriminative-attribute-number": ("attribute", "number"),
+    "discriminative-attribute-action": ("attribute", "action"),
+    "discriminative-relation": ("relation",),
+    "relation": ("relation",),
+}
 Similarity = Callable[[str, str], float]
 
 
@@ -128,13 +138,32 @@ def load_amber(folder_or_file: Path) -> AmberTruth:
         items, related = (json.loads(file.read_text("utf-8")) for file in files[:2])
         safe = files[2].read_text("utf-8").split("\n")
         records = items.values() if isinstance(items, dict) else items
-        by_id = {int(item["id"]): item for item in records}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        by_id: dict[int, Mapping[str, Any]] = {}
+        for item in records:
+            number = int(item["id"])
+            if number in by_id:
+                raise VlmHeadsError(f"{annotations}: item {number} again", "each once")
+            by_id[number] = _checked(item)
+    except VlmHeadsError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VlmHeadsError(
             f"{annotations}: not AMBER annotations ({error})",
             "annotations.json with relation.json and safe_words.txt in the same folder",
         ) from error
     return AmberTruth(by_id, related, frozenset(safe), files)
+
+
+def _checked(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an annotation, or raise what says that it is none."""
+    kind, truth = item["type"], item["truth"]
+    if kind == GENERATIVE:
+        for names in (truth, item["hallu"]):
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"item {item['id']}: objects that are not names")
+    elif kind not in DIMENSIONS or truth not in ("yes", "no"):
+        raise ValueError(f"item {item['id']}: type {kind!r}, truth {truth!r}")
+    return item
 
 
 def read_responses(path: Path) -> dict[int, str]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmheads_eval.benchmarks.amber_questions import AMBER, GENERATIVE
+from vlmheads_eval.benchmarks.amber import GENERATIVE
+from vlmheads_eval.benchmarks.amber_questions import AMBER
 from vlmheads_eval.benchmarks.answers import read_answers
 from vlmheads_eval.benchmarks.record import Questions, Source
 from vlmheads_eval.benchmarks.score import score_benchmark

@@ -1,31 +1,33 @@
 """AMBER as a benchmark of items on images: for intervals, floors, and comparisons of runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.benchmarks.amber import AmberTruth, load_amber, score_description, similarity
-from vlmheads_eval.benchmarks.amber_score import DIMENSIONS, NAMES, READ_BY
+from vlmheads_eval.benchmarks.amber import (
+    DIMENSIONS,
+    GENERATIVE,
+    AmberTruth,
+    load_amber,
+    score_description,
+    similarity,
+)
+from vlmheads_eval.benchmarks.amber_score import NAMES, READ_BY
 from vlmheads_eval.benchmarks.files import inside
 from vlmheads_eval.benchmarks.record import (
     Answers,
-    Array,
     Benchmark,
     Figure,
     Item,
     Questions,
     Source,
-    Sums,
     Tally,
-    harmonic,
+    ratio,
     share,
 )
 from vlmheads_eval.records import read_records
 
-GENERATIVE = "generative"
 DESCRIPTIONS = "descriptions"
 
 
@@ -127,25 +129,14 @@ def figures(items: Sequence[Item], reading: str) -> list[Figure]:
 
 
 def _of_dimension(name: str) -> list[Figure]:
-    precision, recall = (
-        share(f"{name} hits", f"{name} no"),
-        share(f"{name} hits", f"{name} true no"),
-    )
+    asked, said, true = (f"{name} {column}" for column in ("asked", "no", "true no"))
+    hits = f"{name} hits"
     return [
-        Figure(f"{name} accuracy", share(f"{name} right", f"{name} asked"), f"{name} asked"),
-        Figure(f"{name} precision", precision, f"{name} no"),
-        Figure(f"{name} recall", recall, f"{name} true no"),
-        Figure(f"{name} F1", _f1(precision, recall), f"{name} asked"),
+        Figure(f"{name} accuracy", share(f"{name} right", asked), asked),
+        Figure(f"{name} precision", share(hits, said), said),
+        Figure(f"{name} recall", share(hits, true), true),
+        Figure(f"{name} F1", lambda sums: ratio(2 * sums[hits], sums[said] + sums[true]), asked),
     ]
-
-
-def _f1(precision: Callable[[Sums], Array], recall: Callable[[Sums], Array]) -> Any:
-    def value(sums: Sums) -> Array:
-        first, second = precision(sums), recall(sums)
-        # A run that never says no has no precision, and F1 0 as long as there is a no to find.
-        return harmonic(np.where(np.isnan(first), 0.0, first), second)
-
-    return value
 
 
 AMBER = Benchmark(

@@ -6,6 +6,8 @@ from typing import Any
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.benchmarks.amber import (
+    DIMENSIONS,
+    GENERATIVE,
     AmberTruth,
     GenerativeCounts,
     score_description,
@@ -17,15 +19,6 @@ from vlmheads_eval.pope.parsers import Reply
 # The reference starts every denominator here, which moves single figures by up to 0.1.
 START = 0.001
 F1_GUARD = {"existence": 0.001}
-# Question type -> the dimensions it counts towards; every question counts towards "all".
-DIMENSIONS: Mapping[str, tuple[str, ...]] = {
-    "discriminative-hallucination": ("existence",),
-    "discriminative-attribute-state": ("attribute", "state"),
-    "discriminative-attribute-number": ("attribute", "number"),
-    "discriminative-attribute-action": ("attribute", "action"),
-    "discriminative-relation": ("relation",),
-    "relation": ("relation",),
-}
 NAMES = ("all", *dict.fromkeys(name for names in DIMENSIONS.values() for name in names))
 READ_BY: Mapping[str, Callable[[str], Reply | None]] = {"official": exactly, "sentence": sentence}
 
@@ -53,7 +46,7 @@ def score_amber(
     alike = similarity(backend)
     for number, response in responses.items():
         item = truth.items[number]
-        if item["type"] == "generative":
+        if item["type"] == GENERATIVE:
             descriptions.append(score_description(response, item, truth, alike))
         else:
             answers.append((item["type"], item["truth"], response))

@@ -231,7 +231,7 @@ def figures(items: Sequence[Item], reading: str) -> list[Figure]:
             lambda sums: ratio(sums["yes"], sums["asked"]) - ratio(sums["truth"], sums["asked"]),
             "asked",
         ),
-        Figure("truth is no among wrong", share("wrong_no", "wrong"), "wrong"),
+        Figure("wrong: truth is no", share("wrong_no", "wrong"), "wrong"),
     ]
     if WAYS[reading].read is None:
         found += [

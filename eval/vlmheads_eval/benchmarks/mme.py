@@ -121,11 +121,13 @@ def tally(items: Sequence[Item], answers: Answers, reading: str) -> Tally:
     right: Counter[str] = Counter()
     for item in items:
         said = read(answers[item.key].text)
-        kind = "other" if said is None else f"{said} to {item.label}"
         correct = said == item.label
         right[item.cluster] += correct
         result.correct[item.key] = correct
-        columns = {"asked": 1, "right": int(correct), kind: 1}
+        columns = {"asked": 1, "right": int(correct), "said yes": int(said == "yes")}
+        # As in the official script, an answer that says neither counts in neither of the two.
+        columns["read yes"] = int(said is not None and item.label == "yes")
+        columns["hits"] = int(said == item.label == "yes")
         result.add(item.cluster, asked=1, unparsed=int(said is None))
         result.add(item.cluster, **{f"{item.part} {name}": n for name, n in columns.items()})
     for item in items[::-1]:
@@ -144,9 +146,8 @@ def figures(items: Sequence[Item], reading: str) -> list[Figure]:
             Figure(f"{task}", _score(task), f"{task} asked", ""),
             Figure(f"{task} acc", _share(task, "right", "asked"), f"{task} asked"),
             Figure(f"{task} acc+", _share(task, "both", "images"), f"{task} images"),
-            # As in the official script, an answer that says neither counts in neither.
-            Figure(f"{task} precision", _yes(task, "yes to no"), f"{task} asked"),
-            Figure(f"{task} recall", _yes(task, "no to yes"), f"{task} asked"),
+            Figure(f"{task} precision", _share(task, "hits", "said yes"), f"{task} said yes"),
+            Figure(f"{task} recall", _share(task, "hits", "read yes"), f"{task} read yes"),
         ]
     return found
 
@@ -158,14 +159,6 @@ def _share(task: str, above: str, below: str) -> Callable[[Sums], Array]:
 def _score(task: str) -> Callable[[Sums], Array]:
     accuracy, both = _share(task, "right", "asked"), _share(task, "both", "images")
     return lambda sums: 100 * (accuracy(sums) + both(sums))
-
-
-def _yes(task: str, other: str) -> Callable[[Sums], Array]:
-    def value(sums: Sums) -> Array:
-        hits = sums.get(f"{task} yes to yes", 0)
-        return ratio(hits, hits + sums.get(f"{task} {other}", 0))
-
-    return value
 
 
 def _total(sums: Sums, tasks: Sequence[str]) -> Any:

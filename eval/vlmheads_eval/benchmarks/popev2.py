@@ -7,15 +7,13 @@ from vlmheads_eval.benchmarks.files import read_table, table_files
 from vlmheads_eval.benchmarks.readings import READINGS
 from vlmheads_eval.benchmarks.record import (
     Answers,
-    Array,
     Benchmark,
     Figure,
     Item,
     Questions,
     Source,
-    Sums,
     Tally,
-    harmonic,
+    ratio,
     share,
 )
 
@@ -74,19 +72,14 @@ def tally(items: Sequence[Item], answers: Answers, reading: str) -> Tally:
 
 def figures(items: Sequence[Item], reading: str) -> list[Figure]:
     """Return accuracies of either side, both and of pairs, and how often the answer stays."""
-    precision, recall = share("hits", "yes"), share("hits", "present")
-
-    def f1(sums: Sums) -> Array:
-        return harmonic(precision(sums), recall(sums))
-
     return [
         Figure("accuracy", share("right", "asked"), "asked"),
         *(Figure(f"accuracy {s}", share(f"{s} right", s), s) for s in SIDES),
         Figure("pair accuracy", share("both", "pairs"), "pairs"),
         Figure("unchanged answer", share("same", "pairs"), "pairs"),
-        Figure("precision", precision, "yes"),
-        Figure("recall", recall, "present"),
-        Figure("F1", f1, "asked"),
+        Figure("precision", share("hits", "yes"), "yes"),
+        Figure("recall", share("hits", "present"), "present"),
+        Figure("F1", lambda sums: ratio(2 * sums["hits"], sums["yes"] + sums["present"]), "asked"),
         Figure("yes ratio", share("yes", "asked"), "asked"),
     ]
 

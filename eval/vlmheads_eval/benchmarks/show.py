@@ -9,6 +9,8 @@ from rich.text import Text
 
 from vlmheads_eval.report.tables import p_value
 
+BESIDE = 3  # More constant answers than this have a table of their own.
+
 
 def shown(value: float | None, unit: str = "%") -> str:
     """Return a figure: a share in percent, anything else as it is, a dash for None."""
@@ -28,20 +30,27 @@ def between(found: Mapping[str, Any], unit: str) -> str:
 def print_score(result: Mapping[str, Any]) -> None:
     """Print every figure with interval, denominator and floors, and how it was counted."""
     floors = list(next(iter(result["figures"].values()))["floors"])
-    rows = [
-        [name, between(one, one["unit"]), str(one["of"])]
-        + [shown(one["floors"][floor], one["unit"]) for floor in floors]
-        for name, one in result["figures"].items()
-    ]
-    print_table(f"{result['title']} (shares in %)", ["figure", "value [95 %]", "of", *floors], rows)
+    heads = [name.removeprefix("always ").removeprefix("never ") for name in floors]
+    values, constants = [], []
+    for name, one in result["figures"].items():
+        values.append([name, between(one, one["unit"]), str(one["of"])])
+        constants.append([shown(one["floors"][floor], one["unit"]) for floor in floors])
+    title = f"{result['title']} (shares in %)"
+    if len(floors) <= BESIDE:
+        rows = [value + constant for value, constant in zip(values, constants, strict=True)]
+        print_table(title, ["figure", "value [95 %]", "of", *heads], rows)
+    else:
+        print_table(title, ["figure", "value [95 %]", "of"], values)
+        rows = [[value[0], *one] for value, one in zip(values, constants, strict=True)]
+        print_table("The same for constant answers", ["figure", *heads], rows)
     part = result["questions"] < result["questions_in_data"]
     lines = [
         f"{result['questions']} questions"
         + (f" of the {result['questions_in_data']} in the data" if part else "")
         + f", {result['clusters']} {result['unit']}s; {shown(result['unparsed'])} % unparsed.",
         f"Reading {result['reading']}: {result['reading_is']}.",
-        f"95 % intervals of {result['draws']} draws by {result['unit']}, seed {result['seed']}; "
-        'columns to the right of "of" are what constant answers get.',
+        f"95 % intervals of {result['draws']} draws by {result['unit']}, seed {result['seed']}. "
+        f"Constant answers: {', '.join(floors)}.",
         *digest_lines(result["sha256"]),
     ]
     say(lines)

@@ -47,7 +47,11 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option("--control-seed", default=0, show_default=True, help="For the random heads.")
 @click.option("--task", help="caption, pope or amber. [default: caption]")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--num", type=click.IntRange(1), help="Number of images, drawn with the seed.")
+@click.option(
+    "--num",
+    type=click.IntRange(1),
+    help="Number of images (of a benchmark, of its clusters), drawn with the seed.",
+)
 @click.option("--ids", type=click.Path(exists=True, path_type=Path), help="Only these image ids.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--prompt", help="For questions, a template with {question} in it.")
