@@ -70,6 +70,8 @@ def test_a_part_without_responses_has_no_figures(truth):
         "similarity": "exact",
         "generative": None,
         "discriminative": None,
+        "sentences": None,
+        "floors": None,
     }
 
 

@@ -205,3 +205,34 @@ def write_answers(path, answers):
     lines = [{"question_id": key, "answer": text} for key, text in answers.items()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def amber(folder):
+    """Write AMBER's data for two images, each described and asked about, and the images."""
+    kinds = {
+        "existence": ("discriminative-hallucination", "no", "Is there a cat in this image?"),
+        "attribute": ("discriminative-attribute-state", "yes", "Is the sky sunny in this image?"),
+        "relation": ("relation", "no", "Is there direct contact between the dog and the car?"),
+    }
+    items = [
+        {"id": number + 1, "type": "generative", "truth": ["dog", "sky"], "hallu": ["cat"]}
+        for number in range(2)
+    ]
+    queries = {"generative": [("Describe this image.", number + 1) for number in range(2)]}
+    for name, (kind, truth, text) in kinds.items():
+        asked = queries.setdefault(f"discriminative-{name}", [])
+        for _ in range(2):
+            items.append({"id": len(items) + 1, "type": kind, "truth": truth})
+            asked.append((text, len(items)))
+    for name, asked in queries.items():
+        content = [
+            {"id": number, "image": f"AMBER_{at + 1}.jpg", "query": text}
+            for at, (text, number) in enumerate(asked)
+        ]
+        (folder / f"query_{name}.json").write_text(json.dumps(content))
+    (folder / "annotations.json").write_text(json.dumps(items))
+    (folder / "relation.json").write_text(json.dumps({"dog": ["puppy"], "cat": [], "sky": []}))
+    (folder / "safe_words.txt").write_text("scene\n")
+    for number in range(2):
+        write_image(folder / "images" / f"AMBER_{number + 1}.jpg", number)
+    return folder
