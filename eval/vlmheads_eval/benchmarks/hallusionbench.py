@@ -84,10 +84,10 @@ def load(source: Source) -> Questions:
         if image is None and isinstance(name, str) and name:
             image = inside(folder, name.removeprefix("./"))
         facts = {n: str(record[n]) for n in ("category", "figure_id", "visual_input")}
-        facts["pair"] = "_".join(key.split("_")[:3] + key.split("_")[4:])
-        facts["figure"] = key.rpartition("_")[0]
-        cluster = facts["figure"].rpartition("_")[0]
-        part = f"{record['category']} {record['subcategory']}"
+        category, kind, number, figure, asked_as = (str(record[name]) for name in FIELDS)
+        cluster = f"{category}_{kind}_{number}"
+        facts |= {"pair": f"{cluster}_{asked_as}", "figure": f"{cluster}_{figure}"}
+        part = f"{category} {kind}"
         question = row.text("question")
         items[key] = Item(key, question, label, cluster, part, image, facts)
     if not items:
