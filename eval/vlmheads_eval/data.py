@@ -23,17 +23,19 @@ class Sample:
 
     Args:
         key: identifies the sample in its run.
-        image: the image file; None asks without an image.
+        image: the image file.
         prompt: the text that goes with it.
         record: further fields of its prediction, such as image_id or question_id.
         answer_field: the field that holds the answer: caption, answer or response.
+        shown: whether the image is shown; if not, the prompt goes alone and `image` is not read.
     """
 
     key: str
-    image: Path | None
+    image: Path
     prompt: str
     record: Mapping[str, Any] = field(default_factory=dict)
     answer_field: str = "caption"
+    shown: bool = True
 
 
 @dataclass(frozen=True)

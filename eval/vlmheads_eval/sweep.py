@@ -146,7 +146,7 @@ def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Pat
                     workspace=home / "data",
                 )
             if task == "amber":
-                continue  # AMBER has no comparison: `vlmheads eval score amber` scores one run.
+                continue  # AMBER has no report: `vlmheads eval compare` compares its runs.
             for variant in sweep.variants if task == "caption" else ("",):
                 result, scores = compared(
                     runs=tuple(home / run.name for run in sweep.runs),

@@ -11,6 +11,8 @@ from vlmheads_eval.benchmarks.record import Questions, Source
 from vlmheads_eval.benchmarks.score import score_benchmark
 from vlmheads_eval.benchmarks.show import between, digest_lines, print_table, say, shown
 
+DESCRIBED = ("CHAIR", "Cover", "Hal", "Cog")
+
 
 def amber_intervals(data: Path, run: Path, similarity: str) -> dict[str, Any] | None:
     """Return AMBER's figures with intervals by image, under both readings.
@@ -36,16 +38,23 @@ def amber_intervals(data: Path, run: Path, similarity: str) -> dict[str, Any] | 
     return {one: score_benchmark(AMBER, questions, answers, run, one) for one in AMBER.readings}
 
 
-def print_amber_beside(result: Mapping[str, Any]) -> None:
-    """Print answers read as sentences, and official accuracy and F1 with intervals and floors."""
-    if result["sentences"]:
-        names = ("questions", "accuracy", "precision", "recall", "f1")
+def print_amber(result: Mapping[str, Any]) -> None:
+    """Print the official figures, answers read as sentences, intervals and floors."""
+    described = result["generative"]
+    if described:
+        title = f"AMBER, descriptions, similarity {result['similarity']}, in %"
+        print_table(title, list(described), [[str(value) for value in described.values()]])
+    readings = {"discriminative": "official reading", "sentences": "answers read as sentences"}
+    names = ("questions", "accuracy", "precision", "recall", "f1")
+    for part, reading in readings.items() if result["discriminative"] else ():
         rows = [
-            [part, *(str(row[name]) for name in names), shown(row["unparsed"])]
-            for part, row in result["sentences"].items()
+            [name, *(str(row[one]) for one in names), shown(row["unparsed"])]
+            for name, row in result[part].items()
         ]
-        heads = ["part", *names, "unparsed %"]
-        print_table("The same with answers read as sentences (ours)", heads, rows)
+        title = f'AMBER, questions ("No" is the positive class), {reading}, in %'
+        print_table(title, ["part", *names, "unparsed"], rows)
+    if result["amber_score"] is not None:
+        say([f"AMBER score (mean of 100 - CHAIR and F1): {result['amber_score']}"])
     found = result["intervals"]
     if found is None:
         say(["no intervals: they need query_*.json beside the annotations"])
@@ -55,16 +64,18 @@ def print_amber_beside(result: Mapping[str, Any]) -> None:
         if name.endswith(("precision", "recall")):
             continue
         other = found["sentence"]["figures"][name]
-        described = name in ("CHAIR", "Cover", "Hal", "Cog")
+        described = name in DESCRIBED
         floors = ["-", "-"] if described else [shown(one) for one in figure["floors"].values()]
-        cells = [between(figure, "%"), "-" if described else between(other, "%")]
+        cells = [between(figure, "%"), "-" if described else shown(other["value"])]
         rows.append([name, *cells, str(figure["of"]), *floors])
-    heads = ["figure", "official [95 %]", "as sentences", "of", "always yes", "always no"]
-    print_table("Not rounded, denominators from 0, in %", heads, rows)
+    heads = ["figure", "official [95 %]", "sentences", "of", "yes", "no"]
+    print_table("Without the script's rounding and starting counters, in %", heads, rows)
     about = found["official"]
     say(
         [
+            f"{about['questions']} of the {about['questions_in_data']} items in the data, "
             f"{about['clusters']} images; 95 % intervals of {about['draws']} draws by image. "
+            "Constant answers: always yes, always no.",
             'Existence is always "no", so its precision says nothing.',
             *digest_lines(about["sha256"]),
         ]

@@ -31,7 +31,8 @@ def score_amber(
     "generative": CHAIR, Cover, Hal, Cog; "discriminative": for all questions and every dimension
     accuracy, precision, recall and F1 with "No" as the positive class, and the share of answers
     that are neither exactly "Yes" nor "No"; "sentences": the same with every answer read as a
-    sentence; "floors": the same for constant answers. A part without responses is None.
+    sentence; "floors": the same for constant answers; "amber_score": the mean of 100 - CHAIR and
+    F1. A part without responses is None.
 
     Args:
         responses: item id -> response.
@@ -51,10 +52,16 @@ def score_amber(
         else:
             answers.append((item["type"], item["truth"], response))
     constants = {f"always {word.lower()}": word for word in ("Yes", "No")}
+    generative = _generative(descriptions) if descriptions else None
+    discriminative = _discriminative(answers, "official") if answers else None
+    score = None
+    if generative and discriminative:
+        score = round((100 - generative["CHAIR"] + discriminative["all"]["f1"]) / 2, 2)
     return {
         "similarity": backend,
-        "generative": _generative(descriptions) if descriptions else None,
-        "discriminative": _discriminative(answers, "official") if answers else None,
+        "generative": generative,
+        "discriminative": discriminative,
+        "amber_score": score,
         "sentences": _discriminative(answers, "sentence") if answers else None,
         "floors": {
             name: _discriminative([(kind, label, word) for kind, label, _ in answers], "official")

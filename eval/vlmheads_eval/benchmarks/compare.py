@@ -44,8 +44,8 @@ def compare_benchmark(
     Every figure's difference has a 95 % interval over paired draws of whole clusters. Beside it
     stand the questions that a run wins and loses, McNemar's exact test on them, which takes
     questions for independent, and the same test with whole clusters exchanged. A run is better
-    (or worse) if one of the benchmark's tested figures is, after Holm's correction over the runs,
-    and none is the opposite.
+    (or worse) if one of the benchmark's tested figures is, after Holm's correction over runs and
+    figures, and none is the opposite.
 
     Raises:
         VlmHeadsError: one run only, two of one name, or answers that do not fit the questions.
@@ -69,7 +69,8 @@ def compare_benchmark(
         name: paired_differences(tallies[baseline], tallies[name], figures, draws, seed)
         for name in methods
     }
-    corrected = {one: holm({name: moved[name][one].p for name in methods}) for one in tested}
+    tests = {f"{name} {one}": moved[name][one].p for name in methods for one in tested}
+    corrected = holm(tests)
     return {
         "task": benchmark.name,
         "title": benchmark.title,
@@ -99,9 +100,9 @@ def compare_benchmark(
         "methods": [
             {
                 "name": name,
-                "verdict": judge(moved[name], {one: corrected[one][name] for one in tested}),
+                "verdict": judge(moved[name], {t: corrected[f"{name} {t}"] for t in tested}),
                 "difference": {one: found.to_dict() for one, found in moved[name].items()},
-                "holm": {one: corrected[one][name] for one in tested},
+                "holm": {one: corrected[f"{name} {one}"] for one in tested},
                 "tests": exchanges(items, tallies[baseline], tallies[name]),
             }
             for name in methods

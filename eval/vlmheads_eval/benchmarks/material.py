@@ -47,7 +47,9 @@ def benchmark_material(
                 f"{path}: no image of question {item.key}", "an image each", "pass --images"
             )
         text = (prompt or "{question}").replace("{question}", item.question)
-        samples.append(Sample(item.key, item.image, text, {"question_id": item.key}, "answer"))
+        record = {"question_id": item.key}
+        shown = item.image is not None
+        samples.append(Sample(item.key, item.image or Path(), text, record, "answer", shown))
     found = digests(questions.files)
     return Material(tuple(samples), (path,), {Path(name).name: one for name, one in found.items()})
 

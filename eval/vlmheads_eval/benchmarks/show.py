@@ -30,7 +30,7 @@ def between(found: Mapping[str, Any], unit: str) -> str:
 def print_score(result: Mapping[str, Any]) -> None:
     """Print every figure with interval, denominator and floors, and how it was counted."""
     floors = list(next(iter(result["figures"].values()))["floors"])
-    heads = [name.removeprefix("always ").removeprefix("never ") for name in floors]
+    heads = [name.removeprefix("always ").replace("never ", "un") for name in floors]
     values, constants = [], []
     for name, one in result["figures"].items():
         values.append([name, between(one, one["unit"]), str(one["of"])])

@@ -146,11 +146,10 @@ def amber(
 ) -> None:
     """AMBER of descriptions and answers; the ground truth is its data folder."""
     from vlmheads_eval.benchmarks.amber import load_amber, read_responses
-    from vlmheads_eval.benchmarks.amber_beside import amber_intervals, print_amber_beside
+    from vlmheads_eval.benchmarks.amber_beside import amber_intervals, print_amber
     from vlmheads_eval.benchmarks.amber_score import score_amber
     from vlmheads_eval.compat import download_nltk_data
     from vlmheads_eval.records import file_hashes, predictions_file
-    from vlmheads_eval.report.tables import print_amber
 
     if download:
         download_nltk_data()
@@ -162,7 +161,6 @@ def amber(
     result["inputs"] = file_hashes([predictions, *truth.files])
     _write(json_file, result)
     print_amber(result)
-    print_amber_beside(result)
 
 
 for _command in (*SCORES, *RATINGS):

@@ -120,7 +120,7 @@ def _ask(
             records, readable, images = [], [], []
             for sample in batch:
                 try:
-                    images.append(None if sample.image is None else read(sample.image))
+                    images.append(read(sample.image) if sample.shown else None)
                     readable.append(sample)
                 except VlmHeadsError as error:
                     records.append(_record(sample, {"error": " ".join(str(error).split())}))

@@ -76,25 +76,6 @@ def print_pope(result: Mapping[str, Any]) -> None:
     _print(table)
 
 
-def print_amber(result: Mapping[str, Any]) -> None:
-    """Print AMBER's generative and discriminative figures."""
-    if result["generative"]:
-        title = f"AMBER, descriptions, similarity {result['similarity']}"
-        _print(_plain(title, [result["generative"]]))
-    if result["discriminative"]:
-        rows = [{"part": name, **row} for name, row in result["discriminative"].items()]
-        _print(_plain('AMBER, questions ("No" is the positive class)', rows))
-
-
-def _plain(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "part" else "right")
-    for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
-    return table
-
-
 def _print(table: Table) -> None:
     Console().print(table)
 

@@ -70,6 +70,7 @@ def test_a_part_without_responses_has_no_figures(truth):
         "similarity": "exact",
         "generative": None,
         "discriminative": None,
+        "amber_score": None,
         "sentences": None,
         "floors": None,
     }

@@ -56,7 +56,7 @@ def test_a_benchmark_of_every_format_is_asked_scored_and_compared(run, tmp_path,
     material = load_material([str(data)], name, workspace=tmp_path / "work")
     assert len(material.samples) == number
     for sample in material.samples:
-        assert sample.image is None or read_image(sample.image)
+        assert not sample.shown or read_image(sample.image)
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
     tiny.write_answers(first, {sample.key: "No" for sample in material.samples})
     tiny.write_answers(second, {sample.key: "Yes" for sample in material.samples[::-1]})
