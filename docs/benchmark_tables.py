@@ -7,7 +7,6 @@ python docs/benchmark_tables.py --check    say whether they are stale
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,11 +99,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def filled(text: str) -> str:
     """Return the document with every table between its marks made anew."""
     for mark, made in TABLES.items():
-        marks = rf"(<!-- {mark} -->\n).*?(<!-- end -->)"
-        body = made()
-        if not re.search(marks, text, flags=re.S):
+        head, start, rest = text.partition(f"<!-- {mark} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        if not start or not end:
             raise ValueError(f"no marks of the table {mark!r}")
-        text = re.sub(marks, lambda found, body=body: found[1] + body + found[2], text, flags=re.S)
+        text = head + start + made() + end + tail
     return text
 
 

@@ -79,7 +79,8 @@ REFERENCE = {
         "Evaluate",
         "The steps of [the evaluator](../evaluation.md) from Python; needs the extra `eval`.",
         "_eval.records _eval.data _eval.chair.variants _eval.chair.ground_truth _eval.chair.score "
-        "_eval.pope.score _eval.benchmarks.registry _eval.benchmarks.score _eval.compare.chair _eval.statistics _eval.report.page",
+        "_eval.pope.score _eval.benchmarks.registry _eval.benchmarks.score _eval.compare.chair "
+        "_eval.statistics _eval.report.page",
     ),
     "testbed": (
         "The test bench",
