@@ -10,7 +10,8 @@ from vlmheads_eval.records import predictions_file, read_records
 from vlmheads_eval.run_folder import CONFIG, read_config
 
 KEYS = ("sample", "question_id", "id", "key", "index")
-TEXTS = ("answer", "response", "prediction", "model_prediction", "model_answer", "text", "caption")
+# "answer" comes late: in a data set's own rows it is the truth, and the model's stands beside it.
+TEXTS = ("response", "prediction", "model_prediction", "model_answer", "answer", "text", "caption")
 KeyOf = Callable[[Mapping[str, Any]], str | None]
 
 

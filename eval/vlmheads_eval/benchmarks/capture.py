@@ -109,6 +109,13 @@ def compare_graphs(
     return result
 
 
+def _words(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(path.read_text("utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise VlmHeadsError(f"{path} cannot be read ({error})", "one word per line") from error
+
+
 def score_graphs(
     path: Path,
     variant: str = "synonyms",
@@ -126,7 +133,7 @@ def score_graphs(
         draws: of images, for the 95 % intervals.
         seed: for the draws.
     """
-    ignored = frozenset(stop_words.read_text("utf-8").split("\n")) if stop_words else frozenset()
+    ignored = _words(stop_words) if stop_words else frozenset()
     rows: dict[str, dict[str, float]] = {}
     for place, record in read_records(path):
         key, references = record.get("id"), record.get("references")

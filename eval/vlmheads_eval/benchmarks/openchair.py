@@ -73,7 +73,7 @@ def spacy_nouns(model: str = "en_core_web_sm") -> Nouns:
         raise VlmHeadsError(
             f"spaCy's {model} is not installed",
             "spaCy and the model",
-            f"pip install spacy, {model}",
+            f"pip install spacy, then python -m spacy download {model}",
         ) from error
     return lambda text: [token.lemma_ for token in pipeline(text) if token.pos_ == "NOUN"]
 

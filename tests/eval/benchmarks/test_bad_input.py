@@ -47,6 +47,20 @@ def test_a_question_twice_is_refused_though_the_answer_is_the_same(run, mme):
     refused(run("score", "mme", path, "-g", data), "answers.jsonl:17", "again")
 
 
+def test_the_truth_in_a_rows_own_field_is_never_taken_for_the_answer(run, tmp_path):
+    rows = [
+        {"question_id": n, "object": "dog", "answer": truth, "response": "no"}
+        for n, truth in enumerate(("yes", "no"))
+    ]
+    data, answers = tmp_path / "data.json", tmp_path / "answers.json"
+    data.write_text(json.dumps([{**row, "response": None} for row in rows]))
+    answers.write_text(json.dumps(rows))
+    file = tmp_path / "score.json"
+    result = run("score", "dash-b", answers, "-g", data, "--json", file, "--draws", 100)
+    assert result.exit_code == 0, result.output
+    assert json.loads(file.read_text())["figures"]["ACC"]["value"] == 0.5
+
+
 def test_an_answer_to_no_question_is_refused(run, mme):
     data, answers, path = mme
     tiny.write_answers(path, {**answers, "existence/999.jpg/1": "Yes"})
