@@ -93,20 +93,23 @@ def _benchmark(name: str, questions: Questions) -> Findings:
     clusters = len({item.cluster for item in items})
     if unit not in ("question", "image"):
         found.counts[f"{unit}s"] = clusters
+    if name == "hallusionbench":
+        seen = [item for item in items if item.facts["visual_input"] != "0"]
+        found.counts["questions with an image"] = len(seen)
+        clusters = len({item.facts["figure"] for item in seen})
     if all(file.suffix == ".parquet" for file in questions.files):
-        found.counts["images"] = clusters if unit == "image" else len(items)
-        found.problems += _empty_images(questions.files)
+        found.counts["images"] = clusters if unit in ("image", "set") else len(items)
+        # HallusionBench has questions that go without an image.
+        found.problems += _empty_images(questions.files) if name != "hallusionbench" else []
     else:
-        _images(name, found, items, clusters)
+        _images(found, items, clusters)
     found.expect(LISTINGS[name].counts)
     found.fingerprint(questions.files, LISTINGS[name].sha256)
     return found
 
 
-def _images(name: str, found: Findings, items: Sequence[Item], clusters: int) -> None:
+def _images(found: Findings, items: Sequence[Item], clusters: int) -> None:
     given = [item.image for item in items if item.image is not None]
-    if name == "hallusionbench":
-        found.counts["questions with an image"] = len(given)
     if given:
         found.look_for(given)
         return

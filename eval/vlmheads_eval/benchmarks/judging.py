@@ -54,8 +54,9 @@ def write_judge_requests(
         ]
     else:
         table = openchair.read_concreteness(concreteness)
-        found = openchair.requests(items, answers, table, openchair.spacy_nouns())
-        said = [f"{len(items)} captions"]
+        nouns, model = openchair.spacy_nouns()
+        found = openchair.requests(items, answers, table, nouns)
+        said = [f"{len(items)} captions; nouns found by spaCy's {model}"]
     if not found:
         raise VlmHeadsError(f"{run}: nothing to ask a judge", "answers that name objects")
     write_requests(out, found, judge, wording)

