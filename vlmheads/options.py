@@ -24,6 +24,7 @@ Kind = Literal[
     "layers",
     "heads",
     "head_map",
+    "learned",
     "path",
     "any",
 ]
@@ -38,6 +39,8 @@ def option(
     high: float | None = None,
     choices: tuple[Any, ...] = (),
     measures: tuple[str, ...] = (),
+    method: str = "",
+    tensors: Mapping[str, str] | None = None,
     holds: type | None = None,
     convert: Callable[[Any], Any] | None = None,
 ) -> Any:
@@ -56,6 +59,7 @@ def option(
     | "layers" | the same, of layers that the model has | a sorted tuple |
     | "heads" | pairs (layer, head), or text such as "16-29" | a sorted tuple of pairs |
     | "head_map" | a HeadMap, or the path of a saved one, of one of `measures` | the HeadMap |
+    | "learned" | what `vlmheads learn` made for `method`, with `tensors`, or its file | it |
     | "path" | an object of the class `holds`, or the path of a file that its `load` reads | it |
     | "any" | anything | the same |
 
@@ -71,6 +75,8 @@ def option(
         high: the largest allowed number, itself included.
         choices: the allowed values, where they can be listed.
         measures: the measures of head maps that the plugin understands; none is every measure.
+        method: the method that an option of kind "learned" was learned for.
+        tensors: what it holds, as `Learned.require` takes it.
         holds: the class of an option of kind "path".
         convert: makes what the plugin holds of an accepted value; it may refuse the value.
     """
@@ -81,6 +87,8 @@ def option(
         "choices": choices,
         "kind": kind or _inferred(default, ranged=(low, high) != (None, None), choices=choices),
         "measures": measures,
+        "method": method,
+        "tensors": tensors or {},
         "holds": holds,
         "convert": convert,
     }
@@ -136,7 +144,7 @@ def fit_options(plugin: Any, name: str, geometry: Geometry, *, attention: bool) 
             geometry.check_layers(value, what, attention=attention)
         elif kind == "heads":
             geometry.check_heads(value, what)
-        elif kind in ("head_map", "path") and hasattr(value, "geometry"):
+        elif kind in ("head_map", "learned", "path") and hasattr(value, "geometry"):
             geometry.require(value.geometry, f"{name}: {_called(field)}")
 
 
@@ -256,6 +264,15 @@ def _read_head_map(seen: str, value: Any, about: Mapping[str, Any]) -> Any:
     return found
 
 
+def _read_learned(seen: str, value: Any, about: Mapping[str, Any]) -> Any:
+    # Loads torch, which plugins need and a list of options does not.
+    from vlmheads.learned import Learned
+
+    found = _load(seen, value, Learned)
+    found.require(about["method"], about["tensors"])
+    return found
+
+
 def _read_path(seen: str, value: Any, about: Mapping[str, Any]) -> Any:
     holds: Any = about["holds"]
     if holds is None:
@@ -284,6 +301,7 @@ _READERS: dict[Kind, Callable[[str, Any, Mapping[str, Any]], Any]] = {
     "layers": _read_indices,
     "heads": _read_heads,
     "head_map": _read_head_map,
+    "learned": _read_learned,
     "path": _read_path,
     "any": lambda seen, value, about: value,
 }

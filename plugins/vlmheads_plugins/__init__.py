@@ -5,16 +5,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vlmheads_plugins.act import ACT as ACT
+    from vlmheads_plugins.adaiat import AdaIAT as AdaIAT
     from vlmheads_plugins.adhh import ADHH as ADHH
     from vlmheads_plugins.allpath import AllPath as AllPath
     from vlmheads_plugins.cfg import CFG as CFG
+    from vlmheads_plugins.cicd import CICD as CICD
     from vlmheads_plugins.damro import DAMRO as DAMRO
     from vlmheads_plugins.deco import DeCo as DeCo
     from vlmheads_plugins.devils import Devils as Devils
     from vlmheads_plugins.dola import DoLa as DoLa
     from vlmheads_plugins.eah import EAH as EAH
+    from vlmheads_plugins.flb import FLB as FLB
     from vlmheads_plugins.gains import Gains as Gains
+    from vlmheads_plugins.gift import GIFT as GIFT
+    from vlmheads_plugins.iat import IAT as IAT
     from vlmheads_plugins.icd import ICD as ICD
+    from vlmheads_plugins.locore import LocoRE as LocoRE
     from vlmheads_plugins.m3id import M3ID as M3ID
     from vlmheads_plugins.memvr import MemVR as MemVR
     from vlmheads_plugins.pai import PAI as PAI
@@ -26,23 +32,28 @@ if TYPE_CHECKING:
     from vlmheads_plugins.vhr import VHR as VHR
     from vlmheads_plugins.vista import VISTA as VISTA
     from vlmheads_plugins.vti import VTI as VTI
-    from vlmheads_plugins.vti import Directions as Directions
     from vlmheads_plugins.vti import measure_directions as measure_directions
     from vlmheads_plugins.zerotuning import ZeroTuning as ZeroTuning
 
 # Where each public name lives. Looked up on first use, so that importing them loads no torch.
 _HOMES = {
     "ACT": "act",
+    "AdaIAT": "adaiat",
     "ADHH": "adhh",
     "AllPath": "allpath",
     "CFG": "cfg",
+    "CICD": "cicd",
     "DAMRO": "damro",
     "DeCo": "deco",
     "Devils": "devils",
     "DoLa": "dola",
     "EAH": "eah",
+    "FLB": "flb",
     "Gains": "gains",
+    "GIFT": "gift",
+    "IAT": "iat",
     "ICD": "icd",
+    "LocoRE": "locore",
     "M3ID": "m3id",
     "MemVR": "memvr",
     "PAI": "pai",
@@ -53,7 +64,6 @@ _HOMES = {
     "VCD": "vcd",
     "VHR": "vhr",
     "VISTA": "vista",
-    "Directions": "vti",
     "VTI": "vti",
     "measure_directions": "vti",
     "ZeroTuning": "zerotuning",

@@ -49,3 +49,16 @@ def image_gain(
         return place.to(rows.scores) * gain
 
     return request.once((id(owner), rows.image_keys.shape[1]), make)
+
+
+def said(request: Request, rows: Rows) -> Tensor | None:
+    """[Q, K] True for generated tokens in rows that predict a token after the first.
+
+    None where there are none, as in the prefill of a prompt. Later keys than a row's own are marked
+    too; that they are masked is for the scores to say.
+    """
+    if request.seen <= request.prompt_length:
+        return None
+    last, keys = rows.editable.shape[1], rows.image_keys.shape[1]
+    later = predicting_rows(request, last, first=False)
+    return later[:, None] & request.generated_keys(keys)

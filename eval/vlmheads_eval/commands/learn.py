@@ -1,0 +1,102 @@
+"""`vlmheads learn`: what a method learns from a model, in one file."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from vlmheads_eval.chair.mentions import VARIANTS
+from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.learn.methods import METHODS
+
+_METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.items())
+
+
+@click.command(epilog=f"\b\nMethods:\n{_METHODS}")
+@click.argument("method", type=click.Choice(list(METHODS)))
+@click.option("--model", required=True, help="A packaged model, a folder or a hub id.")
+@click.option(
+    "--data",
+    required=True,
+    help="A COCO folder with instances.json and images, or a split such as testbed:train.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write what was learned (safetensors).",
+)
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Folder of images.")
+@click.option(
+    "--captions",
+    type=click.Path(exists=True, path_type=Path),
+    help="Captions of this model: a run folder of `vlmheads eval predict`, or a file of records "
+    "with image_id and caption. By default they are made in OUT-data, and resumed there.",
+)
+@click.option(
+    "--num",
+    type=click.IntRange(1),
+    help="Number of images, drawn with the seed. [default: "
+    + ", ".join(f"{method.images} for {name}" for name, method in METHODS.items())
+    + "]",
+)
+@click.option("--prompt", help='The prompt of the captions. [default: "Describe the image."]')
+@click.option("--max-new-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--fewest",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Least number of real, and of hallucinated, object words to learn from.",
+)
+@click.option("--variant", type=click.Choice(VARIANTS), default="pattern", show_default=True)
+@click.option("--seed", default=1, show_default=True, help="For the images, and for scenes.")
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--device", help="Such as cpu or cuda:0.")
+@click.pass_context
+@one_line_errors
+def learn(context: click.Context, method: str, model: str, out: Path, **options: Any) -> None:
+    """Learn what METHOD needs from a model, from images with known objects.
+
+    The model captions the images; CHAIR says which object words are real and which are
+    hallucinated, and one pass over each caption records what the method compares. The file names
+    the model, the data and the number of words. It can be stopped; call it again to resume.
+
+    \b
+    vlmheads learn adaiat --model M --data COCO --out tables.safetensors
+    vlmheads caption --model M --plugin adaiat:tables=tables.safetensors photo.jpg
+    """
+    from vlmheads.commands.show import quiet_loading
+    from vlmheads_eval.learn.run import learn as run
+
+    quiet_loading(model)
+    wall = time.monotonic()
+    found = run(
+        method,
+        model,
+        workspace=out.parent / f"{out.stem}-data",
+        command=_command(context),
+        say=lambda line: click.echo(line, err=True),
+        **options,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.save(out)
+    held = ", ".join(f"{name} {list(value.shape)}" for name, value in found.values.items())
+    click.echo(
+        f"{out}: {held} from {found.provenance['images']} images; digest {found.digest[:12]}; "
+        f"{time.monotonic() - wall:.0f} s"
+    )
+
+
+def _command(context: click.Context) -> str:
+    """Return the command line as it was given."""
+    words = ["vlmheads", "learn", str(context.params["method"])]
+    for name, value in context.params.items():
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name != "method":
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,75 @@
+"""What each method learns, as tensors by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlmheads.detect.mass import WordMass
+
+FromWords = Callable[["WordMass", "Tensor"], "dict[str, Tensor]"]
+FromImages = Callable[[Any, list[Any], str], "dict[str, Tensor]"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method learns: from recorded object words, or from images alone.
+
+    Args:
+        about: one line for people.
+        images: how many images are taken by default.
+        words: makes tensors of the masses of all words and [W] whether each object is there.
+        pictures: makes tensors of the captioner, images and the prompt.
+    """
+
+    about: str
+    images: int
+    words: FromWords | None = None
+    pictures: FromImages | None = None
+
+
+def attention_tables(masses: "WordMass", real: "Tensor") -> "dict[str, Tensor]":
+    """AdaIAT's tables: mean attention that a generated token gets, for either kind of word.
+
+    For a word whose row sees t generated tokens it is the mass on them over t. Words that begin a
+    caption, whose rows see none, are left out.
+
+    Returns:
+        "real" and "hallucinated", [L, H] each, and the number of words of each kind, [1].
+    """
+    later = masses.said > 0
+    mean = masses.generated[later] / masses.said[later, None, None]
+    kinds = {"real": real[later], "hallucinated": ~real[later]}
+    return {kind: mean[chosen].mean(dim=0) for kind, chosen in kinds.items()}
+
+
+def image_pool(captioner: Any, images: list[Any], prompt: str) -> "dict[str, Tensor]":
+    """CICD's pool: images as the model's processor prepares them, [N, C, height, width].
+
+    Raises VlmHeadsError for a processor that makes anything else of an image.
+    """
+    import torch
+
+    from vlmheads.errors import VlmHeadsError
+
+    prepared = [captioner.prepare([image], prompt) for image in images]
+    pixels = [inputs.get("pixel_values") for inputs in prepared]
+    shapes = {tuple(one.shape) if one is not None else None for one in pixels}
+    if len(shapes) != 1 or len(next(iter(shapes)) or ()) != 4:
+        raise VlmHeadsError(
+            f"images that the processor turns into {', '.join(map(str, shapes))}",
+            "one picture of the same size for every image, as LLaVA 1.5 has it",
+        )
+    return {"pixels": torch.cat(pixels).float()}
+
+
+METHODS: Mapping[str, Method] = {
+    "adaiat": Method(
+        "how much attention generated tokens get, for real and hallucinated words",
+        500,
+        words=attention_tables,
+    ),
+    "cicd": Method("a pool of other images to contrast with", 16, pictures=image_pool),
+}
