@@ -30,10 +30,9 @@ import transformers
 from benches import Bench, benches
 from rich.console import Console
 from rich.table import Table
-from vlmheads_plugins.vti import Directions
 
 import vlmheads
-from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
+from vlmheads import HeadMap, Learned, Plugin, attach, get_plugin, list_plugins
 from vlmheads.model.anatomy import examine
 
 # Plugins between one plain run and the next.
@@ -42,11 +41,11 @@ GROUP = 3
 # What a method works on. The first four have targets of their own.
 KINDS = {
     "heads": "vhr spin allpath adhh gains",
-    "rows": "var paint pai devils vaf zerotuning act eah",
+    "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore",
     "steering": "vista-steering vti",
     "vista": "vista",
-    "contrast": "vcd icd m3id cfg damro pai-guided",
-    "logits": "dola deco",
+    "contrast": "vcd icd m3id cfg damro cicd pai-guided",
+    "logits": "dola deco flb",
     "hidden": "memvr",
 }
 # Most that decoding may cost, by kind, on a CPU and on CUDA; logits and hidden have none.
@@ -86,7 +85,14 @@ def options(name: str, model: Any) -> dict[str, Any]:
     if name == "vti":
         width = model.get_input_embeddings().weight.shape[-1]
         values = torch.randn(geometry.layers, width, generator=generator)
-        return {"directions": Directions(values, geometry)}
+        return {"directions": Learned("vti", {"directions": values}, geometry)}
+    if name == "adaiat":  # its gate is always open
+        real = torch.ones(geometry.layers, geometry.heads)
+        return {"tables": Learned(name, {"real": real, "hallucinated": real / 2}, geometry)}
+    if name == "cicd":
+        side = model.config.vision_config.image_size
+        pixels = torch.randn(4, 3, side, side, generator=generator)
+        return {"pool": Learned(name, {"pixels": pixels}, geometry), "tau": 0.0}
     if name == "allpath":  # 40 of each among 1024 heads
         count = max(1, round(len(heads) * 40 / 1024))
         return {"suppressed": tuple(order[:count]), "boosted": tuple(order[count : 2 * count])}

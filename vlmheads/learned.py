@@ -75,7 +75,7 @@ class Learned:
             raise VlmHeadsError(
                 f"a file learned for {self.method!r}",
                 f"one for {method!r}",
-                f"make it with `vlmheads learn {method}`",
+                "pass the file of this method",
             )
         if set(self.values) != set(tensors):
             raise VlmHeadsError(

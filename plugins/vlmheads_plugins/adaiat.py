@@ -104,7 +104,7 @@ class AdaIAT(Plugin):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return f [L, H] and the thresholds of the gate [L]."""
-        assert isinstance(self.tables, Learned)  # noqa: S101 - on_attach has seen to it
+        assert isinstance(self.tables, Learned)
         real, hallucinated = self.tables.values["real"], self.tables.values["hallucinated"]
         ratio = torch.where(hallucinated > 0, real / hallucinated, 1.0)
         factor = 1 + self.alpha * (ratio if self.form == "paper" else ratio - 1)

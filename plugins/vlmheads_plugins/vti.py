@@ -2,94 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
 
-SCHEMA = 1
 # The release's fixed factor beside its strength.
 _SCALE = 0.1
 # What a length is at least before something is divided by it.
 _TINY = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class Directions:
-    """One direction for each layer of a model.
-
-    Args:
-        values: [L, E], float32; only their directions count.
-        geometry: the model that they were measured on.
-        provenance: where they came from; plain values.
-
-    Raises:
-        VlmHeadsError: not one vector a layer.
-    """
-
-    values: Tensor
-    geometry: Geometry
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 2 or len(self.values) != self.geometry.layers:
-            raise VlmHeadsError(
-                f"directions of shape {list(self.values.shape)}",
-                f"[{self.geometry.layers} layers, width]",
-            )
-        object.__setattr__(self, "values", self.values.detach().to("cpu", torch.float32))
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the values, by which records tell directions apart."""
-        return hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest()
-
-    def save(self, path: str | Path) -> None:
-        """Write the directions as safetensors, with everything else as JSON in its metadata."""
-        about = {
-            "schema": SCHEMA,
-            "geometry": self.geometry.to_dict(),
-            "provenance": dict(self.provenance),
-        }
-        metadata = {"vti": json.dumps(about, sort_keys=True)}
-        save_file({"directions": self.values.contiguous()}, path, metadata=metadata)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Directions:
-        """Read directions that `save` wrote.
-
-        Raises:
-            VlmHeadsError: no such file, not directions, or those of a later schema.
-        """
-        if not Path(path).is_file():
-            raise VlmHeadsError(f"no file {path}", "directions that Directions.save wrote")
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["vti"])
-                values = file.get_tensor("directions")
-            schema, geometry = about["schema"], Geometry(**about["geometry"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise VlmHeadsError(
-                f"{path} holds no directions ({error})", "a file that Directions.save wrote"
-            ) from error
-        if schema != SCHEMA:
-            raise VlmHeadsError(f"{path} has schema {schema}", f"schema {SCHEMA}")
-        return cls(values, geometry, about["provenance"])
 
 
 @torch.no_grad()
@@ -97,7 +29,7 @@ def measure_directions(
     model: Any,
     pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
     provenance: Mapping[str, Any] | None = None,
-) -> Directions:
+) -> Learned:
     """Measure the directions from hallucinated to truthful captions of the same images.
 
     For each pair the difference of the hidden states at the last token is taken in all layers at
@@ -110,6 +42,9 @@ def measure_directions(
         pairs: arguments of the model's forward for one prompt with the truthful and one with the
             hallucinated caption after it, such as a processor makes; not padded on the right.
         provenance: what is to be remembered with the directions.
+
+    Returns:
+        The directions [L, E], one per layer; only where they point to counts.
 
     Raises:
         VlmHeadsError: fewer than two pairs, which have no principal component.
@@ -130,7 +65,7 @@ def measure_directions(
     sign = weights[weights[:, 0].abs().argmax(), 0].sign()
     direction = mean + sign * components[0].view_as(mean)
     about = {"pairs": len(differences)} | dict(provenance or {})
-    return Directions(direction, geometry, about)
+    return Learned("vti", {"directions": direction}, geometry, about)
 
 
 def _states(model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -162,8 +97,12 @@ class VTI(Plugin):
     paper: ClassVar[str] = "Liu et al., ICLR 2025, arXiv 2410.15778 (textual half)"
     cost: ClassVar[str] = "no extra pass"
 
-    directions: Directions | str | None = option(
-        None, "directions, or the file of some", kind="path", holds=Directions
+    directions: Learned | str | None = option(
+        None,
+        "directions that were measured on this model, or their file",
+        kind="learned",
+        method="vti",
+        tensors={"directions": "LE"},
     )
     strength: float = option(0.9, "how far to turn; 0 is none", low=0.0, high=100.0)
 
@@ -183,17 +122,18 @@ class VTI(Plugin):
 
     def on_prompt(self, request: Request) -> None:
         """Turn the directions into steps, and refuse those of another width."""
-        if not self.strength or not isinstance(self.directions, Directions):
+        if not self.strength or not isinstance(self.directions, Learned):
             return
         model: Any = request.anatomy.model
-        width, found = model.get_input_embeddings().embedding_dim, self.directions.values.shape[1]
+        directions = self.directions.values["directions"]
+        width, found = model.get_input_embeddings().embedding_dim, directions.shape[1]
         if width != found or None in request.anatomy.mlps:
             raise VlmHeadsError(
                 f"{self.name}: directions of width {found}",
                 f"width {width}, and an MLP in each layer of {request.geometry.model_type}",
                 "measure them on this model",
             )
-        steps = F.normalize(self.directions.values, dim=-1) * (_SCALE * self.strength)
+        steps = F.normalize(directions, dim=-1) * (_SCALE * self.strength)
         request.scratch(self)["steps"] = steps.to(request.has_image.device)
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:

@@ -22,7 +22,7 @@ from typing import Any
 
 import vlmheads
 from vlmheads import Captioner, Plugin
-from vlmheads_plugins import VHR, VTI, Directions
+from vlmheads_plugins import VHR, VTI
 
 PLUGINS: list[type[Plugin]] = [{plugins}]
 
@@ -42,7 +42,7 @@ def caption(path: str) -> Iterable[str]:
 VHR(alpha="2")  # type: ignore[arg-type]
 VHR(beta=2.0)  # type: ignore[call-arg]
 VTI(directions=3)  # type: ignore[arg-type]
-Directions.load(3)  # type: ignore[arg-type]
+vlmheads.Learned.load(3)  # type: ignore[arg-type]
 vlmheads.attach()  # type: ignore[call-arg]
 vlmheads.load_preset(3)  # type: ignore[arg-type]
 """
@@ -77,7 +77,7 @@ def test_every_public_name_is_typed(tmp_path: Path) -> None:
 
 
 def test_the_public_names_are_the_registered_plugins() -> None:
-    others = {"Directions", "measure_directions"}
+    others = {"measure_directions"}
     assert set(vlmheads_plugins.__all__) == _registered() | others
 
 

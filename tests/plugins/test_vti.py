@@ -13,17 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from vlmheads_plugins.vti import VTI, Directions, measure_directions
+from vlmheads_plugins.vti import VTI, measure_directions
 
 import vlmheads
+from vlmheads.learned import Learned
 from vlmheads.model.geometry import Geometry
 
 GEOMETRY = Geometry("llava", 4, 4)
 
 
-def directions(width: int = 32, geometry: Geometry = GEOMETRY) -> Directions:
+def directions(width: int = 32, geometry: Geometry = GEOMETRY) -> Learned:
     generator = torch.Generator().manual_seed(5)
-    return Directions(torch.randn(geometry.layers, width, generator=generator), geometry)
+    values = {"directions": torch.randn(geometry.layers, width, generator=generator)}
+    return Learned("vti", values, geometry)
 
 
 @pytest.mark.parametrize("family", ["llava", "llava-gqa"])
@@ -32,7 +34,7 @@ def test_every_mlp_is_turned_towards_its_direction(family: str, strength: float)
     made = directions()
 
     def turn(layer: int, outputs: Tensor) -> Tensor:
-        v, rows = made.values[layer].double(), []
+        v, rows = made.values["directions"][layer].double(), []
         for x in outputs:
             u = x / (x @ x).sqrt() + 0.1 * strength * v / (v @ v).sqrt()
             rows.append((x @ x).sqrt() * u / (u @ u).sqrt())
@@ -72,7 +74,7 @@ def test_directions_are_the_mean_difference_plus_its_first_principal_component()
     component = component * weights[weights.abs().argmax()].sign()
     found = measure_directions(model, pairs(5))
     expected = (mean + component).view(4, 32).float()
-    torch.testing.assert_close(found.values, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.values["directions"], expected, atol=1e-4, rtol=0)
 
 
 def _keep_last(into: list[Tensor]) -> slow.Edit:
@@ -126,8 +128,9 @@ def test_directions_of_another_width_are_refused() -> None:
 
 
 def test_directions_that_are_not_one_a_layer_are_refused() -> None:
-    with pytest.raises(vlmheads.VlmHeadsError, match="4 layers, width"):
-        Directions(torch.zeros(3, 32), GEOMETRY)
+    made = Learned("vti", {"directions": torch.zeros(3, 32)}, GEOMETRY)
+    with pytest.raises(vlmheads.VlmHeadsError, match=r"directions of shape \[3, 32\]"):
+        VTI(directions=made)
 
 
 @pytest.mark.parametrize("content", [None, b"no tensors"])
@@ -135,5 +138,5 @@ def test_a_file_without_directions_is_refused(tmp_path: Path, content: bytes | N
     path = tmp_path / "directions.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(vlmheads.VlmHeadsError, match=r"no (file|directions)|holds no directions"):
+    with pytest.raises(vlmheads.VlmHeadsError, match="no file|holds nothing learned"):
         VTI(directions=str(path))

@@ -8,9 +8,9 @@ from typing import Any
 import tiny
 import torch
 from examples import EXAMPLES
-from vlmheads_plugins.vti import Directions
 
 from vlmheads.headmap import HeadMap
+from vlmheads.learned import Learned
 from vlmheads.plugin import Plugin
 from vlmheads.registry import get_plugin, installed
 
@@ -23,12 +23,28 @@ def gain_map(family: str) -> HeadMap:
     return HeadMap(values, shape, "gain")
 
 
-def steering(family: str) -> Directions:
+def steering(family: str) -> Learned:
     """A random direction for each layer of the tiny model of a family."""
     shape = geometry(family)
     width = tiny.build(family).get_input_embeddings().weight.shape[-1]
     generator = torch.Generator().manual_seed(2)
-    return Directions(torch.randn(shape.layers, width, generator=generator), shape)
+    values = {"directions": torch.randn(shape.layers, width, generator=generator)}
+    return Learned("vti", values, shape)
+
+
+def tables(family: str) -> Learned:
+    """Random attention on generated tokens, as small as to keep the gate of AdaIAT open or not."""
+    shape = geometry(family)
+    generator = torch.Generator().manual_seed(3)
+    real, hallucinated = torch.rand(2, shape.layers, shape.heads, generator=generator) + 0.1
+    return Learned("adaiat", {"real": real, "hallucinated": hallucinated}, shape)
+
+
+def pool(family: str) -> Learned:
+    """Three random images."""
+    generator = torch.Generator().manual_seed(4)
+    pixels = torch.randn(3, 3, 16, 16, generator=generator)
+    return Learned("cicd", {"pixels": pixels}, geometry(family))
 
 
 # Where the defaults, made for large models, would find nothing to do on a tiny random one.
@@ -40,6 +56,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gains": {"head_map": gain_map},
     "icd": {"prefix": (11, 12, 13)},
     "act": {"alpha": 1.0},
+    "adaiat": {"tables": tables, "layers": (0, 1, 2, 3)},
+    "cicd": {"pool": pool, "tau": 0.0},
+    "flb": {"gamma": 2.0, "kappa": 1.0},
+    "gift": {"source": 0, "layers": (1, 2, 3)},
+    "iat": {"layers": (0, 1, 2, 3)},
     "devils": {"layers": (0, 1, 2, 3)},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},

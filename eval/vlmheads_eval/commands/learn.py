@@ -60,7 +60,7 @@ _METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.ite
 @click.pass_context
 @one_line_errors
 def learn(context: click.Context, method: str, model: str, out: Path, **options: Any) -> None:
-    """Learn what METHOD needs from a model, from images with known objects.
+    r"""Learn what METHOD needs from a model, from images with known objects.
 
     The model captions the images; CHAIR says which object words are real and which are
     hallucinated, and one pass over each caption records what the method compares. The file names
