@@ -39,8 +39,9 @@ class Plugin:
     cost: ClassVar[str] = ""
     # Names of sites that no second attached plugin may claim, such as "contrast".
     claims: ClassVar[tuple[str, ...]] = ()
-    # The few settings that a search tries, each as options beside the defaults. Under the key
-    # "with", a setting may name plugins that are attached after it, as `attach` takes them.
+    # The few settings that a search tries: options beside the defaults, and beside heads, maps,
+    # tokens and learned files, which are the model's own. Under the key "with", a setting may name
+    # plugins to attach after it, as `attach` takes them.
     search: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ class AllPath(Plugin):
     name: ClassVar[str] = "allpath"
     paper: ClassVar[str] = "AllPath, NeurIPS 2025"
     cost: ClassVar[str] = "no extra pass"
+    search: ClassVar = ({"low": 0.5, "high": 1.5}, {"low": 0.0, "high": 2.0})
 
     suppressed: tuple[tuple[int, int], ...] = option(
         (), "heads (layer, head) to suppress", kind="heads"

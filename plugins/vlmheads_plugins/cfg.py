@@ -35,6 +35,7 @@ class CFG(Plugin):
     name: ClassVar[str] = "cfg"
     paper: ClassVar[str] = "Liu et al., ECCV 2024, arXiv 2407.21771 (its guidance)"
     cost: ClassVar[str] = "a text-only stream in the same batch"
+    search: ClassVar = ({"guidance": 1.25}, {"guidance": 1.5}, {"guidance": 2.0})
 
     guidance: float = option(1.1, "strength of the guidance; 1 is none", low=0.0, high=10.0)
     cutoff: float = option(

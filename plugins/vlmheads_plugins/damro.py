@@ -45,6 +45,7 @@ class DAMRO(Plugin):
     name: ClassVar[str] = "damro"
     paper: ClassVar[str] = "Gong et al., EMNLP 2024, arXiv 2410.04514"
     cost: ClassVar[str] = "a stream with few patches in the same batch"
+    search: ClassVar = ({"alpha": 0.25}, {"alpha": 0.5}, {"alpha": 2.0})
 
     alpha: float = option(0.5, "strength of the contrast; 0 is none", low=0.0, high=10.0)
     cutoff: float = option(

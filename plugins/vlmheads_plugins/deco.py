@@ -39,6 +39,7 @@ class DeCo(Plugin):
     name: ClassVar[str] = "deco"
     paper: ClassVar[str] = "Wang et al., ICLR 2025, arXiv 2410.11779"
     cost: ClassVar[str] = "one vocabulary head a token and chosen layer"
+    search: ClassVar = ({"alpha": 0.2}, {"alpha": 0.4}, {"alpha": 0.6})
 
     alpha: float = option(0.6, "strength of the correction; 0 is none", low=0.0, high=10.0)
     p: float = option(0.9, "probability the candidates reach; 1 sets no limit", low=0.0, high=1)

@@ -34,6 +34,7 @@ class Devils(Plugin):
     name: ClassVar[str] = "devils"
     paper: ClassVar[str] = "Jiang et al., CVPR 2025, arXiv 2411.16724"
     cost: ClassVar[str] = "one more attention row in the middle layers and for each token"
+    search: ClassVar = ({"alpha": 0.25}, {"alpha": 0.5}, {"alpha": 1.0})
 
     alpha: float = option(0.5, "how much of the heads' mean size a score gains", low=0, high=10)
     layers: tuple[int, ...] | None = option(

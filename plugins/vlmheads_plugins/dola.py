@@ -41,6 +41,7 @@ class DoLa(Plugin):
     name: ClassVar[str] = "dola"
     paper: ClassVar[str] = "Chuang et al., ICLR 2024, arXiv 2309.03883"
     cost: ClassVar[str] = "one vocabulary head a token and candidate layer"
+    search: ClassVar = ({"strength": 0.25}, {"strength": 0.5}, {"strength": 1.0})
 
     strength: float = option(1.0, "share of the contrast; 0 is none", low=0.0, high=10.0)
     cutoff: float = option(

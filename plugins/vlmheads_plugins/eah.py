@@ -39,6 +39,7 @@ class EAH(Plugin):
     name: ClassVar[str] = "eah"
     paper: ClassVar[str] = "Zhang et al., EMNLP 2025, arXiv 2411.09968"
     cost: ClassVar[str] = "one more attention map of one layer in the prefill"
+    search: ClassVar = ({"threshold": 0.002}, {"threshold": 0.01})
 
     threshold: float = option(
         0.002, "an image token is a sink above this score; 1 is none", low=0, high=1

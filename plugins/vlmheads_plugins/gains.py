@@ -41,6 +41,7 @@ class Gains(Plugin):
     name: ClassVar[str] = "gains"
     paper: ClassVar[str] = "head calibration in general"
     cost: ClassVar[str] = "no extra pass"
+    search: ClassVar = ({"strength": 0.5}, {"strength": 1.0}, {"strength": 1.5})
 
     head_map: HeadMap | str | None = option(
         None,

@@ -50,6 +50,7 @@ class ICD(Plugin):
     name: ClassVar[str] = "icd"
     paper: ClassVar[str] = "Wang et al., ACL Findings 2024, arXiv 2403.18715"
     cost: ClassVar[str] = "a stream with a longer prompt in the same batch"
+    search: ClassVar = ({"alpha": 0.25}, {"alpha": 0.5}, {"alpha": 1.0})
 
     alpha: float = option(1.0, "strength of the contrast; 0 is none", low=0.0, high=10.0)
     cutoff: float = option(

@@ -35,6 +35,7 @@ class M3ID(Plugin):
     name: ClassVar[str] = "m3id"
     paper: ClassVar[str] = "Favero et al., CVPR 2024, arXiv 2403.14003"
     cost: ClassVar[str] = "a text-only stream in the same batch"
+    search: ClassVar = ({"decay": 0.02}, {"decay": 0.05}, {"decay": 0.1})
 
     decay: float = option(0.02, "how fast the contrast grows a token; 0 is none", low=0.0, high=1.0)
     cutoff: float = option(

@@ -49,6 +49,7 @@ class MemVR(Plugin):
     name: ClassVar[str] = "memvr"
     paper: ClassVar[str] = "Zou et al., ICML 2025, arXiv 2410.03577"
     cost: ClassVar[str] = "up to ten vocabulary heads a token"
+    search: ClassVar = ({"threshold": 0.75}, {"threshold": 0.5}, {"threshold": 0.25})
 
     ratio: float = option(0.12, "share of the image in the MLP; 0 is none", low=0.0, high=1.0)
     threshold: float = option(0.75, "least uncertainty that calls for the image", low=0.0, high=1.0)

@@ -43,6 +43,7 @@ class PAI(Plugin):
     name: ClassVar[str] = "pai"
     paper: ClassVar[str] = "Liu et al., ECCV 2024, arXiv 2407.21771"
     cost: ClassVar[str] = "one more attention row a layer and token; guidance: a second stream"
+    search: ClassVar = ({"alpha": 0.25}, {"alpha": 0.5}, {"alpha": 0.5, "gamma": 1.1})
 
     alpha: float = option(
         0.5, "how much of its size a score of an image token gains", low=0, high=10

@@ -53,6 +53,11 @@ class PAINT(Plugin):
     name: ClassVar[str] = "paint"
     paper: ClassVar[str] = "Arif et al., 2025, arXiv 2501.12206"
     cost: ClassVar[str] = "one more pass of the vision encoder, one attention row a layer and token"
+    search: ClassVar = (
+        {"alpha": 0.3, "beta": 0.1},
+        {"alpha": 0.5, "beta": 0.2},
+        {"alpha": 0.7, "beta": 0.3},
+    )
 
     alpha: float = option(
         0.7, "how much of its size a score of a local token gains", low=0, high=10

@@ -41,6 +41,7 @@ class SPIN(Plugin):
     name: ClassVar[str] = "spin"
     paper: ClassVar[str] = "SPIN, EMNLP 2025"
     cost: ClassVar[str] = "one attention row a layer and token"
+    search: ClassVar = ({"factor": 0.08}, {"factor": 0.5}, {"factor": 0.08, "keep": 0.75})
 
     keep: float = option(0.95, "share of the heads of a layer that pass", low=0.0, high=1.0)
     factor: float = option(0.08, "factor on the outputs of the others", low=0.0, high=1.0)

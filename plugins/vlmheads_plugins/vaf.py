@@ -37,6 +37,11 @@ class VAF(Plugin):
     name: ClassVar[str] = "vaf"
     paper: ClassVar[str] = "Yin et al., CVPR 2025, arXiv 2503.13107"
     cost: ClassVar[str] = "one more attention row in the middle layers and for each token"
+    search: ClassVar = (
+        {"enhance": 1.15},
+        {"enhance": 1.6},
+        {"enhance": 1.08, "with": "devils:alpha=0.28"},
+    )
 
     enhance: float = option(1.15, "factor on the scores of image tokens", low=0, high=10)
     suppress: float = option(

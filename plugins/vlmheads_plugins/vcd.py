@@ -45,6 +45,7 @@ class VCD(Plugin):
     name: ClassVar[str] = "vcd"
     paper: ClassVar[str] = "Leng et al., CVPR 2024, arXiv 2311.16922"
     cost: ClassVar[str] = "a stream with a noised image in the same batch"
+    search: ClassVar = ({"alpha": 0.25}, {"alpha": 0.5}, {"alpha": 1.0})
 
     alpha: float = option(1.0, "strength of the contrast; 0 is none", low=0.0, high=10.0)
     cutoff: float = option(

@@ -43,6 +43,7 @@ class VHR(Plugin):
     name: ClassVar[str] = "vhr"
     paper: ClassVar[str] = "He et al., ACL 2025, arXiv 2412.13949"
     cost: ClassVar[str] = "one text-only prefill"
+    search: ClassVar = ({"alpha": 1.25}, {"alpha": 1.5}, {"alpha": 2.0})
 
     alpha: float = option(2.0, "factor on the outputs of the chosen heads", low=0.0, high=10.0)
     layers: tuple[int, ...] | None = option(

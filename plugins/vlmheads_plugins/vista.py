@@ -51,6 +51,7 @@ class VISTA(Plugin):
     name: ClassVar[str] = "vista"
     paper: ClassVar[str] = "Li et al., ICML 2025, arXiv 2502.03628"
     cost: ClassVar[str] = "two prefills, then one vocabulary head a token"
+    search: ClassVar = ({"strength": 0.05}, {"strength": 0.1}, {"strength": 0.17})
 
     strength: float = option(0.17, "how far to steer; 0 turns steering off", low=0.0, high=10.0)
     gamma: float = option(0.3, "share of late layers' logits; 0 turns them off", low=0.0, high=1.0)

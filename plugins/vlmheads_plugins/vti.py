@@ -96,6 +96,7 @@ class VTI(Plugin):
     name: ClassVar[str] = "vti"
     paper: ClassVar[str] = "Liu et al., ICLR 2025, arXiv 2410.15778 (textual half)"
     cost: ClassVar[str] = "no extra pass"
+    search: ClassVar = ({"strength": 0.45}, {"strength": 0.9}, {"strength": 1.8})
 
     directions: Learned | str | None = option(
         None,

@@ -36,9 +36,14 @@ def shannon(one: Tensor, other: Tensor) -> float:
     return total
 
 
-@pytest.mark.parametrize("family", ["llava", "llava-gqa"])
 @pytest.mark.parametrize(
-    "options", [{"tau": 0.0}, {"alpha": 0.5, "cutoff": 0.0, "tau": 0.0}, {"tau": 0.022}]
+    ("family", "options"),
+    [
+        ("llava", {"tau": 0.0}),
+        ("llava", {"tau": 0.022}),
+        ("llava-gqa", {"alpha": 0.5, "cutoff": 0.0, "tau": 0.0}),
+        ("llava-gqa", {"tau": 0.04}),
+    ],
 )
 def test_the_next_token_is_contrasted_where_the_images_disagree(
     family: str, options: dict[str, Any]

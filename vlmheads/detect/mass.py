@@ -53,11 +53,13 @@ class WordMass:
         """
         if not parts:
             raise VlmHeadsError("no word was recorded", "at least one")
-        joined = (
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("image", "prompt", "generated", "said")
+        return cls(
+            torch.cat([part.image for part in parts]),
+            torch.cat([part.prompt for part in parts]),
+            torch.cat([part.generated for part in parts]),
+            torch.cat([part.said for part in parts]),
+            parts[0].geometry,
         )
-        return cls(*joined, parts[0].geometry)
 
 
 @torch.no_grad()

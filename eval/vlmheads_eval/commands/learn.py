@@ -57,9 +57,8 @@ _METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.ite
 @click.option("--seed", default=1, show_default=True, help="For the images, and for scenes.")
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", help="Such as cpu or cuda:0.")
-@click.pass_context
 @one_line_errors
-def learn(context: click.Context, method: str, model: str, out: Path, **options: Any) -> None:
+def learn(method: str, model: str, out: Path, **options: Any) -> None:
     r"""Learn what METHOD needs from a model, from images with known objects.
 
     The model captions the images; CHAIR says which object words are real and which are
@@ -71,18 +70,16 @@ def learn(context: click.Context, method: str, model: str, out: Path, **options:
     vlmheads caption --model M --plugin adaiat:tables=tables.safetensors photo.jpg
     """
     from vlmheads.commands.show import quiet_loading
+    from vlmheads_eval.learn.run import Settings
     from vlmheads_eval.learn.run import learn as run
 
     quiet_loading(model)
+    context = click.get_current_context()
     wall = time.monotonic()
-    found = run(
-        method,
-        model,
-        workspace=out.parent / f"{out.stem}-data",
-        command=_command(context),
-        say=lambda line: click.echo(line, err=True),
-        **options,
+    settings = Settings(
+        model, workspace=out.parent / f"{out.stem}-data", command=_command(context), **options
     )
+    found = run(method, settings, say=lambda line: click.echo(line, err=True))
     out.parent.mkdir(parents=True, exist_ok=True)
     found.save(out)
     held = ", ".join(f"{name} {list(value.shape)}" for name, value in found.values.items())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,40 +12,22 @@ from vlmheads_eval import run_folder
 from vlmheads_eval.calibrate.learn import Source, load_source
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import Sample
-from vlmheads_eval.learn.methods import METHODS
+from vlmheads_eval.learn.methods import METHODS, FromImages, FromWords
 from vlmheads_eval.learn.words import label, record
-from vlmheads_eval.records import image_key, predictions_file, read_captions
+from vlmheads_eval.records import file_sha256, image_key, predictions_file, read_captions
 
 if TYPE_CHECKING:
+    from vlmheads.caption import Captioner
     from vlmheads.learned import Learned
 
 Say = Callable[[str], None]
 
 
-def learn(
-    method: str,
-    model: str,
-    data: str,
-    workspace: Path,
-    *,
-    images: Path | None = None,
-    captions: Path | None = None,
-    num: int | None = None,
-    prompt: str | None = None,
-    max_new_tokens: int = 256,
-    batch_size: int = 8,
-    fewest: int = 100,
-    variant: str = "pattern",
-    seed: int = 1,
-    dtype: str = "auto",
-    device: str | None = None,
-    command: str = "",
-    say: Say = lambda line: None,
-) -> "Learned":
-    """Learn one method.
+@dataclass(frozen=True)
+class Settings:
+    """What to learn from, and how.
 
     Args:
-        method: one of METHODS.
         model: a packaged model, a folder or a hub id.
         data: a COCO folder, or a split of the test bench.
         workspace: a folder for the captions, which a second call resumes, and generated scenes.
@@ -61,99 +44,151 @@ def learn(
         dtype: see `vlmheads.Captioner.from_pretrained`.
         device: see there.
         command: remembered with what was learned.
-        say: is told what was found, line by line.
-
-    Raises:
-        VlmHeadsError: an unknown method, captions of another model or under plugins, images without
-            captions, or too few words.
     """
-    import vlmheads
-    from vlmheads.learned import Learned
-    from vlmheads.model.anatomy import examine
+
+    model: str
+    data: str
+    workspace: Path
+    images: Path | None = None
+    captions: Path | None = None
+    num: int | None = None
+    prompt: str | None = None
+    max_new_tokens: int = 256
+    batch_size: int = 8
+    fewest: int = 100
+    variant: str = "pattern"
+    seed: int = 1
+    dtype: str = "auto"
+    device: str | None = None
+    command: str = ""
+
+    def load(self) -> "Captioner":
+        """Return the plain model."""
+        import vlmheads
+
+        return vlmheads.Captioner.from_pretrained(self.model, dtype=self.dtype, device=self.device)
+
+
+def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Learned":
+    """Learn one of METHODS; `say` is told what was found, line by line.
+
+    Raises VlmHeadsError for an unknown method, captions of another model or under plugins, images
+    without captions, or too few words.
+    """
     from vlmheads_eval.predict.model import model_fingerprint, versions
 
     if method not in METHODS:
         raise VlmHeadsError(f"method {method!r}", " or ".join(METHODS))
-    how, found, reader = METHODS[method], get_variant(variant), model_fingerprint(model)
-    if captions is not None:
+    how, files = METHODS[method], model_fingerprint(settings.model)
+    if settings.captions is not None:
         if how.words is None:
             raise VlmHeadsError(f"captions for {method}, which learns from images", "none")
-        prompt = _prompt_of(captions, prompt, reader)
-    elif num is None:
-        num = at_most(data, images, how.images)
-    source = load_source(data, workspace, found, images=images, seed=seed, prompt=prompt, num=num)
-    about: dict[str, Any] = {
-        "model": model,
-        "weights": digest(sorted(reader.items())),
-        "data": data,
+        settings = replace(settings, prompt=_prompt_of(settings.captions, settings.prompt, files))
+    elif settings.num is None:
+        settings = replace(settings, num=at_most(settings.data, settings.images, how.images))
+    source = load_source(
+        settings.data,
+        settings.workspace,
+        get_variant(settings.variant),
+        images=settings.images,
+        seed=settings.seed,
+        prompt=settings.prompt,
+        num=settings.num,
+    )
+    about = {
+        "model": settings.model,
+        "weights": digest(sorted(files.items())),
+        "data": settings.data,
         "prompt": source.material.samples[0].prompt,
-        "seed": seed,
+        "seed": settings.seed,
         "versions": versions(),
-        "command": command,
+        "command": settings.command,
     }
-    options = {"dtype": dtype, "device": device}
-    if how.words is None:
-        from vlmheads.images import read_image
+    if how.pictures is not None:
+        return _from_images(method, how.pictures, settings, source, about)
+    assert how.words is not None  # A method learns from one of the two.
+    return _from_words(method, how.words, settings, source, about, say)
 
-        captioner = vlmheads.Captioner.from_pretrained(model, **options)
-        samples = source.material.samples
-        pictures = [read_image(sample.image) for sample in samples]
-        assert how.pictures is not None
-        values = how.pictures(captioner, pictures, samples[0].prompt)
-        names = [(sample.key, _sha256(sample.image)) for sample in samples]
-        about |= {"images": len(samples), "data_digest": digest(names)}
-        return Learned(method, values, examine(captioner.model).geometry, about)
-    run = captions
-    if run is None:
-        run = workspace / "captions"
-        predict(model, data, run, workspace, num, seed, prompt, images,
-                max_new_tokens, batch_size, options)  # fmt: skip
-    texts = _texts(run, source)
-    captioner = vlmheads.Captioner.from_pretrained(model, **options)
-    labelled = label(captioner.processor.tokenizer, texts, source.truth.objects, found)
+
+def _from_images(
+    method: str, make: FromImages, settings: Settings, source: Source, about: Mapping[str, Any]
+) -> "Learned":
+    from vlmheads.images import read_image
+    from vlmheads.learned import Learned
+    from vlmheads.model.anatomy import examine
+
+    captioner, samples = settings.load(), source.material.samples
+    values = make(captioner, [read_image(one.image) for one in samples], samples[0].prompt)
+    found = {
+        "images": len(samples),
+        "data_digest": digest([(one.key, file_sha256(one.image)) for one in samples]),
+    }
+    return Learned(method, values, examine(captioner.model).geometry, {**about, **found})
+
+
+def _from_words(
+    method: str,
+    make: FromWords,
+    settings: Settings,
+    source: Source,
+    about: Mapping[str, Any],
+    say: Say,
+) -> "Learned":
+    from vlmheads.learned import Learned
+
+    texts = _texts(settings.captions or _captioned(settings), source)
+    captioner, variant = settings.load(), get_variant(settings.variant)
+    labelled = label(captioner.processor.tokenizer, texts, source.truth.objects, variant)
     real = sum(sum(one.words.values()) for one in labelled)
     hallucinated = sum(len(one.words) for one in labelled) - real
-    say(f"{len(texts)} captions with {real} real and {hallucinated} hallucinated object words")
-    if min(real, hallucinated) < fewest:
+    told = f"{real} real and {hallucinated} hallucinated object words in {len(texts)} captions"
+    if min(real, hallucinated) < settings.fewest:
         raise VlmHeadsError(
-            f"{real} real and {hallucinated} hallucinated object words in {len(texts)} captions",
-            f"at least {fewest} of each to learn from",
+            told,
+            f"at least {settings.fewest} of each to learn from",
             "use more images with --num, or accept fewer with --fewest",
         )
-    masses, truth = record(captioner, labelled, batch_size)
-    about |= {
+    say(told)
+    masses, truth = record(captioner, labelled, settings.batch_size)
+    known = [(one.key, text, sorted(source.truth.objects[one.key])) for one, text in texts]
+    own = settings.captions is None
+    found = {
         "images": len(texts),
         "words": {"real": real, "hallucinated": hallucinated},
-        "captions": str(captions) if captions is not None else "its own",
-        "data_digest": digest(
-            [(s.key, text, sorted(source.truth.objects[s.key])) for s, text in texts]
-        ),
-        "max_new_tokens": max_new_tokens if captions is None else None,
-        "variant": variant,
+        "captions": "its own" if own else str(settings.captions),
+        "max_new_tokens": settings.max_new_tokens if own else None,
+        "variant": settings.variant,
+        "data_digest": digest(known),
     }
-    return Learned(method, how.words(masses, truth), masses.geometry, about)
+    return Learned(method, make(masses, truth), masses.geometry, {**about, **found})
 
 
-def predict(
-    model: str,
-    data: str,
-    out: Path,
-    workspace: Path,
-    num: int | None,
-    seed: int,
-    prompt: str | None,
-    images: Path | None,
-    max_new_tokens: int,
-    batch_size: int,
-    options: Mapping[str, Any],
-) -> None:
+def _captioned(settings: Settings) -> Path:
     """Caption the images with the plain model, or go on where an earlier call was stopped."""
     from vlmheads_eval.predict.run import run_prediction
 
+    out = settings.workspace / "captions"
     run_prediction(
-        (data,), images, model, (), None, 0, "caption", out, num, None, seed, prompt,
-        max_new_tokens, batch_size, retry_failed=False, workspace=workspace, **options,
-    )  # fmt: skip
+        data=(settings.data,),
+        images=settings.images,
+        model=settings.model,
+        plugins=(),
+        control=None,
+        control_seed=0,
+        task="caption",
+        out=out,
+        num=settings.num,
+        ids=None,
+        seed=settings.seed,
+        prompt=settings.prompt,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        retry_failed=False,
+        dtype=settings.dtype,
+        device=settings.device,
+        workspace=settings.workspace,
+    )
+    return out
 
 
 def at_most(data: str, images: Path | None, num: int) -> int | None:
@@ -168,10 +203,6 @@ def at_most(data: str, images: Path | None, num: int) -> int | None:
 def digest(content: Any) -> str:
     """SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _prompt_of(captions: Path, prompt: str | None, files: Mapping[str, str]) -> str | None:
