@@ -80,6 +80,13 @@ REFUSED: dict[tuple[str, str], str] = {
     for family in tiny.FAMILIES
     if family not in ("llava", "llava-gqa", "vipllava")
 } | {("icd", family): "disturbed" for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
+REFUSED |= {
+    ("cicd", family): "fixed size"
+    for family in (
+        *("llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+        *("idefics3", "smolvlm", "mistral3"),
+    )
+}
 
 
 @cache  # Entry points are read from disk.
