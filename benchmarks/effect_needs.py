@@ -74,9 +74,14 @@ def learn(
 def learned(out: Path, *, draws: int) -> dict[str, str]:
     """Return what options refer to by name, as `learn` kept it.
 
-    Gains that `vlmheads calibrate` wrote are taken from OUT/gains.safetensors where they are.
+    Gains that `vlmheads calibrate` wrote are taken from OUT/gains.safetensors where they are, what
+    `vlmheads learn` wrote from OUT/tables.safetensors (adaiat) and OUT/pool.safetensors (cicd).
     """
     needs: dict[str, str] = json.loads((out / "needs.json").read_text())
+    for name in ("tables", "pool"):
+        path = out / f"{name}.safetensors"
+        if path.is_file():
+            needs[name] = str(path)
     gains = out / "gains.safetensors"
     if gains.is_file():
         needs["gains"] = str(gains)

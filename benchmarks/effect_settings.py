@@ -10,6 +10,12 @@ from dataclasses import dataclass
 # learned. What stands in braces was learned from scenes that are not scored; see effect_needs.py.
 SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
     "act": ("", "beta=0.2", "beta=0", "beta=0,alpha=2"),
+    "adaiat": (
+        ("", "tables={tables}"),
+        ("alpha=3", "tables={tables},alpha=3"),
+        ("form=release", "tables={tables},form=release"),
+        ("form=release, clamp", "tables={tables},form=release,clamp=true"),
+    ),
     "adhh": (
         ("3 heads", "heads={worst3}"),
         ("3 heads, threshold=0.2", "heads={worst3},threshold=0.2"),
@@ -23,23 +29,33 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("12 half, 12 up", "suppressed={worst12},boosted={best12},low=0.5,high=1.5"),
     ),
     "cfg": ("", "guidance=1.25", "guidance=1.5", "guidance=2"),
+    "cicd": (
+        ("", "pool={pool}"),
+        ("tau=0", "pool={pool},tau=0"),
+        ("alpha=0.5", "pool={pool},alpha=0.5"),
+        ("alpha=2", "pool={pool},alpha=2"),
+    ),
     "damro": ("", "alpha=0.25", "alpha=1", "alpha=2"),
     "deco": ("", "alpha=0.2", "alpha=0.4", "alpha=1"),
     "devils": ("", "alpha=1", "alpha=2", "alpha=4"),
     "dola": ("", "strength=0.25", "strength=0.5", "strength=2"),
     "eah": ("", "threshold=0.01", "layers=[1,2,3]", "form=release"),
+    "flb": ("", "gamma=0", "gamma=0.15", "gamma=0.6"),
     "gains": (
         ("calibrated", "head_map={gains}"),
         ("calibrated, strength=0.5", "head_map={gains},strength=0.5"),
         ("calibrated, strength=1.5", "head_map={gains},strength=1.5"),
         ("calibrated, strength=2", "head_map={gains},strength=2"),
     ),
+    "gift": ("", "alpha=1", "alpha=2.5", "alpha=7.5"),
+    "iat": ("", "alpha=0.4", "alpha=1.6", "alpha=3"),
     "icd": (
         ("", "prefix={prefix}"),
         ("alpha=0.25", "prefix={prefix},alpha=0.25"),
         ("alpha=0.5", "prefix={prefix},alpha=0.5"),
         ("alpha=2", "prefix={prefix},alpha=2"),
     ),
+    "locore": ("", "beta=0.4", "beta=0.4,window=64", "beta=1"),
     "m3id": ("", "decay=0.05", "decay=0.1", "decay=0.2"),
     "memvr": ("", "threshold=0.5", "threshold=0.25", "ratio=0.3,threshold=0.25"),
     "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),

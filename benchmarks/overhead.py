@@ -32,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 import vlmheads
-from vlmheads import HeadMap, Learned, Plugin, attach, get_plugin, list_plugins
+from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
+from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
 
 # Plugins between one plain run and the next.

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from vlmheads.grounding.scores import Scorer as Scorer
     from vlmheads.grounding.words import Word as Word
     from vlmheads.headmap import HeadMap as HeadMap
-    from vlmheads.learned import Learned as Learned
     from vlmheads.model.families import list_families as list_families
     from vlmheads.plugin import Plugin as Plugin
     from vlmheads.registry import get_plugin as get_plugin
@@ -35,7 +34,6 @@ HOMES = {
     "get_plugin": "registry",
     "Request": "runtime.request",
     "HeadMap": "headmap",
-    "Learned": "learned",
     "Captioner": "caption",
     "Caption": "caption",
     "list_families": "model.families",

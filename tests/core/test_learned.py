@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vlmheads import Learned, VlmHeadsError
-from vlmheads.learned import KEY
+from vlmheads import VlmHeadsError
+from vlmheads.learned import KEY, Learned
 from vlmheads.model.geometry import Geometry
 
 GEOMETRY = Geometry("llava", 2, 3)

@@ -42,7 +42,7 @@ def caption(path: str) -> Iterable[str]:
 VHR(alpha="2")  # type: ignore[arg-type]
 VHR(beta=2.0)  # type: ignore[call-arg]
 VTI(directions=3)  # type: ignore[arg-type]
-vlmheads.Learned.load(3)  # type: ignore[arg-type]
+vlmheads.learned.Learned.load(3)  # type: ignore[arg-type]
 vlmheads.attach()  # type: ignore[call-arg]
 vlmheads.load_preset(3)  # type: ignore[arg-type]
 """

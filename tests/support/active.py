@@ -59,7 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "adaiat": {"tables": tables, "layers": (0, 1, 2, 3)},
     "cicd": {"pool": pool, "tau": 0.0},
     "flb": {"gamma": 2.0, "kappa": 1.0},
-    "gift": {"source": 0, "layers": (1, 2, 3)},
+    "gift": {"alpha": 1.0, "source": 0, "layers": (1, 2, 3)},
     "iat": {"layers": (0, 1, 2, 3)},
     "devils": {"layers": (0, 1, 2, 3)},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},

@@ -14,9 +14,9 @@ from vlmheads_eval.learn.words import label, record
 from vlmheads_testbed.coco import write_dataset
 
 import vlmheads
-from vlmheads import Learned
 from vlmheads.detect.mass import WordMass, word_mass
 from vlmheads.images import read_image
+from vlmheads.learned import Learned
 from vlmheads.model.geometry import Geometry
 
 TEXT = "There is a beach with a dog. There are two birds."
