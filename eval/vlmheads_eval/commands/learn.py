@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
 from vlmheads_eval.learn.methods import METHODS
@@ -73,8 +74,9 @@ def learn(method: str, model: str, out: Path, **options: Any) -> None:
     from vlmheads_eval.learn.run import Settings
     from vlmheads_eval.learn.run import learn as run
 
-    quiet_loading(model)
     context = click.get_current_context()
+    _refuse_idle(context, method, options["captions"])
+    quiet_loading(model)
     wall = time.monotonic()
     settings = Settings(
         model, workspace=out.parent / f"{out.stem}-data", command=_command(context), **options
@@ -87,6 +89,19 @@ def learn(method: str, model: str, out: Path, **options: Any) -> None:
         f"{out}: {held} from {found.provenance['images']} images; digest {found.digest[:12]}; "
         f"{time.monotonic() - wall:.0f} s"
     )
+
+
+def _refuse_idle(context: click.Context, method: str, captions: Path | None) -> None:
+    """Refuse options that were given and have no effect."""
+    idle: tuple[str, ...] = ("max_new_tokens",) if captions is not None else ()
+    needed = "captions that are made here, without --captions"
+    if METHODS[method].words is None:
+        idle = ("captions", "max_new_tokens", "batch_size", "fewest", "variant")
+        needed = "a method that learns from captions"
+    for name in idle:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise VlmHeadsError(f"{option} has no effect on {method}", f"it with {needed}")
 
 
 def _command(context: click.Context) -> str:

@@ -37,16 +37,23 @@ def attention_tables(masses: "WordMass", real: "Tensor") -> "dict[str, Tensor]":
     caption, whose rows see none, are left out.
 
     Returns:
-        "real" and "hallucinated", [L, H] each, and the number of words of each kind, [1].
+        "real" and "hallucinated", [L, H] each.
+
+    Raises VlmHeadsError where all words of a kind begin their captions.
     """
+    from vlmheads.errors import VlmHeadsError
+
     later = masses.said > 0
     mean = masses.generated[later] / masses.said[later, None, None]
     kinds = {"real": real[later], "hallucinated": ~real[later]}
+    for kind, chosen in kinds.items():
+        if not bool(chosen.any()):
+            raise VlmHeadsError(f"no {kind} object word after the first word of a caption", "one")
     return {kind: mean[chosen].mean(dim=0) for kind, chosen in kinds.items()}
 
 
 def image_pool(captioner: Any, images: list[Any], prompt: str) -> "dict[str, Tensor]":
-    """CICD's pool: images as the model's processor prepares them, [N, C, height, width].
+    """CICD's pool: "pixels", images as the model's processor prepares them, [N, C, height, width].
 
     Raises VlmHeadsError for a processor that makes anything else of an image.
     """
