@@ -31,7 +31,7 @@ class AdaIAT(Plugin):
     2. A_hj ← f_h A_hj for j in G, with f = 1 + α M (paper) or 1 + α (M − 1) (release);
     3. each head's row is divided by its sum.
 
-    Source: Zhang et al., CVPR 2026, arXiv 2603.04908, and XianguiKang/AdaIAT: α = 6, β = 0.5,
+    Source: CVPR 2026, arXiv 2603.04908, and XianguiKang/AdaIAT: α = 6, β = 0.5,
     layers 5 to 17 of 32, scaled to the depth; "Please describe the picture in detail.", greedy
     search of 512 tokens. `vlmheads learn adaiat` learns the tables on any model, without training;
     the authors had 22,015 real and 9,473 hallucinated words of LLaVA-1.5-7B. Written from the
@@ -47,11 +47,12 @@ class AdaIAT(Plugin):
     Evidence: published captions of LLaVA-1.5-7B scored again: 47.6/13.2 to 30.6/8.3 at recall 79.5
     to 75.3, no loops, CHAIR_S 9.2 points below plain captions cut to that recall [3.6, 14.7]: the
     one method whose published captions beat truncation. The authors' Qwen2.5-VL module cannot be
-    run. For the test benches see docs/methods.md.
+    run. On the embedded model it does not: the paper's form is not distinguishable from plain, and
+    the released one is worse, as half of its factors are negative there (docs/methods.md).
     """
 
     name: ClassVar[str] = "adaiat"
-    paper: ClassVar[str] = "Zhang et al., CVPR 2026, arXiv 2603.04908"
+    paper: ClassVar[str] = "CVPR 2026, arXiv 2603.04908"
     cost: ClassVar[str] = "one more attention row in the middle layers and for each token"
     search: ClassVar = (
         {"alpha": 1.0},

@@ -33,7 +33,8 @@ class FLB(Plugin):
 
     Evidence: the authors' table under sampling: CHAIR 57.5/17.3 to 43.5/12.0 at recall 73.3 to
     73.6; AMBER CHAIR 11.5 to 6.1 at cover 50.1 to 50.4. They give no greedy baseline, and the
-    cut-off alone makes sampling nearly greedy: compare with greedy search, and with `gamma=0`.
+    cut-off alone makes sampling nearly greedy: compare with greedy search, and with `gamma=0`. On
+    the embedded model it is not distinguishable from plain (docs/methods.md).
     """
 
     name: ClassVar[str] = "flb"

@@ -23,7 +23,7 @@ class LocoRE(Plugin):
     1 ≤ P − j ≤ w, A_j ← (1 + β) A_j in every head; the row is renormalised. The question after the
     image counts as text.
 
-    Source: Zhang et al., ICLR 2026, arXiv 2601.20279; β = 0.15 for LLaVA, 0.20 for Qwen2-VL. The
+    Source: ICLR 2026, arXiv 2601.20279; β = 0.15 for LLaVA, 0.20 for Qwen2-VL. The
     released repository does not contain this part. **Our reading**: the paper states neither
     layers nor w nor whether rows are renormalised; here it is all layers, w = 16 and
     renormalised, and the row's own position is not among the last w. Deviations: the paper
@@ -33,11 +33,12 @@ class LocoRE(Plugin):
 
     Evidence: the authors' table, beam search: 51.0/15.2 to 38.4/11.2 at recall 75.2 to 75.4 and 102
     to 98 words; in another of their tables CHAIR_I is 10.2. At β = 1 they report 50.2/20.9. Nobody
-    else's run is known, and ours is another reading.
+    else's run is known, and ours is another reading. On the embedded model it changes next to
+    nothing (docs/methods.md).
     """
 
     name: ClassVar[str] = "locore"
-    paper: ClassVar[str] = "Zhang et al., ICLR 2026, arXiv 2601.20279"
+    paper: ClassVar[str] = "ICLR 2026, arXiv 2601.20279"
     cost: ClassVar[str] = "one more attention row a layer and token"
     search: ClassVar = ({"beta": 0.15}, {"beta": 0.4}, {"beta": 0.4, "window": 64})
 
