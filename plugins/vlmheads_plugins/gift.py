@@ -93,7 +93,11 @@ class GIFT(Plugin):
 
     alpha: float = option(5.0, "strength on the image; 0 is none", low=0, high=10)
     source: int | None = option(
-        None, "layer to read the question at; by default 11 of 32, scaled", kind="int", low=0
+        None,
+        "layer to read the question at; by default 11 of 32, scaled",
+        kind="int",
+        low=0,
+        high=1000,
     )
     layers: tuple[int, ...] | None = option(
         None, "layers to act on; by default 12 to 22 of 32, scaled to the depth", kind="layers"
