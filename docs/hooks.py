@@ -67,8 +67,8 @@ REFERENCE = {
     "families": ("Model families", "What differs between models.", "model.families"),
     "export": (
         "Gains outside of vlmheads",
-        "A map of gains as a PEFT adapter, or baked into a checkpoint.",
-        "gains.export",
+        "Effects on heads as a PEFT adapter, or written into the files of a checkpoint.",
+        "gains.adapter gains.bake gains.folds gains.names gains.check",
     ),
     "figures": (
         "Figures",

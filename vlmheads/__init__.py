@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from vlmheads.caption import Caption as Caption
     from vlmheads.caption import Captioner as Captioner
     from vlmheads.errors import VlmHeadsError as VlmHeadsError
-    from vlmheads.gains.export import save_adapter as save_adapter
+    from vlmheads.gains.adapter import save_adapter as save_adapter
     from vlmheads.grounding.scores import Scorer as Scorer
     from vlmheads.grounding.words import Word as Word
     from vlmheads.headmap import HeadMap as HeadMap
@@ -38,7 +38,7 @@ HOMES = {
     "Caption": "caption",
     "list_families": "model.families",
     "load_preset": "registry",
-    "save_adapter": "gains.export",
+    "save_adapter": "gains.adapter",
     "Scorer": "grounding.scores",
     "Word": "grounding.words",
     "detect": "detect",  # the room itself

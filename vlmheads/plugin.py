@@ -12,6 +12,7 @@ from vlmheads.options import fit_options, option, read_options
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vlmheads.gains.folds import Fold
     from vlmheads.model.geometry import Geometry
     from vlmheads.runtime.attention import Rows
     from vlmheads.runtime.request import Request
@@ -95,6 +96,14 @@ class Plugin:
 
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse, with VlmHeadsError, what the kinds of the options cannot tell of a model."""
+
+    def fold(self, geometry: Geometry) -> Fold | None:
+        """Return the change of a model's weights that does what this plugin does, if there is one.
+
+        `vlmheads bake` asks for it. None: the plugin does not do the same at every position of
+        every prompt, as most.
+        """
+        return None
 
     def on_prompt(self, request: Request) -> None:
         """Look at the prompt before its prefill; may run `request.text_only_forward(...)`."""

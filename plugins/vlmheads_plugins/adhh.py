@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.gains.folds import Fold
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
 from vlmheads.options import pairs_of
@@ -24,6 +25,11 @@ _RANKED = (
 ).split()
 PUBLISHED = pairs_of("the published heads", _RANKED)
 _PUBLISHED_FOR = Geometry("llava", 32, 32)
+_FOLDED = (
+    "adhh is folded without its gate: the listed heads are off at every position, their weights on "
+    "the image included, where the plugin removes their weights on text, and those only from its "
+    "threshold on"
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,14 @@ class ADHH(Plugin):
             count = scaled_count(self.name, self.count, len(PUBLISHED), geometry)
             return tuple(sorted(ranked_heads(self.head_map)[:count]))
         return PUBLISHED if self.heads is None else self.heads
+
+    def fold(self, geometry: Geometry) -> Fold | None:
+        """Return listed heads that are switched off for good."""
+        if not (listed := self.listed(geometry)):
+            return Fold()
+        gains = torch.ones(geometry.layers, geometry.heads)
+        gains[tuple(torch.tensor(listed).T)] = 0
+        return Fold(gains, note=_FOLDED)
 
     def on_prompt(self, request: Request) -> None:
         """Lay out which heads of each layer are listed, and what of the prompt is text."""

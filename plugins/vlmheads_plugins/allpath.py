@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.gains.folds import Fold
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
@@ -111,6 +112,11 @@ class AllPath(Plugin):
             )
         return tuple(ranked[:count]), tuple(ranked[-count:])
 
+    def fold(self, geometry: Geometry) -> Fold | None:
+        """Return the factors of the listed heads."""
+        heads, layers = geometry.heads, range(geometry.layers)
+        return Fold(torch.stack([self._factors(geometry, layer, heads) for layer in layers]))
+
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the listed heads of a layer."""
         gains: dict[int, Tensor | None] = request.scratch(self).setdefault("gains", {})
@@ -121,13 +127,18 @@ class AllPath(Plugin):
 
     def _gains(self, request: Request, layer: int, heads: Tensor) -> Tensor | None:
         """Return the factors [B, 1, H, 1] of a layer; None where all are 1."""
-        suppressed, boosted = self.listed(request.geometry)
-        off = [head for index, head in suppressed if index == layer]
-        up = [head for index, head in boosted if index == layer]
-        if (not off or self.low == 1) and (not up or self.high == 1):
+        factors = self._factors(request.geometry, layer, heads.shape[2]).to(heads)
+        if bool((factors == 1).all()):
             return None
-        gains = torch.ones_like(heads[0, 0, :, 0])
-        gains[off], gains[up] = self.low, self.high
-        if self.normalise and bool(gains.any()):
+        rows = request.has_image.to(heads.device)[:, None]
+        return torch.where(rows, factors, 1)[:, None, :, None]
+
+    def _factors(self, geometry: Geometry, layer: int, heads: int) -> Tensor:
+        """Return the factor of each of the heads of a layer, [heads]."""
+        suppressed, boosted = self.listed(geometry)
+        gains = torch.ones(heads)
+        gains[[head for index, head in suppressed if index == layer]] = self.low
+        gains[[head for index, head in boosted if index == layer]] = self.high
+        if self.normalise and bool((gains != 1).any()) and bool(gains.any()):
             gains = gains / gains.mean()
-        return torch.where(request.has_image.to(heads.device)[:, None], gains, 1)[:, None, :, None]
+        return gains

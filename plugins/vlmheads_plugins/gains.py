@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlmheads.detect.attribution import gains_of
 from vlmheads.errors import VlmHeadsError
+from vlmheads.gains.folds import Fold
 from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
@@ -65,6 +66,12 @@ class Gains(Plugin):
                 "head_map, a HeadMap or the path of a saved one",
                 "such as gains:head_map=gains.safetensors",
             )
+
+    def fold(self, geometry: Geometry) -> Fold | None:
+        """Return the factors themselves."""
+        if not isinstance(self.head_map, HeadMap):
+            return None
+        return Fold(1 + self.strength * (self.head_map.mean() - 1))
 
     def on_prompt(self, request: Request) -> None:
         """Lay out the factor of each row and head, for the layers that have one."""

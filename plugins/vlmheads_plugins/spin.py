@@ -9,11 +9,15 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from vlmheads.gains.folds import Fold
 from vlmheads.headmap import HeadMap
+from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._maps import RANKED, support
+
+_FOLDED = "spin acts from the last position of the prompt on; folded, it acts at every position"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,15 @@ class SPIN(Plugin):
     def neutral(cls) -> Self:
         """Return a suppression by 1."""
         return cls(factor=1.0)
+
+    def fold(self, geometry: Geometry) -> Fold | None:
+        """Return `factor` on the heads that a map ranks last; without one they are ranked anew."""
+        if not isinstance(self.head_map, HeadMap):
+            return None
+        ranks = support(self.head_map)[None]
+        gains = self._gains(ranks, torch.ones(ranks.shape[:2], dtype=torch.bool))[0, ..., 0]
+        acts = torch.tensor([[self._acts_on(layer)] for layer in range(geometry.layers)])
+        return Fold(torch.where(acts, gains, 1.0), note=_FOLDED)
 
     def on_prompt(self, request: Request) -> None:
         """Rank the heads of every layer by the map, where there is one."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.detect.divergence import Form, filter_negative_heads, head_divergence
+from vlmheads.gains.folds import Fold
 from vlmheads.headmap import HeadMap
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
@@ -77,6 +78,15 @@ class VHR(Plugin):
         last = max(1, round(geometry.layers * 14 / 32))
         second = {1} if geometry.layers > 1 else set()
         return tuple(sorted(second | set(range(geometry.layers - last, geometry.layers))))
+
+    def fold(self, geometry: Geometry) -> Fold | None:
+        """Return `alpha` on the heads that a map singles out; without one they are measured."""
+        if not isinstance(self.head_map, HeadMap):
+            return None
+        layers = list(self.chosen_layers(geometry))
+        gains = torch.ones(geometry.layers, geometry.heads)
+        gains[layers] = self._gain(_above_median(self.head_map.mean())[layers])
+        return Fold(gains)
 
     def on_prompt(self, request: Request) -> None:
         """Measure the head outputs without the images, or read the choice off the map."""

@@ -203,3 +203,19 @@ def test_attention_modules_read_the_table_of_functions(family: str) -> None:
         "from others by it"
     )
     assert compares_name(anatomy.decoder.modules()) is None
+
+
+def test_names_in_a_checkpoint_become_those_of_the_model() -> None:
+    model = tiny.build("llava")
+    layer = "layers.0.self_attn.o_proj.weight"
+    names = {
+        f"language_model.model.{layer}": f"model.language_model.{layer}",
+        f"model.language_model.{layer}": f"model.language_model.{layer}",
+        "language_model.lm_head.weight": "lm_head.weight",
+        "vision_tower.vision_model.pre_layrnorm.weight": "model.vision_tower.pre_layrnorm.weight",
+    }
+    assert set(names.values()) <= set(model.state_dict())
+    assert compat.parameter_names(model, names) == names, (
+        "transformers renames the tensors of a checkpoint elsewhere, so gains/bake.py would not "
+        "find the projections in the files"
+    )

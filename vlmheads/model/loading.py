@@ -99,7 +99,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
         raise VlmHeadsError(f"device {place!r} cannot be used", "such as cpu or cuda:0") from error
     source = locate(name)
     packaged = name in packaged_models()
-    config, written = _load_config(name, source)
+    config, written = load_config(name, source)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         if "auto_map" in written:
             raise VlmHeadsError(f"{name} {NEEDS_CODE}", "a model of a class that transformers has")
@@ -129,11 +129,11 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
 
 def saved_dtype(name: str) -> torch.dtype:
     """Return the data type in which a model was saved; float32 where it does not say."""
-    config, _ = _load_config(name, locate(name))
+    config, _ = load_config(name, locate(name))
     return getattr(config, "dtype", None) or torch.float32
 
 
-def _load_config(name: str, source: str) -> tuple[Any, dict[str, Any]]:
+def load_config(name: str, source: str) -> tuple[Any, dict[str, Any]]:
     """Load a config, and return it with what its file says; files of others are checked first."""
     written = {} if name in packaged_models() else check_files(source, name)
     return _load(AutoConfig, name, source), written

@@ -104,7 +104,22 @@ def check_weights(source: str, name: str, config: Mapping[str, Any]) -> int:
         How many numbers they hold; 0 where a hub id names no such file.
 
     Raises:
-        VlmHeadsError: an index that names other files, a file that is missing or cut short.
+        VlmHeadsError: what `weight_files` refuses, or a file that is cut short.
+    """
+    files = weight_files(source, name, config)
+    return sum(_count(part, shard, name) for shard, part in files.items())
+
+
+def weight_files(source: str, name: str, config: Mapping[str, Any]) -> dict[str, Path]:
+    """Return where the files of a model's weights are, by name; none where a hub id names none.
+
+    Args:
+        source: a folder or a hub id.
+        name: what the user calls it.
+        config: its config as it was written, which may name the file.
+
+    Raises:
+        VlmHeadsError: no weights in a folder, an index that names other files, or a missing file.
     """
     chosen = str(config.get("transformers_weights") or WEIGHTS)
     file = _find(source, _plain(chosen, name))
@@ -114,21 +129,19 @@ def check_weights(source: str, name: str, config: Mapping[str, Any]) -> int:
     if file is None:
         if Path(source).is_dir():
             raise VlmHeadsError(f"{name} holds no {WEIGHTS} and no {INDEX}", "safetensors weights")
-        return 0
-    files = {file.name: file}
-    if chosen.endswith(".index.json"):
-        shards = _json(file, name).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise VlmHeadsError(f"{chosen} of {name} has no weight_map", "names of shards")
-        parts = {
-            shard: _find(source, _plain(shard, name))
-            for shard in dict.fromkeys(map(str, shards.values()))
-        }
-        missing = [shard for shard, part in parts.items() if part is None]
-        if missing:
-            raise VlmHeadsError(f"{chosen} of {name} names {missing[0]}, which is not there")
-        files = {shard: part for shard, part in parts.items() if part is not None}
-    return sum(_count(part, shard, name) for shard, part in files.items())
+        return {}
+    if not chosen.endswith(".index.json"):
+        return {chosen: file}
+    shards = _json(file, name).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise VlmHeadsError(f"{chosen} of {name} has no weight_map", "names of shards")
+    parts = {
+        shard: _find(source, _plain(shard, name))
+        for shard in dict.fromkeys(map(str, shards.values()))
+    }
+    if missing := [shard for shard, part in parts.items() if part is None]:
+        raise VlmHeadsError(f"{chosen} of {name} names {missing[0]}, which is not there")
+    return {shard: part for shard, part in parts.items() if part is not None}
 
 
 def check_architecture(config: Any, name: str, held: int) -> None:

@@ -9,13 +9,15 @@ import copy
 import inspect
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
 
 # Where generate() keeps the graph that it compiles for a static cache, and what with.
 COMPILED_CALL = "_compiled_call"
@@ -137,6 +139,28 @@ def execution_device(module: Any) -> torch.device | None:
     """Return where accelerate brings a module's weights when it runs; None where it does not."""
     place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     return None if place is None else torch.device(place)
+
+
+def parameter_names(model: Any, names: Iterable[str]) -> dict[str, str | None]:
+    """Return what from_pretrained() makes of the tensors in a checkpoint, by their names there.
+
+    Args:
+        model: the model that they are loaded into; one on the meta device will do.
+        names: those of the tensors.
+
+    Returns:
+        name -> name of the parameter; None where several tensors are joined, or one is split.
+    """
+    transforms: list[Any] = list(get_model_conversion_mapping(model))
+    renamings = [one for one in transforms if not isinstance(one, WeightConverter)]
+    converters = [one for one in transforms if isinstance(one, WeightConverter)]
+    state, found = model.state_dict(), {}
+    for name in sorted(names):
+        renamed, converted = rename_source_key(
+            name, renamings, converters, model.base_model_prefix, state
+        )
+        found[name] = None if converted else renamed
+    return found
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

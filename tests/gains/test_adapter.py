@@ -1,4 +1,4 @@
-"""Gains as a PEFT adapter and as a baked checkpoint give what the plugin `gains` gives."""
+"""Gains as a PEFT adapter give what the plugin `gains` gives."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
-import transformers
 from click.testing import CliRunner
-from PIL import Image
 from torch import Tensor
 
 import vlmheads
 from vlmheads import HeadMap, VlmHeadsError, save_adapter
 from vlmheads.cli import main
-from vlmheads.gains.export import fold_gains
 from vlmheads.model.anatomy import examine
 
 with warnings.catch_warnings():
@@ -63,52 +60,6 @@ def test_peft_loads_the_adapter_and_agrees_with_the_plugin(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     adapted = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(adapted, inputs), wanted, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("family", ["llava", "llava-gqa", "qwen2_vl", "gemma3"])
-def test_folded_gains_agree_with_the_plugin_after_a_round_trip(tmp_path: Path, family: str) -> None:
-    model, inputs = tiny.build(family), tiny.inputs(family, (5, 3))
-    gains = gains_of(model)
-    wanted = expected(model, inputs, gains, 1.0)
-    folded = deepcopy(model)
-    fold_gains(gains, folded)
-    folded.save_pretrained(tmp_path)
-    loaded = type(model).from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(logits(loaded, inputs), wanted, atol=1e-5, rtol=0)
-
-
-def test_a_tensor_of_gains_is_taken_as_well(tmp_path: Path) -> None:
-    model = deepcopy(tiny.build("llava"))
-    gains = gains_of(model)
-    other = deepcopy(model)
-    fold_gains(gains, model)
-    fold_gains(gains.mean(), other)
-    assert all(
-        torch.equal(one, two)
-        for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
-    )
-
-
-def test_bake_saves_a_checkpoint_that_needs_no_vlmheads(tmp_path: Path) -> None:
-    captioner = vlmheads.Captioner.from_pretrained("embedded")
-    model, out = captioner.model, tmp_path / "baked"
-    gains = gains_of(model)
-    gains.save(tmp_path / "gains.safetensors")
-    arguments = ["bake", "embedded", str(tmp_path / "gains.safetensors"), str(out)]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 0, done.output
-    loaded = transformers.AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
-    assert transformers.AutoProcessor.from_pretrained(out, backend="pil").chat_template
-    picture = Image.new("RGB", (112, 112), "green")
-    inputs = dict(captioner.prepare([picture], "Describe the image."))
-    with torch.no_grad():
-        wanted = expected(model, inputs, gains, 1.0)
-        found = logits(loaded.eval(), inputs)
-    scale = float(wanted.abs().max())
-    torch.testing.assert_close(found, wanted, atol=2e-5 * scale, rtol=0)
-    again = CliRunner().invoke(main, arguments)
-    assert again.exit_code == 2
-    assert "exists" in again.stderr
 
 
 def test_bake_can_write_an_adapter(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Per-head gains outside of vlmheads: as a PEFT adapter, or folded into a model's weights."""
+"""Per-head gains outside of vlmheads: as a PEFT adapter, and as factors on projections."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.gains.folds import Fold, checked_gains
 from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.anatomy import Anatomy, examine
-from vlmheads.model.layout import head_size, width_of
+from vlmheads.model.layout import head_size
 
 
 def save_adapter(
-    gains: HeadMap | Tensor, folder: str | Path, model: Any, *, strength: float = 1.0
+    gains: HeadMap | Tensor | Fold, folder: str | Path, model: Any, *, strength: float = 1.0
 ) -> Path:
     """Write per-head gains as a PEFT IA3 adapter, which plain PEFT loads on the same model.
 
@@ -31,7 +31,8 @@ def save_adapter(
     The plugin `gains` leaves prompts without an image alone; an adapter acts on all.
 
     Args:
-        gains: a HeadMap whose measure is "gain", its mean over the images; or factors [L, H].
+        gains: a HeadMap whose measure is "gain", its mean over the images; factors [L, H]; or what
+            is folded of plugins (`vlmheads.gains.folds.combined`).
         folder: where `adapter_config.json` and `adapter_model.safetensors` go; it is made.
         model: the transformers model that the adapter is for.
         strength: share of the way from 1 to the gain, as of the plugin `gains`.
@@ -47,7 +48,7 @@ def save_adapter(
     names = {id(module): name for name, module in anatomy.model.named_modules()}
     tensors, modules = {}, []
     for layer, factors in _factors(gains, anatomy, strength).items():
-        name = names[id(_linear(anatomy, layer))]
+        name = names[id(anatomy.projections[layer])]
         modules.append(name)
         tensors[f"base_model.model.{name}.ia3_l"] = factors[None].contiguous()
     if not modules:
@@ -70,37 +71,19 @@ def save_adapter(
     return folder
 
 
-@torch.no_grad()
-def fold_gains(gains: HeadMap | Tensor, model: Any, *, strength: float = 1.0) -> None:
-    """Multiply per-head gains into the output projections of a model, in place.
-
-    The columns of W_O that read a head are multiplied by its gain; a bias stays. Afterwards the
-    model needs no vlmheads, takes no longer, and has the gains on prompts without an image, too.
-
-    Args:
-        gains: a HeadMap whose measure is "gain", its mean over the images; or factors [L, H].
-        model: the transformers model that is changed.
-        strength: share of the way from 1 to the gain, as of the plugin `gains`.
-
-    Raises:
-        VlmHeadsError: what `save_adapter` refuses.
-    """
-    anatomy = examine(model)
-    found = _factors(gains, anatomy, strength)
-    projections = {layer: _linear(anatomy, layer) for layer in found}
-    for layer, factors in found.items():
-        weight = projections[layer].weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        weight.copy_(weight.to(wide) * factors.to(weight.device, wide))
-
-
-def _factors(gains: HeadMap | Tensor, anatomy: Anatomy, strength: float) -> dict[int, Tensor]:
+def _factors(
+    gains: HeadMap | Tensor | Fold, anatomy: Anatomy, strength: float
+) -> dict[int, Tensor]:
     """Factors on the input of each layer's output projection, of layers with a gain that is not 1.
 
     Returns:
         layer -> [heads * D], float32.
     """
     geometry = anatomy.geometry
+    if isinstance(gains, Fold):
+        if gains.gains is None or gains.removed:
+            raise VlmHeadsError("an edit of MLPs as an adapter of heads", "gains of heads alone")
+        gains = gains.gains
     if isinstance(gains, HeadMap):
         if gains.measure != GAIN:
             raise VlmHeadsError(
@@ -109,39 +92,39 @@ def _factors(gains: HeadMap | Tensor, anatomy: Anatomy, strength: float) -> dict
                 f"turn the measurement into factors and save them as HeadMap(..., {GAIN!r})",
             )
         geometry.require(gains.geometry, "the head map")
-        values = gains.mean()
-    else:
-        values = gains.detach().to("cpu", torch.float32)
-        if tuple(values.shape) != (geometry.layers, geometry.heads):
-            raise VlmHeadsError(
-                f"gains of shape {list(values.shape)}",
-                f"[{geometry.layers}, {geometry.heads}], those of {geometry}",
-            )
-    if not bool(values[list(geometry.attention_layers)].isfinite().all()):
-        raise VlmHeadsError("gains that are not finite", "numbers")
-    bare = values[list(geometry.bare_layers)].nan_to_num(1.0)
-    if bool((bare != 1).any()):
-        raise VlmHeadsError(
-            f"gains for layers without attention heads: {list(geometry.bare_layers)}",
-            "1, or not a number, in those layers",
-        )
-    values = 1 + strength * (values - 1)
+        gains = gains.mean()
+    return projection_factors(1 + strength * (checked_gains(gains, geometry) - 1), anatomy)
+
+
+def projection_factors(gains: Tensor, anatomy: Anatomy) -> dict[int, Tensor]:
+    """Return factors [L, H] as those on the input of each output projection that they change.
+
+    Returns:
+        layer -> [heads * D], float32.
+
+    Raises:
+        VlmHeadsError: an output projection that is no plain linear layer.
+    """
     found = {}
-    for layer, row in enumerate(values):
-        projection = anatomy.projections[layer]
-        if projection is None or not bool((row != 1).any()):
+    for layer, row in enumerate(gains):
+        if anatomy.projections[layer] is None or not bool((row != 1).any()):
             continue
         size = head_size(anatomy.attentions[layer])
-        found[layer] = row[: width_of(projection) // size].repeat_interleave(size)
+        heads = plain_linear(anatomy.projections[layer], layer).in_features // size
+        found[layer] = row[:heads].float().repeat_interleave(size)
     return found
 
 
-def _linear(anatomy: Anatomy, layer: int) -> nn.Linear:
-    projection = anatomy.projections[layer]
-    if type(projection) is not nn.Linear or not projection.weight.is_floating_point():
+def plain_linear(module: nn.Module | None, layer: int) -> nn.Linear:
+    """Return a module whose weights are numbers that can be multiplied.
+
+    Raises:
+        VlmHeadsError: it is something else, such as a quantised layer or an adapter.
+    """
+    if type(module) is not nn.Linear or not module.weight.is_floating_point():
         raise VlmHeadsError(
-            f"an output projection of type {type(projection).__name__} in layer {layer}",
+            f"a projection of type {type(module).__name__} in layer {layer}",
             "a plain linear layer",
             "load the model without quantisation or adapters",
         )
-    return projection
+    return module
