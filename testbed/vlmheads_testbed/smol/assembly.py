@@ -13,6 +13,8 @@ from vlmheads_testbed.smol.cache import build_once, cache_folder
 
 #: The adapter that belongs to this version, in the package.
 PACKAGED = Path(__file__).parent / "adapter.safetensors"
+#: Counts changes of what is assembled from the same adapter: 2 has the published names of weights.
+_FORM = 2
 
 
 def assembled_folder(adapter: Path | None = None) -> Path:
@@ -31,7 +33,8 @@ def assembled_folder(adapter: Path | None = None) -> Path:
             "smol --adapter OUT/adapter.safetensors. The model named embedded needs none.",
         )
     with path.open("rb") as file:
-        return cache_folder() / f"smol-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return cache_folder() / f"smol-{digest}-{_FORM}"
 
 
 def get_smol(
@@ -85,6 +88,18 @@ def assemble(base: Base, path: Path, folder: Path) -> None:
     model = build_llava(decoder, tower, tokenizer)
     apply_adapter(adapter, model)
     save_half(model, folder)
+    _publish_names(folder / "model.safetensors", tower.config.model_type)
     build_processor(tokenizer).save_pretrained(folder)
     origin = {"base": base.origin, "adapter": adapter.notes}
     (folder / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+
+
+def _publish_names(file: Path, tower: str) -> None:
+    """Call the weights as published models of the family do, which servers expect."""
+    from vlmheads.gains import shards
+    from vlmheads.gains.names import PUBLISHED, renamed
+
+    names = renamed(shards.read_header(file).entries, PUBLISHED, tower)
+    new = file.with_suffix(".new")
+    shards.copy(file, new, {}, names)
+    new.replace(file)
