@@ -117,6 +117,8 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
     from vlmheads_eval.records import file_sha256
 
     from vlmheads.images import read_image
+    from vlmheads.jobs.lines import repair
+    from vlmheads.model.fingerprint import model_fingerprint
     from vlmheads.registry import resolve
     from vlmheads.runtime.attachment import attach
 
@@ -150,7 +152,7 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
             run_folder.relative_to_run(path, run, plan.out) for path in material.ground_truth
         ],
         "model": plan.model,
-        "model_files": generation.model_fingerprint(plan.model),
+        "model_files": model_fingerprint(plan.model),
         "plugins": generation.describe_plugins(chosen),
         "control": "text-only" if setting.kind == "no image" else None,
         "prompt": plan.prompt,
@@ -158,7 +160,7 @@ def caption(plan: Plan, captioner: Any, split: str, setting: Setting) -> None:
         "versions": generation.versions(),
         "samples": [sample.key for sample in material.samples],
     }
-    run_folder.repair(run / run_folder.PREDICTIONS)  # A process may have been killed in a line.
+    repair(run / run_folder.PREDICTIONS)  # A process may have been killed in a line.
     before = len(run_folder.done(run))
     if before == len(material.samples):
         return

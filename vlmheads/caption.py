@@ -76,10 +76,11 @@ class Captioner:
         *,
         dtype: str = "auto",
         device: str | None = None,
+        **loading: Any,
     ) -> Self:
-        """Load a model by name, folder or hub id; see `vlmheads.models.load_model`."""
+        """Load a model by name, folder or hub id; `load_model` says what `loading` may hold."""
         found = resolve(plugins)  # a mistyped plugin is known before the weights are read
-        return cls(*load_model(model, dtype=dtype, device=device), found)
+        return cls(*load_model(model, dtype=dtype, device=device, **loading), found)
 
     def __call__(
         self,

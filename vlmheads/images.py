@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +120,55 @@ def read_image(path: str | Path) -> Image.Image:
         raise VlmHeadsError(f"{path} is a folder", "an image file", "name the files in it")
     if not path.is_file():
         raise VlmHeadsError(f"no file {path}", "an image file")
+    with quiet_reading():
+        return _decode(path, str(path))
+
+
+@contextmanager
+def quiet_reading() -> Iterator[None]:
+    """Leave out Pillow's notes about metadata, and make an error of too many pixels.
+
+    Filters of warnings are the interpreter's, so that where several threads read, this is around
+    all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """Return the bytes of an image file as upright 8-bit RGB; see `read_image`.
+
+    It is meant for threads, and for use inside of `quiet_reading`.
+
+    Args:
+        content: the whole file.
+        name: what error messages call it.
+    """
+    return _decode(BytesIO(content), name)
+
+
+def image_size(content: bytes | Path) -> tuple[int, int]:
+    """Return width and height as the header of an image file has them, or (0, 0) for no image."""
     Image.init()
     formats = [kind for kind in FORMATS if kind in Image.OPEN]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, which is not needed
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as image:
-                return as_rgb(image, str(path))
+        with Image.open(
+            BytesIO(content) if isinstance(content, bytes) else content, formats=formats
+        ) as image:
+            return image.size
+    except Exception:  # whoever reads it says what is wrong
+        return (0, 0)
+
+
+def _decode(file: Path | BytesIO, path: str) -> Image.Image:
+    """Read an image file that is there."""
+    Image.init()
+    formats = [kind for kind in FORMATS if kind in Image.OPEN]
+    try:
+        with Image.open(file, formats=formats) as image:
+            return as_rgb(image, path)
     except VlmHeadsError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -136,7 +179,7 @@ def read_image(path: str | Path) -> Image.Image:
         known = "PNG, JPEG, WebP, GIF, TIFF, BMP or another picture that cameras and browsers write"
         raise VlmHeadsError(f"{path} is not an image", known) from error
     except Exception as error:  # readers of damaged files raise whatever they trip over
-        raise _broken(str(path), error) from error
+        raise _broken(path, error) from error
 
 
 def as_rgb(image: Image.Image | np.ndarray[Any, Any], name: str = "the image") -> Image.Image:

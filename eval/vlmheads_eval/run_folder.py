@@ -1,14 +1,13 @@
 """The folder of one run: its config, its append-only predictions, and its lock."""
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.jobs.lines import append, only_writer, refuse_other_settings, repair, replace
 from vlmheads_eval.records import read_records
 
 CONFIG, PREDICTIONS, LOCK = "config.json", "predictions.jsonl", "lock"
@@ -45,7 +44,7 @@ def open_config(run: Path, config: Mapping[str, Any]) -> None:
     """Write the config of a new run, or compare it with that of the run to resume."""
     check_config(run, config)
     if not (run / CONFIG).exists():
-        _replace(run / CONFIG, json.dumps({"schema": SCHEMA, **config}, indent=1) + "\n")
+        replace(run / CONFIG, json.dumps({"schema": SCHEMA, **config}, indent=1) + "\n")
 
 
 def check_config(run: Path, config: Mapping[str, Any]) -> None:
@@ -55,19 +54,12 @@ def check_config(run: Path, config: Mapping[str, Any]) -> None:
     """
     if not (run / CONFIG).exists():
         return
-    wanted = json.loads(json.dumps({"schema": SCHEMA, **config}))
-    found = read_config(run)
-    differing = [
-        f"{name} {_short(found.get(name))} -> {_short(wanted.get(name))}"
-        for name in sorted({*found, *wanted})
-        if found.get(name) != wanted.get(name)
-    ]
-    if differing:
-        raise VlmHeadsError(
-            f"{run} was started with another config: {'; '.join(differing)}",
-            "the same config",
-            "resume with the old options, or choose another --out",
-        )
+    refuse_other_settings(
+        run,
+        read_config(run),
+        {"schema": SCHEMA, **config},
+        "resume with the old options, or choose another --out",
+    )
 
 
 def missing(run: Path) -> int:
@@ -75,44 +67,9 @@ def missing(run: Path) -> int:
     return len(set(read_config(run)["samples"]) - set(done(run)))
 
 
-@contextmanager
-def only_writer(path: Path) -> Iterator[None]:
-    """Hold a lock on a path while writing; it is released if the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise VlmHeadsError(
-                f"another process writes to {path.parent}",
-                "one writer per run",
-                "wait for it, or choose another --out",
-            ) from error
-        yield
-
-
 def rank_file(run: Path, rank: int, world: int) -> Path:
     """Return the file to which a process writes its predictions."""
     return run / (PREDICTIONS if world == 1 else f"predictions.rank{rank}.jsonl")
-
-
-def repair(path: Path) -> None:
-    """Repair the last line after a killed process: end it if it is complete, else remove it."""
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        head, _, last = content.rpartition(b"\n")
-        if not last:
-            return
-        try:
-            complete = isinstance(json.loads(last.decode("utf-8")), dict)
-        except ValueError:
-            complete = False
-        if complete:
-            file.write(b"\n")
-        else:
-            file.truncate(len(head) + 1 if b"\n" in content else 0)
 
 
 def merge(run: Path) -> None:
@@ -151,14 +108,6 @@ def done(run: Path, *, failed: bool = True) -> list[str]:
     return keys
 
 
-def append(file: IO[str], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as lines and flush them to disk."""
-    for record in records:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def put_in_order(run: Path, keys: Sequence[str]) -> None:
     """Sort finished predictions in the order of the samples, one line each.
 
@@ -172,19 +121,4 @@ def put_in_order(run: Path, keys: Sequence[str]) -> None:
         order.append(record["sample"])
     if order != list(keys):
         text = "".join(json.dumps(lines[key], ensure_ascii=False) + "\n" for key in keys)
-        _replace(run / PREDICTIONS, text)
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        replace(run / PREDICTIONS, text)

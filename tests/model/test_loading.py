@@ -18,12 +18,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from vlmheads_eval.predict.model import model_fingerprint
 
 from vlmheads import Captioner, HeadMap, VlmHeadsError
 from vlmheads.cli import main
 from vlmheads.model import saved
 from vlmheads.model.anatomy import examine
+from vlmheads.model.fingerprint import model_fingerprint
 from vlmheads.model.loading import load_model, saved_dtype
 
 ROOT = Path(__file__).parents[2]

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vlmheads.commands.job_options import job_options, loading_options
 from vlmheads.commands.show import model_options
 from vlmheads.errors import VlmHeadsError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from vlmheads.jobs.inputs import Found
 
-    from vlmheads.caption import Captioner
-    from vlmheads.commands.flags import WordOptions
+# What only a job with an output has, with the value that means nothing was said.
+_OF_JOBS: dict[str, Any] = {
+    "root": None,
+    "overwrite": False,
+    "retry_failed": False,
+    "token_budget": None,
+}
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
+@job_options
 @model_options
+@loading_options
 @click.option(
     "--plugin",
     "plugins",
@@ -56,11 +62,37 @@ if TYPE_CHECKING:
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def caption(
-    images: tuple[Path, ...],
+def caption(images: tuple[str, ...], **options: Any) -> None:
+    """Describe IMAGES: files, folders of them, quoted patterns, or - for a list on stdin.
+
+    Tars of webdataset, parquet files and datasets that were saved to disk are read, too. With
+    --out, or --format txt, captions are written down as a job that can be stopped and gone on with:
+    docs/captioning-jobs.md.
+
+    --flag and --drop measure on the plain model how far the image supports each object that the
+    caption names: docs/words.md says how often they are right.
+
+    An image that cannot be read is reported, the rest is done, and the exit code is 2.
+    """
+    from vlmheads.commands import job
+
+    try:
+        _caption(images, **options)
+    except KeyboardInterrupt:
+        if options["out"] is None and options["kind"] is None:
+            raise
+        job.interrupted()
+
+
+def _caption(
+    images: tuple[str, ...],
+    *,
     model: str,
     dtype: str,
     device: str | None,
+    device_map: str | None,
+    quantization: str | None,
+    attn: str | None,
     plugins: tuple[str, ...],
     compare: bool,
     flag: bool,
@@ -71,55 +103,95 @@ def caption(
     max_new_tokens: int,
     batch_size: int,
     as_json: bool,
+    recursive: bool,
+    **about: Any,
 ) -> None:
-    """Describe IMAGES: files, or folders of them.
-
-    --flag and --drop measure on the plain model how far the image supports each object that the
-    caption names: docs/words.md says how often they are right.
-
-    An image that cannot be read is reported, the rest is done, and the exit code is 2.
-    """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
     from vlmheads.commands.flags import WordOptions
-    from vlmheads.images import find_images, left_out
+    from vlmheads.commands.job import Ask, run_job
+    from vlmheads.commands.printed import print_captions
+    from vlmheads.jobs.processes import launched, own_device
+    from vlmheads.jobs.run import Plan
 
+    is_job = about["out"] is not None or about["kind"] is not None
+    _check(about, is_job=is_job, as_json=as_json)
     show.quiet_loading(model)
+    processes = launched()
+    first = processes.process_index == 0
+    if processes.num_processes > 1 and (not is_job or device_map is not None):
+        raise VlmHeadsError(
+            f"{processes.num_processes} processes "
+            + ("with --device-map" if is_job else "without --out"),
+            "one process" if is_job else "an output that they share",
+        )
+    found = _found(images, recursive, processes)
+    loading: dict[str, Any] = {"dtype": dtype, "quantization": quantization, "attn": attn}
+    ask = Ask(
+        model,
+        loading,
+        prompt or PROMPT,
+        max_new_tokens,
+        compare,
+        about["out"],
+        about["kind"],
+        about["root"],
+        Plan(
+            batch_size,
+            about["token_budget"],
+            about["workers"],
+            about["overwrite"],
+            about["retry_failed"],
+            about["image_column"],
+        ),
+    )
+    if is_job:
+        ask.locate(found)
     acting = () if plugins == ("none",) else plugins or ("auto",)
     plain_because = ""
     if "auto" in acting:
         acting, plain_because = _recommended(model, acting)
-    captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
-    if plain_because:
+    if processes.num_processes > 1:
+        device = device or own_device(processes)
+    captioner = Captioner.from_pretrained(
+        model, acting, device=device, device_map=device_map, **loading
+    )
+    if plain_because and first:
         click.echo(f"note: {plain_because}", err=True)
     word_options = WordOptions.of(
         captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer
     )
-    found = list(find_images(images))
-    if notice := left_out(images):
+    if first and (notice := found.notice()):
         click.echo(f"note: {notice}", err=True)
-    job = _Job(captioner, prompt or PROMPT, max_new_tokens, compare, word_options)
-    failed = drawn_only = False
-    with show.progress(len(found)) as advance:
-        for batch in _batches(found, batch_size):
-            readable: list[tuple[Path, Image]] = []
-            for path in batch:
-                try:
-                    readable.append(_read(path))
-                except VlmHeadsError as error:
-                    click.echo(f"error: {error}", err=True)
-                    failed = True
-            if not drawn_only and (notice := _notice(captioner, model, readable)):
-                click.echo(notice, err=True)
-                drawn_only = True
-            for record in job.run(readable):
-                if as_json:
-                    click.echo(json.dumps(record, ensure_ascii=False))
-                else:
-                    show.record(record)
-            advance(len(batch))
-    if failed:
-        sys.exit(2)
+    if is_job:
+        run_job(found, ask, captioner, word_options, processes)
+    else:
+        print_captions(found, ask, captioner, word_options, as_json)
+
+
+def _check(about: dict[str, Any], *, is_job: bool, as_json: bool) -> None:
+    """Refuse options that would have no effect."""
+    if is_job and as_json:
+        raise VlmHeadsError("--json with --out", "one of the two; FILE.jsonl is JSON")
+    said = [name for name, nothing in _OF_JOBS.items() if about[name] != nothing]
+    if said and not is_job:
+        raise VlmHeadsError(f"--{said[0].replace('_', '-')} without --out", "a job with an output")
+
+
+def _found(images: tuple[str, ...], recursive: bool, processes: Any) -> Found:
+    """Find the images; the list on stdin is read by the first process and given to the others."""
+    from vlmheads.jobs.inputs import find, listed
+    from vlmheads.jobs.processes import shared
+
+    names = list(images)
+    if "-" in names:
+        content = sys.stdin.buffer.read() if processes.process_index == 0 else b""
+        listing = shared(listed(content), processes)
+        if not listing:
+            raise VlmHeadsError("nothing on standard input", "paths of images, one a line")
+        place = names.index("-")
+        names[place : place + 1] = listing
+    return find(names, recursive=recursive)
 
 
 def _recommended(model: str, plugins: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -131,71 +203,3 @@ def _recommended(model: str, plugins: tuple[str, ...]) -> tuple[tuple[str, ...],
         raise VlmHeadsError("--plugin auto beside others", "either it or names of plugins")
     found = recommended(locate(model))
     return ((), found.reason) if found.preset is None else ((found.preset,), "")
-
-
-class _Job:
-    """What is done to each batch of images."""
-
-    def __init__(
-        self,
-        captioner: Captioner,
-        prompt: str,
-        limit: int,
-        compare: bool,
-        word_options: WordOptions | None,
-    ) -> None:
-        self.captioner, self.prompt, self.limit, self.compare = captioner, prompt, limit, compare
-        self.word_options = word_options
-        self.plugins = [plugin.describe() for plugin in captioner.plugins]
-
-    def run(self, batch: list[tuple[Path, Image]]) -> Iterator[dict[str, Any]]:
-        """Yield a record for each image of a batch."""
-        if not batch:
-            return
-        images = [image for _, image in batch]
-        options: dict[str, Any] = {
-            "max_new_tokens": self.limit,
-            "batch_size": len(images),
-        }
-        words = False if self.word_options is None else self.word_options.scorer
-        mitigated = self.captioner(images, self.prompt, words=words, **options)
-        plain = self.captioner(images, self.prompt, plugins=(), **options) if self.compare else None
-        for index, (path, _) in enumerate(batch):
-            found = mitigated[index]
-            record: dict[str, Any] = {
-                "image": str(path),
-                "caption": found.text,
-                "tokens": found.tokens,
-                "at_limit": found.at_limit,
-            }
-            if plain is not None:
-                record["plain"] = plain[index].text
-            if self.word_options is not None:
-                record |= self.word_options.record(found)
-            yield record | {"prompt": self.prompt, "plugins": self.plugins}
-
-
-def _batches(found: list[Path | VlmHeadsError], size: int) -> Iterator[list[Path | VlmHeadsError]]:
-    for start in range(0, len(found), size):
-        yield found[start : start + size]
-
-
-def _read(found: Path | VlmHeadsError) -> tuple[Path, Image]:
-    from vlmheads.images import read_image
-
-    if isinstance(found, VlmHeadsError):
-        raise found
-    return found, read_image(found)
-
-
-def _notice(captioner: Captioner, model: str, images: list[tuple[Path, Image]]) -> str:
-    """Say that a packaged model knows only its own scenes, where an image is not one of them."""
-    from vlmheads.model.loading import packaged_models
-
-    side = getattr(captioner.model.config.vision_config, "image_size", None)
-    if model not in packaged_models() or all(image.size == (side, side) for _, image in images):
-        return ""
-    return (
-        f"note: the {model} model knows only its own drawn scenes, not photographs; "
-        "name another with --model, such as --model llava-hf/llava-1.5-7b-hf"
-    )

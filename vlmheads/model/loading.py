@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
 )
 
 # transformers itself hides it without torchvision before 5.18.
@@ -35,6 +37,9 @@ from vlmheads.model.saved import (
 GROUP = "vlmheads.models"
 EMBEDDED = "embedded"
 NEEDS_CODE = "needs code of its own (auto_map), which is never run"
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -69,7 +74,15 @@ def locate(name: str) -> str:
     return name
 
 
-def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> tuple[Any, Any]:
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: str | None = None,
+    quantization: str | None = None,
+    attn: str | None = None,
+) -> tuple[Any, Any]:
     """Load a model for evaluation, and its processor with padding on the left.
 
     Weights come from safetensors only, and code that comes with a model is never run. What is not
@@ -82,11 +95,18 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
         dtype: "float32", "float16", "bfloat16", or "auto": as it was saved on an accelerator,
             float32 on a CPU.
         device: such as "cpu" or "cuda:0"; by default an accelerator where there is one.
+        device_map: one of DEVICE_MAPS in place of a device: accelerate spreads the layers over all
+            accelerators, and over the CPU's memory where they do not fit.
+        quantization: "bnb-4bit" (NF4) or "bnb-8bit": bitsandbytes packs the weights while they are
+            read. A checkpoint that was saved with packed weights needs nothing said.
+        attn: one of ATTENTIONS; by default what transformers chooses.
 
     Raises:
         VlmHeadsError: the model is not to be had, is damaged or incomplete, takes no images, cannot
-            be attached to, or has no chat template; an unknown dtype or device.
+            be attached to, or has no chat template; an unknown dtype or device, or options that
+            exclude each other or need a package that is not installed.
     """
+    _check_options(device, device_map, quantization, attn)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind: Any = DTYPES.get(dtype)
     if kind is None:
@@ -115,6 +135,14 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
         check_template(processor, name)
     processor.tokenizer.padding_side = "left"
     options = {"dtype": kind, "use_safetensors": True, "output_loading_info": True}
+    packed = _packed(name, config, quantization, kind)
+    if packed is not None:
+        options["quantization_config"] = packed
+    if attn is not None:
+        options["attn_implementation"] = attn
+    placed = device_map is not None or quantization is not None or _is_packed(config)
+    if placed:  # packed weights cannot be moved, and those that are spread must not be
+        options["device_map"] = device_map or {"": where}
     with _errors_only():  # a missing weight is one line below, not a table
         model, info = _load(AutoModelForImageTextToText, name, source, **options)
     missing = sorted(info["missing_keys"])
@@ -124,7 +152,50 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
             "all of them, but for those that share the weights of another",
         )
     examine(model)
-    return model.to(where).eval(), processor
+    return (model if placed else model.to(where)).eval(), processor
+
+
+def _check_options(
+    device: str | None, device_map: str | None, quantization: str | None, attn: str | None
+) -> None:
+    """Refuse options of loading that cannot be, before anything is read."""
+    for what, value, known in (
+        ("device_map", device_map, DEVICE_MAPS),
+        ("quantization", quantization, QUANTIZATIONS),
+        ("attn", attn, ATTENTIONS),
+    ):
+        if value is not None and value not in known:
+            raise VlmHeadsError(f"{what} {value!r}", ", ".join(known))
+    if device is not None and device_map is not None:
+        raise VlmHeadsError(f"device {device} beside device_map {device_map}", "one of the two")
+    if quantization is not None and find_spec("bitsandbytes") is None:
+        raise VlmHeadsError(
+            f"quantization {quantization} needs bitsandbytes, which is not installed",
+            todo="pip install bitsandbytes",
+        )
+
+
+def _is_packed(config: Any) -> bool:
+    return getattr(config, "quantization_config", None) is not None
+
+
+def _packed(name: str, config: Any, quantization: str | None, kind: Any) -> Any:
+    """Return what transformers takes for packing weights while it reads them; None for not."""
+    if quantization is None:
+        return None
+    if _is_packed(config):
+        method = config.quantization_config["quant_method"]
+        raise VlmHeadsError(
+            f"quantization {quantization} for {name}, whose weights are packed already ({method})",
+            "weights as they were trained",
+            "leave it out: the checkpoint is loaded as it is",
+        )
+    if quantization == "bnb-8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = kind if isinstance(kind, torch.dtype) else torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+    )
 
 
 def saved_dtype(name: str) -> torch.dtype:

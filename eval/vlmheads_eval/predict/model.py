@@ -1,11 +1,9 @@
 """From images and prompts to answers of a model: plain, under plugins or under a control."""
 
 import dataclasses
-import hashlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +32,6 @@ class Answer(NamedTuple):
 
 
 CONTROLS = ("random-heads", "text-only")
-PIECE = 1 << 24  # Bytes hashed at each end of a large weights file.
 
 
 class Generator:
@@ -117,33 +114,3 @@ def versions() -> dict[str, str]:
     """Return the versions that can change answers."""
     names = ("vlmheads", "torch", "transformers")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def model_fingerprint(model: str) -> dict[str, str]:
-    """Return the SHA-256 of each file of a model, of both ends for a large one.
-
-    For a hub id, return the commit in the local cache.
-    """
-    from transformers import AutoConfig
-
-    from vlmheads.model.loading import locate
-
-    folder = Path(locate(model))
-    if not folder.is_dir():
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        commit = getattr(config, "_commit_hash", None)
-        return {"commit": str(commit)}
-    kinds = ("*.safetensors", "*.json", "*.jinja")
-    files = sorted(file for kind in kinds for file in folder.glob(kind))
-    return {file.name: _ends_sha256(file) for file in files}
-
-
-def _ends_sha256(path: Path) -> str:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(PIECE))
-        if size > 2 * PIECE:
-            file.seek(-PIECE, 2)
-            digest.update(str(size).encode())
-        digest.update(file.read())
-    return digest.hexdigest()

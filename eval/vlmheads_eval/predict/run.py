@@ -1,46 +1,27 @@
 """Predictions for every sample of a run, resumable and on any number of processes."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import read_image
+from vlmheads.jobs.batches import in_halves
+from vlmheads.jobs.lines import append, only_writer
+from vlmheads.jobs.processes import OneProcess, Processes, launched, own_device
+from vlmheads.model.fingerprint import model_fingerprint
 from vlmheads_eval import run_folder
 from vlmheads_eval.data import Material, Sample, load_material
 from vlmheads_eval.predict.model import (
     Answer,
     describe_plugins,
     load_generator,
-    model_fingerprint,
     versions,
 )
 from vlmheads_eval.records import file_sha256
-
-
-class Processes(Protocol):
-    """The processes of a job; `accelerate.PartialState` is one."""
-
-    process_index: int
-    num_processes: int
-
-    def wait_for_everyone(self) -> None:
-        """Return when all processes have reached this call."""
-
-
-class OneProcess:
-    """A job of one process."""
-
-    process_index = 0
-    num_processes = 1
-
-    def wait_for_everyone(self) -> None:
-        """Return at once."""
-
 
 Describe = Callable[[Sequence[Any], Sequence[str]], Sequence[Answer]]
 Read = Callable[[Path], Any]
@@ -81,7 +62,7 @@ def predict(
         raise VlmHeadsError("two samples with the same key", "distinct keys")
     with ExitStack() as held:
         if job.process_index == 0:
-            held.enter_context(run_folder.only_writer(run / run_folder.LOCK))
+            held.enter_context(only_writer(run / run_folder.LOCK))
             run_folder.open_config(run, config)
             run_folder.merge(run)
         job.wait_for_everyone()
@@ -113,7 +94,7 @@ def _ask(
         return
     with ExitStack() as held:
         if job.num_processes > 1:
-            held.enter_context(run_folder.only_writer(path))
+            held.enter_context(only_writer(path))
         file = held.enter_context(path.open("a", encoding="utf-8"))
         done = 0
         for batch in _batches(samples, batch_size):
@@ -124,12 +105,15 @@ def _ask(
                     readable.append(sample)
                 except VlmHeadsError as error:
                     records.append(_record(sample, {"error": " ".join(str(error).split())}))
-            answers = _halving(describe, images, [sample.prompt for sample in readable])
+            answers = in_halves(
+                lambda part: describe(*zip(*part, strict=True)),
+                [(image, sample.prompt) for image, sample in zip(images, readable, strict=True)],
+            )
             for sample, answer in zip(readable, answers, strict=True):
                 fields = answer._asdict()
                 fields = {sample.answer_field: fields.pop("text"), **fields}
                 records.append(_record(sample, fields))
-            run_folder.append(file, records)
+            append(file, records)
             done += len(batch)
             progress(done, len(samples))
 
@@ -141,24 +125,6 @@ def _record(sample: Sample, fields: Mapping[str, Any]) -> dict[str, Any]:
 def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
     for start in range(0, len(samples), size):
         yield samples[start : start + size]
-
-
-def _halving(describe: Describe, images: list[Any], prompts: list[str]) -> list[Answer]:
-    """Describe a batch, in halves if it does not fit into memory."""
-    if not images:
-        return []
-    try:
-        return list(describe(images, prompts))
-    except (MemoryError, RuntimeError) as error:
-        if len(images) == 1 or not _out_of_memory(error):
-            raise
-    half = len(images) // 2
-    first = _halving(describe, images[:half], prompts[:half])
-    return first + _halving(describe, images[half:], prompts[half:])
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def run_prediction(
@@ -199,7 +165,7 @@ def run_prediction(
             seed=seed,
         )
 
-    processes = _processes()
+    processes = launched()
     if processes.process_index == 0:
         load()  # One process generates the scenes and questions.
     processes.wait_for_everyone()
@@ -232,7 +198,7 @@ def run_prediction(
         control=control,
         control_seed=control_seed,
         dtype=dtype,
-        device=device or _own_device(processes),
+        device=device or own_device(processes),
     )
     with _progress(processes.process_index == 0) as progress:
         predict(
@@ -248,24 +214,6 @@ def run_prediction(
         )
     if processes.process_index == 0:
         click.echo(f"{len(material.samples)} predictions in {out}")
-
-
-def _processes() -> Any:
-    """Return the processes of this job: accelerate's if accelerate launched it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return OneProcess()
-    from datetime import timedelta
-
-    import torch
-    from accelerate import PartialState
-
-    # A finished process waits for the slowest one, however long that takes.
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
-
-
-def _own_device(processes: Any) -> str | None:
-    device = getattr(processes, "device", None)
-    return None if device is None else str(device)
 
 
 @contextmanager
