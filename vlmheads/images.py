@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
@@ -44,52 +43,6 @@ def image_suffixes() -> frozenset[str]:
     """Return the file name endings that count as images inside a folder, such as ".jpg"."""
     known = Image.registered_extensions().items()
     return frozenset(suffix for suffix, kind in known if kind in FORMATS)
-
-
-def find_images(paths: Iterable[str | Path]) -> Iterator[Path | VlmHeadsError]:
-    """Yield the image files that `paths` name, and the images of each folder in order of name.
-
-    Folders inside a folder are not entered; `left_out` counts what is passed over. A folder
-    without images is yielded as the error that it is, so that the rest can go on.
-    """
-    for path in map(Path, paths):
-        if not path.is_dir():
-            yield path
-            continue
-        try:
-            found = [file for file in _visible(path) if _counts(file)]
-        except OSError as error:
-            yield VlmHeadsError(f"folder {path} cannot be read ({error.strerror})")
-            continue
-        if found:
-            yield from found
-        else:
-            yield VlmHeadsError(f"{path} holds no image", f"files such as {path / 'picture.jpg'}")
-
-
-def left_out(paths: Iterable[str | Path]) -> str:
-    """Say in one line what `find_images` passes over in the folders of `paths`; "" for nothing.
-
-    Hidden files are not counted.
-    """
-    files: Counter[str] = Counter()
-    folders = 0
-    for path in map(Path, paths):
-        try:
-            others = [file for file in _visible(path) if not _counts(file)] if path.is_dir() else []
-        except OSError:
-            continue  # find_images says so
-        folders += sum(file.is_dir() for file in others)
-        files.update(file.suffix.lower() or "no suffix" for file in others if not file.is_dir())
-    parts = []
-    if files:
-        kinds = sorted(files, key=lambda kind: (-files[kind], kind))[:4]
-        kinds += ["..."] * (len(files) > len(kinds))
-        count = _count(files.total(), "file")
-        parts.append(f"{count} without an image suffix ({', '.join(kinds)})")
-    if folders:
-        parts.append(_count(folders, "folder") + " inside those named")
-    return "left out: " + " and ".join(parts) if parts else ""
 
 
 def load_image(item: ImageLike) -> Image.Image:
@@ -282,17 +235,3 @@ def _broken(name: str, error: Exception) -> VlmHeadsError:
     """Say in one line that an image cannot be read."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return VlmHeadsError(f"{name} cannot be read ({reason})", "a whole image file")
-
-
-def _visible(folder: Path) -> list[Path]:
-    """List a folder's entries in order of name, hidden ones left out."""
-    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-
-
-def _counts(file: Path) -> bool:
-    """Whether a folder's entry is taken for an image."""
-    return file.suffix.lower() in image_suffixes() and not file.is_dir()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -104,7 +104,8 @@ def test_what_a_folder_walk_leaves_out_is_one_line(scenes: Path, tmp_path: Path)
     (tmp_path / "notes.txt").touch()
     (tmp_path / "more").mkdir()
     expected = (
-        "note: left out: 1 file without an image suffix (.txt) and 1 folder inside those named"
+        "note: left out: 1 file without an image suffix (.txt) and 1 folder inside those named "
+        "(--recursive enters them)"
     )
     for command in (("caption",), ("detect", "--measure", "sinks")):
         done = run(*command, tmp_path)

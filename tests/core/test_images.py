@@ -15,9 +15,7 @@ from vlmheads import VlmHeadsError
 from vlmheads.images import (
     FORMATS,
     as_rgb,
-    find_images,
     image_suffixes,
-    left_out,
     load_image,
     read_image,
 )
@@ -261,30 +259,6 @@ def test_what_is_no_usable_image_is_refused(tmp_path: Path, make: object, messag
     assert "\n" not in str(refusal.value)
 
 
-def test_a_folder_gives_its_images_in_order_and_an_empty_one_an_error(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "d.jfif", "c.jpe", "notes.txt"):
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    found = list(find_images([tmp_path, tmp_path / "empty", tmp_path / "single.png"]))
-    assert found[:4] == [tmp_path / name for name in ("a.JPG", "b.png", "c.jpe", "d.jfif")]
-    assert isinstance(found[4], VlmHeadsError)
-    assert "holds no image" in str(found[4])
-    assert found[5] == tmp_path / "single.png"
-
-
 def test_suffixes_are_those_of_the_formats_that_are_read() -> None:
     assert {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".webp"} <= image_suffixes()
     assert not {".eps", ".pdf", ".txt", ".gz"} & image_suffixes()
-
-
-def test_what_a_folder_walk_leaves_out_is_counted(tmp_path: Path) -> None:
-    assert left_out([tmp_path, tmp_path / "single.png"]) == ""
-    for name in ("a.png", "b.txt", "c.txt", "d.pdf", "README", ".hidden"):
-        (tmp_path / name).touch()
-    (tmp_path / "more").mkdir()
-    (tmp_path / "folder.png").mkdir()
-    assert left_out([tmp_path]) == (
-        "left out: 4 files without an image suffix (.txt, .pdf, no suffix) "
-        "and 2 folders inside those named"
-    )
-    assert list(find_images([tmp_path])) == [tmp_path / "a.png"]

@@ -45,7 +45,7 @@ def caption(
     names = names if isinstance(names, list | tuple) else [names]
     found = find([str(name) for name in names], recursive=True)
     output = open_output(out, kind, found.base)
-    root = output.place if output.format == "metadata" else root_of(output, found.base, None)
+    root = output.place if kind == "metadata" else root_of(output, found.base)
     work = Work(work, SETTINGS if settings is None else settings)
     options = {"batch_size": 4, "workers": 2} | plan
     return run(found, root, output, work, Plan(**options), progress=progress, processes=processes)

@@ -82,7 +82,7 @@ def test_a_record_says_which_file_it_is_of(images: Path, tmp_path: Path) -> None
 
 def test_lines_end_in_the_order_of_the_images(whole: bytes, tmp_path: Path) -> None:
     names = [record["file_name"] for record in records(tmp_path / "whole.jsonl")]
-    numbers = [n for n in range(0, NUMBER, 2)]
+    numbers = range(0, NUMBER, 2)
     expected = [f"{n:03d}.png" for n in numbers] + [f"more/{n + 1:03d}.png" for n in numbers]
     assert names == expected
 

@@ -145,8 +145,10 @@ def _caption(
             about["image_column"],
         ),
     )
-    if is_job:
-        ask.locate(found)
+    if about["image_column"] is not None and not found.archives:
+        raise VlmHeadsError("--image-column without a table", "a parquet file or saved dataset")
+    if is_job and first:
+        ask.check(found)
     acting = () if plugins == ("none",) else plugins or ("auto",)
     plain_because = ""
     if "auto" in acting:

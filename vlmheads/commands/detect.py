@@ -20,7 +20,8 @@ _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "word
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
+@click.option("--recursive", is_flag=True, help="Enter folders inside of folders.")
 @model_options
 @click.option("--measure", default="vhd", show_default=True, type=click.Choice(_MEASURES))
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
@@ -48,7 +49,8 @@ _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "word
     "--overlay", type=click.Path(path_type=Path), help="sinks: draw those of one image over it."
 )
 def detect(
-    images: tuple[Path, ...],
+    images: tuple[str, ...],
+    recursive: bool,
     model: str,
     dtype: str,
     device: str | None,
@@ -79,14 +81,15 @@ def detect(
     from vlmheads.commands.measurement import Measurement, Options
     from vlmheads.commands.measures import MEASURES, finished
     from vlmheads.errors import VlmHeadsError
-    from vlmheads.images import find_images, left_out
+    from vlmheads.jobs.inputs import find
 
-    found = []
-    for path in find_images(images):
-        if isinstance(path, VlmHeadsError):
-            raise path
-        found.append(path)
-    if notice := left_out(images):
+    named = find(images, recursive=recursive)
+    for _, problem in named.problems:
+        raise problem
+    if named.archives:
+        raise VlmHeadsError(f"{named.archives[0]}, which holds many images", "image files")
+    found = named.files
+    if notice := named.notice():
         click.echo(f"note: {notice}", err=True)
     if overlay is not None and (measure != "sinks" or len(found) != 1):
         raise VlmHeadsError(

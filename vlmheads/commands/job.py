@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,13 @@ import click
 from vlmheads.errors import VlmHeadsError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from vlmheads.caption import Captioner
     from vlmheads.commands.flags import WordOptions
     from vlmheads.jobs.inputs import Found
     from vlmheads.jobs.outputs import Output
-    from vlmheads.jobs.run import Plan, Progress, Summary
+    from vlmheads.jobs.run import Plan, Progress, Summary, Work
 
 SHOWN = 10  # failures that are printed; the others are in the file alone
 INTERRUPTED = 130
@@ -56,10 +58,42 @@ class Ask:
         from vlmheads.jobs.api import locate_output
         from vlmheads.jobs.outputs import TXT
 
-        output, root = locate_output(found, self.out, self.kind, self.root)
+        output, root = locate_output(
+            found, self.out, self.kind, self.root, anew=self.plan.overwrite
+        )
         if self.compare and output.format == TXT:
             raise VlmHeadsError("--compare with --format txt", "a format that holds two captions")
         return output, root
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is known of the settings before a model is loaded."""
+        from vlmheads.model.fingerprint import model_fingerprint
+
+        return {
+            "model": self.model,
+            "files": model_fingerprint(self.model),
+            **self.loading,
+            "prompt": self.prompt,
+            "max_new_tokens": self.max_new_tokens,
+            "compare": self.compare,
+        }
+
+    def check(self, found: Found) -> None:
+        """Refuse an output that cannot be, is in use or has other settings.
+
+        What needs the model is checked when it is there.
+        """
+        from vlmheads.jobs import resume
+        from vlmheads.jobs.lines import writing
+        from vlmheads.jobs.run import check
+
+        output, root = self.locate(found)
+        check(found, root, output)
+        with writing(output.place):
+            output.state.mkdir(parents=True, exist_ok=True)
+            with resume.held(output):
+                if not self.plan.overwrite:
+                    resume.refuse_others(output, self.settings(), whole=False)
 
 
 def run_job(
@@ -73,7 +107,6 @@ def run_job(
     from vlmheads.caption import Caption
     from vlmheads.jobs.api import words_of, work_of
     from vlmheads.jobs.run import run
-    from vlmheads.model.fingerprint import model_fingerprint
 
     output, root = ask.locate(found)
 
@@ -84,7 +117,7 @@ def run_job(
 
     work = work_of(
         captioner,
-        {"model": ask.model, "files": model_fingerprint(ask.model), **ask.loading},
+        ask.settings(),
         prompt=ask.prompt,
         max_new_tokens=ask.max_new_tokens,
         compare=ask.compare,
@@ -93,12 +126,32 @@ def run_job(
         about={"drop": words is not None and words.drop},
     )
     first = processes.process_index == 0
+    if first:
+        work = _noticing(work, captioner, ask.model)
     with _progress(output, first) as progress:
         summary = run(found, root, output, work, ask.plan, processes=processes, progress=progress)
     if first:
         click.echo(summed_up(summary, output, flagged=words is not None))
         if summary.failed:
             sys.exit(2)
+
+
+def _noticing(work: Work, captioner: Captioner, model: str) -> Work:
+    """Say once that a packaged model knows only its own scenes, where an image is none of them."""
+    from dataclasses import replace
+
+    from vlmheads.commands.printed import notice
+
+    said = False
+
+    def describe(images: Sequence[Image]) -> Sequence[Mapping[str, Any]]:
+        nonlocal said
+        if not said and (text := notice(captioner, model, images)):
+            click.echo(text, err=True)
+            said = True
+        return work.describe(images)
+
+    return replace(work, describe=describe)
 
 
 def summed_up(summary: Summary, output: Output, *, flagged: bool) -> str:

@@ -38,8 +38,9 @@ def print_captions(
                     failed = True
                 else:
                     readable.append((picture.item.key, picture.image))
-            if not drawn_only and (notice := _notice(captioner, ask.model, readable)):
-                click.echo(notice, err=True)
+            pictures = [image for _, image in readable]
+            if not drawn_only and (said := notice(captioner, ask.model, pictures)):
+                click.echo(said, err=True)
                 drawn_only = True
             for record in _records(readable, ask, captioner, words):
                 if as_json:
@@ -78,12 +79,12 @@ def _records(
         yield record | {"prompt": ask.prompt, "plugins": plugins}
 
 
-def _notice(captioner: Captioner, model: str, images: Sequence[tuple[str, Image]]) -> str:
+def notice(captioner: Captioner, model: str, images: Sequence[Image]) -> str:
     """Say that a packaged model knows only its own scenes, where an image is not one of them."""
     from vlmheads.model.loading import packaged_models
 
     side = getattr(captioner.model.config.vision_config, "image_size", None)
-    if model not in packaged_models() or all(image.size == (side, side) for _, image in images):
+    if model not in packaged_models() or all(image.size == (side, side) for image in images):
         return ""
     return (
         f"note: the {model} model knows only its own drawn scenes, not photographs; "

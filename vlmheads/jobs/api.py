@@ -81,7 +81,7 @@ def caption_images(
         VlmHeadsError: what `run` refuses, or a place and a format that do not go together.
     """
     found = _found(images, recursive)
-    output, place = locate_output(found, out, kind, root)
+    output, place = locate_output(found, out, kind, root, anew=plan is not None and plan.overwrite)
     if found.pairs is not None and output.format in (*PACKED, METADATA):
         raise VlmHeadsError(
             f"kind {output.format!r} for images that come from an iterator", "jsonl or txt"
@@ -105,14 +105,29 @@ def caption_images(
 
 
 def locate_output(
-    found: Found, out: str | Path | None, kind: str | None, root: str | Path | None
+    found: Found,
+    out: str | Path | None,
+    kind: str | None,
+    root: str | Path | None,
+    *,
+    anew: bool = False,
 ) -> tuple[Output, Path]:
     """Return where captions go, and what the names in them are relative to."""
     base = found.base if root is None else Path(os.path.abspath(root))
     output = open_output(None if out is None else Path(out), kind, base)
-    if output.format == METADATA:
-        return output, output.place  # its names are relative to the file that holds them
-    return output, root_of(output, found.base, None if root is None else Path(root))
+    if output.format == METADATA:  # whose names are relative to the file that holds them
+        if root is not None and base != output.place:
+            raise VlmHeadsError(f"--root {root} with --format metadata", "no root but --out")
+        if not found.base.is_relative_to(output.place):
+            raise VlmHeadsError(
+                f"--out {out} with --format metadata for images in {found.base}",
+                "the folder of the images, or one around it",
+                "name that folder, or choose --format parquet or webdataset",
+            )
+        return output, output.place
+    if root is not None or anew:
+        return output, base
+    return output, root_of(output, base)
 
 
 def work_of(

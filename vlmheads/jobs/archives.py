@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vlmheads.errors import VlmHeadsError, install_hint
 from vlmheads.images import image_suffixes
@@ -84,8 +84,17 @@ def _tar(path: Path) -> Iterator[tuple[str, bytes]]:
         with path.open("rb") as stream:
             for member in reader.tar_file_iterator(stream, select_files=_is_image):
                 yield member["fname"], member["data"]
+            if path.suffix.lower() == ".tar" and not _has_end(stream):
+                raise EOFError("it has no end")
     except (OSError, EOFError, tarfile.TarError) as error:
         raise _damaged(path, error) from error
+
+
+def _has_end(stream: IO[bytes]) -> bool:
+    """Whether a tar ends with zeros: one that was cut short between its members does not."""
+    size = stream.seek(0, 2)
+    stream.seek(max(0, size - tarfile.BLOCKSIZE))
+    return not any(stream.read())
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:

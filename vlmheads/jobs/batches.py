@@ -123,6 +123,9 @@ def read(item: Item) -> Picture:
         return Picture(item, source, decode_image(content, name))
     except VlmHeadsError as error:
         return Picture(item, source, error=error)
+    except OSError as error:  # it went away meanwhile
+        gone = VlmHeadsError(f"{item.path} cannot be read ({error.strerror})", "an image file")
+        return Picture(item, None, error=gone)
 
 
 def source_of(item: Item, content: bytes) -> dict[str, Any]:

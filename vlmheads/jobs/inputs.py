@@ -14,9 +14,14 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.images import image_suffixes
 from vlmheads.jobs.archives import is_archive, read_archive
 
-NO_SUFFIX, HIDDEN, TWICE = "without an image suffix", "hidden", "named twice"
-ASIDE, LINK = "that hold many images, beside images", "links that go round in circles"
-HOW = "UTF-8 names"
+# What is left out: a noun for one of them, and why.
+NO_SUFFIX = ("file", "without an image suffix")
+HIDDEN = ("hidden file", "")
+TWICE = ("image", "named twice")
+ASIDE = ("file", "of many images, beside images")
+INSIDE = ("folder", "inside those named (--recursive enters them)")
+CIRCLE = ("link", "to a folder around it")
+REASONS = (NO_SUFFIX, INSIDE, HIDDEN, ASIDE, TWICE, CIRCLE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Found:
         files: image files, in order.
         archives: tar and parquet files, and saved datasets, in order.
         problems: what is none of them, with the reason.
-        skipped: how many files of each kind a folder or pattern has beside images.
+        skipped: how many there are of what was left out, by reason and suffix.
         base: the innermost folder that holds all of it.
         pairs: images in memory, which come once.
     """
@@ -75,24 +80,22 @@ class Found:
     files: list[Path] = field(default_factory=list)
     archives: list[Path] = field(default_factory=list)
     problems: list[tuple[str, VlmHeadsError]] = field(default_factory=list)
-    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    skipped: Counter[tuple[tuple[str, str], str]] = field(default_factory=Counter)
     base: Path = field(default_factory=Path)
     pairs: Iterator[Item] | None = None
 
     def notice(self) -> str:
         """Say in one line what was left out and why; "" for nothing."""
+        reasons: dict[tuple[str, str], Counter[str]] = {}
+        for (reason, suffix), number in self.skipped.items():
+            reasons.setdefault(reason, Counter())[suffix] += number
         parts = []
-        reasons: dict[str, Counter[str]] = {}
-        for (reason, kind), number in self.skipped.items():
-            reasons.setdefault(reason, Counter())[kind] += number
-        for reason, kinds in reasons.items():
-            if reason.startswith("inside"):
-                parts.append(f"{_count(kinds.total(), 'folder')} {reason}")
-                continue
-            ranked = sorted(kinds, key=lambda kind, kinds=kinds: (-kinds[kind], kind))  # type: ignore[misc]
+        for noun, why in (reason for reason in REASONS if reason in reasons):
+            suffixes = reasons[noun, why]
+            ranked = [suffix for suffix, _ in sorted(suffixes.items(), key=_most) if suffix]
             shown = ", ".join([*ranked[:4], *["..."] * (len(ranked) > 4)])
-            shown = f" ({shown})" if shown else ""
-            parts.append(f"{_count(kinds.total(), 'file')} {reason}{shown}")
+            words = (_count(suffixes.total(), noun), why, f"({shown})" if shown else "")
+            parts.append(" ".join(word for word in words if word))
         return "left out: " + " and ".join(parts) if parts else ""
 
 
@@ -201,9 +204,9 @@ def _walk(found: Found, folder: Path, recursive: bool, above: set[str]) -> Itera
         elif not entry.is_dir() or is_archive(path):
             yield path
         elif not recursive:
-            found.skipped["inside those named (--recursive enters them)", ""] += 1
+            found.skipped[INSIDE, ""] += 1
         elif os.path.realpath(path) in above:
-            found.skipped[LINK, ""] += 1
+            found.skipped[CIRCLE, ""] += 1
         else:
             yield from _walk(found, path, recursive, above)
 
@@ -251,7 +254,7 @@ def file_item(path: Path, root: Path | None) -> Item:
         return Item(
             shown,
             path,
-            problem=VlmHeadsError(f"the name {shown} is not UTF-8", HOW, "rename it"),
+            problem=VlmHeadsError(f"{shown} is a name that is not UTF-8", todo="rename it"),
         )
     return Item(key, path)
 
@@ -288,6 +291,10 @@ def listed(content: bytes) -> list[str]:
     """
     parts = content.split(b"\0") if b"\0" in content else content.splitlines()
     return [os.fsdecode(part) for part in parts if part.strip()]
+
+
+def _most(counted: tuple[str, int]) -> tuple[int, str]:
+    return -counted[1], counted[0]
 
 
 def _count(number: int, noun: str) -> str:

@@ -83,7 +83,31 @@ def settings_of(output: Output) -> dict[str, Any]:
     return found
 
 
-def begin(output: Output, settings: Mapping[str, Any], root: Path, *, overwrite: bool) -> bool:
+def refuse_others(output: Output, settings: Mapping[str, Any], *, whole: bool = True) -> None:
+    """Refuse to add captions of other settings to those that there are.
+
+    Args:
+        output: where they are.
+        settings: everything that determines a caption.
+        whole: False for settings that are only some of them.
+
+    Raises:
+        VlmHeadsError: with what differs.
+    """
+    found = settings_of(output)
+    there = output.lines.is_file() and output.lines.stat().st_size
+    if not found or not (there or parts(output)):
+        return
+    kept = found["settings"]
+    refuse_other_settings(
+        output.place,
+        kept if whole else {name: kept.get(name) for name in settings},
+        settings,
+        "go on with the old ones, choose another --out, or pass --overwrite to start anew",
+    )
+
+
+def begin(output: Output, settings: Mapping[str, Any], root: Path, *, overwrite: bool) -> None:
     """Start a job, or go on with one.
 
     Args:
@@ -92,26 +116,15 @@ def begin(output: Output, settings: Mapping[str, Any], root: Path, *, overwrite:
         root: what names are relative to.
         overwrite: whether to drop what there is.
 
-    Returns:
-        Whether captions from elsewhere are replaced: until a job with `overwrite` is complete.
-
     Raises:
         VlmHeadsError: captions of other settings.
     """
     if overwrite:
         forget(output)
-    found = settings_of(output)
+    refuse_others(output, settings)
     repair(output.lines)
-    if found and ((output.lines.is_file() and output.lines.stat().st_size) or parts(output)):
-        refuse_other_settings(
-            output.place,
-            found["settings"],
-            settings,
-            "go on with the old ones, choose another --out, or pass --overwrite to start anew",
-        )
-    replaces = overwrite or bool(found.get("replaces"))
+    replaces = overwrite or bool(settings_of(output).get("replaces"))
     _keep(output, settings, root, replaces)
-    return replaces
 
 
 def finish(output: Output, settings: Mapping[str, Any], root: Path) -> None:
@@ -123,6 +136,7 @@ def _keep(output: Output, settings: Mapping[str, Any], root: Path, replaces: boo
     kept = {
         "schema": SCHEMA,
         "root": os.path.relpath(root, output.state.parent),
+        # whether text files from elsewhere are replaced: until a job with --overwrite is complete
         "replaces": replaces,
         "settings": dict(settings),
     }
@@ -132,10 +146,8 @@ def _keep(output: Output, settings: Mapping[str, Any], root: Path, replaces: boo
         replace(path, text)
 
 
-def root_of(output: Output, base: Path, chosen: Path | None) -> Path:
-    """Return what names are relative to: what the user says, what the job began with, or `base`."""
-    if chosen is not None:
-        return Path(os.path.abspath(chosen))
+def root_of(output: Output, base: Path) -> Path:
+    """Return what names are relative to: what the job began with, or for a new one `base`."""
     kept = settings_of(output).get("root") if (output.state / SETTINGS).is_file() else None
     return base if kept is None else Path(os.path.normpath(output.state.parent / kept))
 

@@ -123,7 +123,7 @@ def run(
             output that cannot be written, or a model that fails at image after image.
     """
     job = processes or OneProcess()
-    _check(found, root, output)
+    check(found, root, output)
     with ExitStack() as stack:
         stack.enter_context(writing(output.place, KEPT))
         if job.process_index == 0:
@@ -143,8 +143,12 @@ def run(
     return task.summary
 
 
-def _check(found: Found, root: Path, output: Output) -> None:
-    """Refuse what cannot be before anything is written."""
+def check(found: Found, root: Path, output: Output) -> None:
+    """Refuse what cannot be before anything is written.
+
+    Raises:
+        VlmHeadsError: images and an output that do not go together, or a missing package.
+    """
     key_of(found.base, root)
     if output.format == METADATA and found.archives:
         raise VlmHeadsError(
