@@ -5,6 +5,8 @@ Usage: python fake_job.py IMAGES OUT [FORMAT]; each image takes a hundredth of a
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -62,5 +64,19 @@ def paint(folder: Path, number: int, suffix: str = ".png") -> list[Path]:
     return paths
 
 
+def dying(images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    """Describe until an image comes whose number says that this process is to be killed."""
+    if any(image.getpixel((0, 0)) == (int(os.environ["DIE_AT"]), 0, 0) for image in images):
+        time.sleep(0.5)  # while others go on
+        os.kill(os.getpid(), signal.SIGKILL)
+    return slowly(images)
+
+
 if __name__ == "__main__":
-    caption(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:], work=slowly)
+    if "RANK" in os.environ:
+        from vlmheads.jobs.processes import launched
+
+        work = dying if "DIE_AT" in os.environ else slowly
+        caption(sys.argv[1], Path(sys.argv[2]), work=work, processes=launched(), batch_size=2)
+    else:
+        caption(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:], work=slowly)

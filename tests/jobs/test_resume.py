@@ -322,3 +322,27 @@ def test_names_stay_relative_to_where_the_job_began(images: Path, tmp_path: Path
     with pytest.raises(VlmHeadsError, match="is outside of"):
         caption([images, tmp_path / "others"], out)
     assert len(records(out)) == NUMBER
+
+
+def launch(images: Path, out: Path, world: int, **environment: str) -> int:
+    """Run a job on so many processes, as accelerate starts them, and return the exit status."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_machines=1", f"--num_processes={world}", "--mixed_precision=no"]
+    command += ["--dynamo_backend=no", "--main_process_port=0", SCRIPT, str(images), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=240, check=False)
+    return done.returncode
+
+
+def test_processes_share_a_job_and_others_go_on_with_it(
+    images: Path, whole: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    status = launch(images, out, 2, DIE_AT="6")
+    assert status != 0
+    parts = list((tmp_path / "out.job").glob("captions.rank*.jsonl"))
+    kept = sum(len(records(path)) for path in parts)
+    assert 0 < kept < NUMBER
+    caption(images, out)
+    assert out.read_bytes() == whole
+    assert not list((tmp_path / "out.job").glob("*.rank*"))
