@@ -47,6 +47,11 @@ REFERENCE = {
         "What most programs need.",
         "runtime.attachment caption headmap registry model.loading images errors",
     ),
+    "jobs": (
+        "Captioning jobs",
+        "Any number of images; see [Captioning jobs](../captioning-jobs.md).",
+        "jobs.api jobs.run jobs.inputs jobs.outputs",
+    ),
     "words": (
         "Words",
         "How far the image supports each word of a caption.",

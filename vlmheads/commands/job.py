@@ -156,13 +156,15 @@ def _noticing(work: Work, captioner: Captioner, model: str) -> Work:
 
 def summed_up(summary: Summary, output: Output, *, flagged: bool) -> str:
     """Say in one line how a job ended."""
+    from vlmheads.jobs.inputs import printable
+
     parts = [f"{summary.done} captioned", f"{summary.skipped} had a caption"]
     parts.append(f"{summary.failed} failed")
     if flagged:
         parts.append(f"{summary.flagged} objects flagged")
-    line = f"{', '.join(parts)}: {output.place}"
+    line = f"{', '.join(parts)}: {printable(str(output.place))}"
     if summary.failed:
-        line += f"; failures are in {output.failed}"
+        line += f"; failures are in {printable(str(output.failed))}"
     if summary.earlier:
         line += f" ({summary.earlier} of them from before: --retry-failed tries them again)"
     return line
@@ -201,7 +203,9 @@ def _progress(output: Output, first: bool) -> Iterator[Progress]:
                         f"error: {failure}", soft_wrap=True, markup=False, highlight=False
                     )
                 elif failed == SHOWN + 1:
-                    console.print(f"further failures are in {output.failed}", highlight=False)
+                    console.print(
+                        f"further failures are in {output.failed}", soft_wrap=True, markup=False
+                    )
             rate = done / max(time.monotonic() - started, 1e-9)
             of = "" if total is None else f"/{total}"
             bar.update(task, completed=done, total=total, said=f"{done}{of} {rate:.1f} images/s")

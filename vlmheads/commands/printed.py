@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,14 +24,22 @@ def print_captions(
 ) -> None:
     """Print captions in order of input; exits with 2 where images failed."""
     from vlmheads.commands import show
+    from vlmheads.jobs.archives import number_of_images
     from vlmheads.jobs.batches import batches
     from vlmheads.jobs.inputs import items
 
     failed = drawn_only = False
     plan = ask.plan
-    everything = items(found, None, column=plan.column)
-    with show.progress(len(found.files) + 2 * len(found.archives)) as advance:
-        for batch in batches(everything, plan.batch_size, workers=plan.workers, by_size=False):
+    total = len(found.files) + len(found.problems)
+    total += sum(number_of_images(path) or 0 for path in found.archives)
+    source = batches(
+        items(found, None, column=plan.column),
+        plan.batch_size,
+        workers=plan.workers,
+        by_size=False,
+    )
+    with closing(source), show.progress(total) as advance:
+        for batch in source:
             readable = []
             for picture in batch:
                 if picture.image is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ from PIL import Image
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import decode_image, image_size, quiet_reading
-from vlmheads.jobs.inputs import Item
+from vlmheads.jobs.inputs import Item, printable
 
 # So many batches are sorted by size at a time, and so many are read while one is described.
 WINDOW, AHEAD = 8, 2
@@ -49,7 +49,7 @@ def batches(
     by_size: bool = True,
     budget: int | None = None,
     cost: Cost | None = None,
-) -> Iterator[list[Picture]]:
+) -> Generator[list[Picture]]:
     """Yield batches of images, reading further ones in threads meanwhile.
 
     Of each WINDOW * batch_size images the largest come first, so that images of a batch are about
@@ -119,12 +119,14 @@ def read(item: Item) -> Picture:
     try:
         content = item.read()
         source = source_of(item, content)
-        name = item.key if item.path is None else str(item.path)
+        name = item.key if item.path is None else printable(str(item.path))
         return Picture(item, source, decode_image(content, name))
     except VlmHeadsError as error:
         return Picture(item, source, error=error)
     except OSError as error:  # it went away meanwhile
-        gone = VlmHeadsError(f"{item.path} cannot be read ({error.strerror})", "an image file")
+        gone = VlmHeadsError(
+            f"{printable(str(item.path))} cannot be read ({error.strerror})", "an image file"
+        )
         return Picture(item, None, error=gone)
 
 

@@ -52,16 +52,15 @@ class Item:
             return self.content
         path = self.path
         assert path is not None
+        name = printable(str(path))
         try:
             if stat.S_ISREG(path.stat().st_mode):
                 return path.read_bytes()
-        except FileNotFoundError:
-            pass
+        except FileNotFoundError as error:
+            raise VlmHeadsError(f"no file {name}", "an image file") from error
         except OSError as error:
-            raise VlmHeadsError(f"{path} cannot be read ({error.strerror})", "an image") from error
-        if path.exists():
-            raise VlmHeadsError(f"{path} is not a file", "an image file")
-        raise VlmHeadsError(f"no file {path}", "an image file")
+            raise VlmHeadsError(f"{name} cannot be read ({error.strerror})", "an image") from error
+        raise VlmHeadsError(f"{name} is not a file", "an image file")
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -251,19 +250,16 @@ def put_in_order(output: Output, keys: Sequence[str]) -> None:
     asked = set(keys)
     wanted = [key for key in found if key not in asked] + [key for key in keys if key in found]
     starts = [found[key].start for key in wanted]
-    lines = sum(1 for _ in read_lines(output.lines))
-    if lines == len(starts) and starts == sorted(starts):
+    if not starts:
         return
-    with output.lines.open("rb") as old, replacing(output.lines) as new:
-        for start in starts:
-            old.seek(start)
-            shutil.copyfileobj(_line(old), new)
-
-
-def _line(file: Any) -> Any:
-    from io import BytesIO
-
-    return BytesIO(file.readline())
+    with output.lines.open("rb") as old:
+        number = sum(1 for _ in old)
+        if number == len(starts) and starts == sorted(starts):
+            return
+        with replacing(output.lines) as new:
+            for start in starts:
+                old.seek(start)
+                new.write(old.readline())
 
 
 def settle_failures(output: Output) -> dict[str, dict[str, Any]]:
@@ -271,7 +267,8 @@ def settle_failures(output: Output) -> dict[str, dict[str, Any]]:
 
     One stands until its image gets a caption that it did not have before.
     """
-    found, done = failures(output), captioned(output)
+    found = failures(output)
+    done = captioned(output) if found else {}
     standing = {
         key: record
         for key, record in found.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -268,7 +268,7 @@ class _Task:
                 budget=plan.budget,
                 cost=cost,
             )
-            for batch in source:
+            for batch in stack.enter_context(closing(source)):
                 self._store(batch, file, failed)
 
     def _store(self, batch: Sequence[Picture], file: IO[str], failed: Path) -> None:
