@@ -239,6 +239,11 @@ def test_a_failure_at_a_replaced_picture_stands_until_it_has_a_new_caption(
 ) -> None:
     out = tmp_path / "out.jsonl"
     caption(images, out)
+    good = (images / "002.png").read_bytes()
+    (images / "002.png").write_bytes(b"no image")
+    assert caption(images, out).failed == 1
+    (images / "002.png").write_bytes(good)
+    assert caption(images, out).failed == 0  # it has a caption
     (images / "002.png").write_bytes(b"no image")
     assert caption(images, out).failed == 1
     assert caption(images, out).failed == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,15 @@ def read_at(path: Path, start: int) -> dict[str, Any]:
     with path.open("rb") as file:
         file.seek(start)
         return dict(json.loads(file.readline()))
+
+
+def finite(value: Any) -> Any:
+    """Return a record as JSON has it: a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -262,17 +263,22 @@ def put_in_order(output: Output, keys: Sequence[str]) -> None:
                 new.write(old.readline())
 
 
-def settle_failures(output: Output) -> dict[str, dict[str, Any]]:
+def settle_failures(output: Output, mended: AbstractSet[str]) -> dict[str, dict[str, Any]]:
     """Leave in the file of failures those that still stand, one line each, and return them.
 
-    One stands until its image gets a caption that it did not have before.
+    One stands until its image gets a caption that it did not have before, or is again what it was.
+
+    Args:
+        output: of the job.
+        mended: images that have a caption although they failed.
     """
     found = failures(output)
     done = captioned(output) if found else {}
     standing = {
         key: record
         for key, record in found.items()
-        if (done[key].checksum if key in done else None) == record.get("previous")
+        if key not in mended
+        and (done[key].checksum if key in done else None) == record.get("previous")
     }
     if standing:
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in standing.values())

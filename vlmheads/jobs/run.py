@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from vlmheads.jobs import resume, shards, sidecars
 from vlmheads.jobs.archives import number_of_images, require
 from vlmheads.jobs.batches import Cost, Picture, batches, in_halves
 from vlmheads.jobs.inputs import Found, Item, file_item, items, key_of
-from vlmheads.jobs.lines import append, only_writer, writing
+from vlmheads.jobs.lines import append, finite, only_writer, writing
 from vlmheads.jobs.outputs import METADATA, PACKED, PARQUET, TXT, Output
 from vlmheads.jobs.processes import OneProcess, Processes, falls_to
 
@@ -172,7 +171,7 @@ def _complete(task: _Task, merged: Sequence[Mapping[str, Any]]) -> None:
         for record in merged:
             summary.count(record)
     tried = summary.failed
-    standing = resume.settle_failures(output)
+    standing = resume.settle_failures(output, task.mended)
     summary.failed = len(standing.keys() & set(task.keys))
     summary.earlier = max(0, summary.failed - tried)
     summary.skipped = max(0, len(task.keys) - summary.done - summary.failed)
@@ -207,6 +206,7 @@ class _Task:
         self.summary = Summary()
         self.keys: list[str] = []  # of all processes, in order
         self.seen: set[str] = set()
+        self.mended: set[str] = set()  # of all processes: those that failed before, and need not
         self.in_a_row = 0  # failures of the model
 
     def look_up(self) -> None:
@@ -230,16 +230,19 @@ class _Task:
             return False
         self.seen.add(item.key)
         self.keys.append(item.key)
-        if not falls_to(item.key, self.job):
+        mine, failure = falls_to(item.key, self.job), self.failures.get(item.key)
+        if not mine and failure is None:
             return False
         done = self.captioned.get(item.key)
         same = done is not None and resume.unchanged(item, done.size, done.modified, done.checksum)
         if self.output.format == TXT:
             same = sidecars.is_there(self.output, item, done, same, self.replaces)
-        failure = self.failures.get(item.key)
+        if same or not mine:
+            self.mended |= {item.key} if same else set()
+            return False
         source = (failure or {}).get("source")
-        if same or item.problem or not source or self.plan.retry_failed:
-            return not same
+        if item.problem or not source or self.plan.retry_failed:
+            return True
         return not resume.unchanged(item, source["bytes"], source["modified"], source["crc32"])
 
     def _items(self) -> Iterator[Item]:
@@ -285,7 +288,7 @@ class _Task:
                 errors.append(self._failure(picture, found))
             else:
                 record = {"file_name": picture.item.key, **found, "source": picture.source}
-                records.append(_plain(record))
+                records.append(finite(record))
         if self.output.format == TXT:
             sidecars.clear(self.output, records)
         append(file, records)
@@ -335,15 +338,6 @@ class _Task:
             return [failure]
         self.in_a_row = 0
         return found
-
-
-def _plain(value: Any) -> Any:
-    """Return a record as JSON has it: what is not a finite number becomes null."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _in_short(error: Exception) -> str:
