@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,23 @@ def test_files_of_samples_are_made_again_where_something_changed(
     caption(images, out, kind)
     assert sorted(path.name for path in out.glob("*0*")) == [first, second]
     assert not list(out.glob(".*part"))
+
+
+def test_files_of_samples_keep_images_that_were_named_before(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    out = tmp_path / "out"
+    caption(images, out, "webdataset")
+    whole = (out / "captions-000000.tar").read_bytes()
+    caption(images / "more", out, "webdataset")
+    with tarfile.open(out / "captions-000000.tar") as tar:
+        assert len(tar.getnames()) == 3 * NUMBER
+    caption(images, out, "webdataset")
+    assert (out / "captions-000000.tar").read_bytes() == whole
+    shutil.copy(out / "captions-000000.tar", tmp_path / "images" / "s.tar")
+    other = tmp_path / "other"
+    caption(images / "s.tar", other, "webdataset")
+    with pytest.raises(VlmHeadsError, match="6 captioned images are in archives that were not"):
+        caption(images / "000.png", other, "webdataset")
 
 
 def test_an_output_that_does_not_go_with_its_format_is_refused(images: Path) -> None:

@@ -121,6 +121,14 @@ def test_a_tar_gives_the_image_of_each_sample(tmp_path: Path) -> None:
     assert archives.number_of_images(tmp_path / "s.tar") == 2
 
 
+def test_a_member_that_leads_out_of_its_tar_is_refused(tmp_path: Path) -> None:
+    make_tar(tmp_path / "s.tar", {"../../a.png": png(1), "b.png": png(2)})
+    bad, good = items(find([str(tmp_path / "s.tar")]), tmp_path)
+    assert good.problem is None
+    with pytest.raises(VlmHeadsError, match="leads elsewhere"):
+        bad.read()
+
+
 @pytest.mark.parametrize("cut", [1100, 1300, 1600])
 def test_a_tar_that_is_cut_short_gives_what_precedes(tmp_path: Path, cut: int) -> None:
     make_tar(tmp_path / "s.tar", {f"{n}.png": png(n) for n in range(3)})

@@ -19,7 +19,7 @@ from vlmheads.grounding.rewrite import drop_clauses
 from vlmheads.grounding.scores import Scorer
 from vlmheads.images import ImageLike, load_image
 from vlmheads.jobs import run as jobs
-from vlmheads.jobs.inputs import Found, Item, find
+from vlmheads.jobs.inputs import Found, Item, find, inner_item
 from vlmheads.jobs.outputs import METADATA, PACKED, Output, open_output
 from vlmheads.jobs.processes import launched
 from vlmheads.jobs.resume import root_of
@@ -252,4 +252,4 @@ def _item(name: str, image: ImageLike) -> Item:
         load_image(image).save(content, "png", compress_level=1)
     except VlmHeadsError as error:
         return Item(name, problem=error)
-    return Item(name, content=content.getvalue())
+    return inner_item(name, content.getvalue())

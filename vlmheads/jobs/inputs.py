@@ -235,7 +235,7 @@ def items(found: Found, root: Path | None, *, column: str | None = None) -> Iter
         name = f"{prefix}/" if prefix not in ("", ".") else ""
         try:
             for inner, content in read_archive(archive, column):
-                yield Item(name + inner, content=content)
+                yield inner_item(name + inner, content)
         except VlmHeadsError as error:
             yield Item(prefix, problem=error)
     yield from found.pairs or ()
@@ -256,6 +256,17 @@ def file_item(path: Path, root: Path | None) -> Item:
             problem=VlmHeadsError(f"{shown} is a name that is not UTF-8", todo="rename it"),
         )
     return Item(key, path)
+
+
+def inner_item(name: str, content: bytes) -> Item:
+    """Return the item of an image that is no file, whose name somebody else chose."""
+    shown = printable(name)
+    problem = None
+    if shown != name:
+        problem = VlmHeadsError(f"{shown} is a name that is not UTF-8", todo="rename it")
+    if name.startswith("/") or ".." in name.split("/"):
+        problem = VlmHeadsError(f"{shown} is a name that leads elsewhere", "a relative one")
+    return Item(shown, content=content, problem=problem)
 
 
 def key_of(path: Path, root: Path | None) -> str:

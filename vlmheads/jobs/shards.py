@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,8 +51,13 @@ def pack(output: Output, found: Found, root: Path, keys: Sequence[str], column: 
 
     Returns:
         How many images were changed since they were captioned, which are left out.
+
+    Raises:
+        VlmHeadsError: captioned images that are nowhere to be read.
     """
     done = captioned(output)
+    older = _older(root, set(keys), done)
+    keys = [*(item.key for item in older), *keys]
     shards = _plan(output, keys, done)
     names = dict(zip((key for shard in shards for key in shard.keys), _names(shards), strict=True))
     state = output.state / MADE
@@ -64,7 +70,7 @@ def pack(output: Output, found: Found, root: Path, keys: Sequence[str], column: 
     left |= {shard.name: shard for shard in shards if not (output.place / shard.name).is_file()}
     todo = [shard for shard in shards if shard.name in left]
     changed = 0
-    source = items(found, root, column=column)
+    source = chain(older, items(found, root, column=column))
     for shard in todo:
         samples = _samples(output, source, shard, done)
         changed += _write(output, shard, samples, names)
@@ -74,6 +80,24 @@ def pack(output: Output, found: Found, root: Path, keys: Sequence[str], column: 
     if made and not shards:
         replace(state, "{}\n")
     return changed
+
+
+def _older(root: Path, asked: set[str], done: Mapping[str, Done]) -> list[Item]:
+    """Return the captioned images that a job was not asked about this time, and that are there.
+
+    Raises:
+        VlmHeadsError: some are in archives, which have to be named.
+    """
+    others = [key for key in done if key not in asked]
+    inside = [key for key in others if done[key].modified is None]
+    if inside:
+        raise VlmHeadsError(
+            f"{len(inside)} captioned images are in archives that were not named, such as "
+            f"{inside[0]}",
+            "all images of the output, since its files are made of them",
+            "name those archives, too; all captions are kept",
+        )
+    return [Item(key, root / key) for key in others if (root / key).is_file()]
 
 
 def _plan(output: Output, keys: Sequence[str], done: Mapping[str, Done]) -> list[Shard]:
