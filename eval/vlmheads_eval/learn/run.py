@@ -75,7 +75,8 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
     Raises VlmHeadsError for an unknown method, captions of another model or under plugins, images
     without captions, or too few words.
     """
-    from vlmheads_eval.predict.model import model_fingerprint, versions
+    from vlmheads.model.fingerprint import model_fingerprint
+    from vlmheads_eval.predict.model import versions
 
     if method not in METHODS:
         raise VlmHeadsError(f"method {method!r}", " or ".join(METHODS))
