@@ -150,7 +150,7 @@ def test_captions_of_other_images_are_refused(data: Path, tmp_path: Path) -> Non
 def test_captions_of_another_run_are_refused(
     data: Path, tmp_path: Path, change: dict[str, object], match: str
 ) -> None:
-    from vlmheads_eval.predict.model import model_fingerprint
+    from vlmheads.model.fingerprint import model_fingerprint
 
     config = {
         "schema": 1,
