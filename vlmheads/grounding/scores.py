@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.grounding.catalogue import ASKED, SCORES
 from vlmheads.model.geometry import Geometry
 
 MEASURED = ("divergence", "attention", "log_probability", "log_probability_without")
-MEASURES = (*MEASURED, "image_share")
+# Where the word stands: no measure of the image, and one that tells a lot by itself.
+DECLARED = ("place", "repeat")
+MEASURES = tuple(dict.fromkeys((*MEASURED, "image_share", *DECLARED, *SCORES, *ASKED)))
 FILE = "grounding.json"  # Beside the weights of a model that a scorer was fitted on.
 SCHEMA = 1
 
@@ -29,8 +32,12 @@ class Scorer:
     image makes it less likely. Others are fitted on captions of one model, as
     `benchmarks/words.py` does, and are refused on a model of another geometry.
 
+    A measure that a word does not have, such as one that is asked for of objects alone, counts as
+    the mean.
+
     Args:
-        weights: of some of `MEASURES`, by name; image_share is p / (p + p₀).
+        weights: of some of `MEASURES`, by name; image_share is p / (p + p₀), place the number of
+            tokens before the word, repeat 1 where the caption named the object before.
         bias: what is added to them.
         mean: of each measure, where the fit was made.
         scale: standard deviation of each measure there.
@@ -89,14 +96,29 @@ class Scorer:
     def __call__(self, values: Mapping[str, float]) -> float:
         """Return the score of a word from what was measured of it, from 0 to 1."""
         gain = values["log_probability"] - values["log_probability_without"]
-        known = {**values, "image_share": sigmoid(gain)}
+        known = {**values, "image_gain": gain, "image_share": sigmoid(gain)}
         return sigmoid(
             self.bias
             + sum(
                 weight * (known[name] - self.mean.get(name, 0.0)) / self.scale.get(name, 1.0)
                 for name, weight in self.weights.items()
+                if known[name] == known[name]
             )
         )
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """The scores that it weighs beside `MEASURED`, which are always measured."""
+        return tuple(
+            name
+            for name in self.weights
+            if name in SCORES and name not in (*MEASURED, "image_gain")
+        )
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The scores that it weighs and that the model has to be asked for, object by object."""
+        return tuple(name for name in self.weights if name in ASKED)
 
     def heads(self, geometry: Geometry) -> int:
         """Return the k of T-VHD on a model.

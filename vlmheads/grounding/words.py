@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,8 @@ class Word:
         log_probability_without: of all its tokens, with the image deleted.
         score: how well the image supports it, from 0 to 1; see `Scorer` in
             `vlmheads.grounding.scores`. It is meant for objects and says little of other words.
+        repeat: whether the caption named the same object before.
+        scores: further scores by name, those that the scorer weighs or that were asked for.
     """
 
     text: str
@@ -57,15 +59,36 @@ class Word:
     log_probability: float
     log_probability_without: float
     score: float
+    repeat: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def place(self) -> int:
+        """How many tokens of the caption come before it: alone, it tells a lot."""
+        return self.first
 
     @property
     def image_gain(self) -> float:
         """By how much the image raises the word's log-probability."""
         return self.log_probability - self.log_probability_without
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """Everything that a scorer may weigh, by name."""
+        return {
+            "divergence": self.divergence,
+            "attention": self.attention,
+            "log_probability": self.log_probability,
+            "log_probability_without": self.log_probability_without,
+            "place": self.place,
+            "repeat": float(self.repeat),
+            **self.scores,
+        }
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
+        """Return the fields as plain values; a score that is no number is None."""
+        scores = {name: value if value == value else None for name, value in self.scores.items()}
+        return asdict(self) | {"scores": scores}
 
 
 def find_objects(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -230,7 +253,13 @@ def _is_letter(letter: str) -> bool:
 
 
 def ground_words(
-    text: str, spans: Sequence[Span], grounding: Grounding, row: int, scorer: Scorer, k: int
+    text: str,
+    spans: Sequence[Span],
+    grounding: Grounding,
+    row: int,
+    scorer: Scorer,
+    k: int,
+    asked: Mapping[str, Mapping[str, float]] | None = None,
 ) -> tuple[Word, ...]:
     """Return the words of a caption with what was measured at their tokens.
 
@@ -241,23 +270,38 @@ def ground_words(
         row: the caption's row in it.
         scorer: makes the score.
         k: heads of each layer that T-VHD sums.
+        asked: name of a score -> object -> its value, for scores that the model was asked for.
     """
-    divergence = grounding.token_divergence(k)[row].tolist()
-    attention = grounding.attention[row].mean(dim=(1, 2)).tolist()
-    seeing = grounding.log_probability[row].tolist()
-    blind = grounding.log_probability_without[row].tolist()
-    words = []
+    from vlmheads.grounding.catalogue import of_word
+
+    measured = {
+        "divergence": grounding.token_divergence(k)[row],
+        "attention": grounding.attention[row].mean(dim=(1, 2)),
+        "log_probability": grounding.log_probability[row],
+        "log_probability_without": grounding.log_probability_without[row],
+    }
+    further = {name: values[row] for name, values in grounding.scores.items()}
+    words: list[Word] = []
+    named = set[str]()
     for start, end, name in word_spans(text, find_objects(text)):
         covering = [at for at, (a, b) in enumerate(spans) if a < end and b > start]
         first, last = covering[0], covering[-1] + 1
-        size = last - first
-        values = {
-            "divergence": sum(divergence[first:last]) / size,
-            "attention": sum(attention[first:last]) / size,
-            "log_probability": sum(seeing[first:last]),
-            "log_probability_without": sum(blind[first:last]),
-        }
-        words.append(
-            Word(text[start:end], start, end, first, last, name, **values, score=scorer(values))
+        part = slice(first, last)
+        scores = {score: of_word(score, values[part]) for score, values in further.items()}
+        for score, values in (asked or {}).items():
+            scores[score] = values.get(name or "", float("nan"))
+        word = Word(
+            text[start:end],
+            start,
+            end,
+            first,
+            last,
+            name,
+            **{measure: of_word(measure, values[part]) for measure, values in measured.items()},
+            score=0.0,
+            repeat=name in named,
+            scores=scores,
         )
+        words.append(replace(word, score=scorer(word.measures)))
+        named |= {name} if name else set()
     return tuple(words)
