@@ -16,6 +16,7 @@ from PIL import Image
 
 from vlmheads.decoding import Decoding
 from vlmheads.errors import VlmHeadsError
+from vlmheads.grounding.catalogue import ASKED, ask_about
 from vlmheads.grounding.measure import Grounding, grounding
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Word, ground_words, token_spans
@@ -140,7 +141,11 @@ class Captioner:
             pictures = [load_image(item) for item in batch]
             inputs = model_inputs(self.model, self.processor, pictures, prompt)
             captions = self.generate(inputs, plugins=acting, **generate)
-            yield from captions if scorer is None else self._grounded(captions, inputs, scorer)[0]
+            yield from (
+                captions
+                if scorer is None
+                else self._grounded(captions, inputs, scorer, pictures)[0]
+            )
 
     @torch.no_grad()
     def generate(
@@ -181,6 +186,7 @@ class Captioner:
         prompt: str = PROMPT,
         *,
         scorer: Scorer | None = None,
+        scores: Sequence[str] = (),
     ) -> tuple[list[Caption], Grounding]:
         """Measure how far images support the words of captions that this model made of them.
 
@@ -191,6 +197,7 @@ class Captioner:
             captions: with their tokens.
             prompt: what the model was asked.
             scorer: in place of `Scorer.of(model)`.
+            scores: further scores of the words, by name, beside those that the scorer weighs.
 
         Returns:
             The captions with their words, and what was measured at their tokens [N, T].
@@ -199,7 +206,8 @@ class Captioner:
             VlmHeadsError: tokens that are not those of the text, or what `grounding` refuses.
         """
         chosen = self._scorer(scorer or True, {})
-        return self._grounded(captions, self.prepare(images, prompt), chosen)
+        pictures = [load_image(item) for item in _several(images)]
+        return self._grounded(captions, self.prepare(pictures, prompt), chosen, pictures, scores)
 
     def _scorer(self, words: bool | Scorer, generate: dict[str, Any]) -> Scorer:
         """Return what scores words, or refuse to before anything is generated."""
@@ -215,7 +223,12 @@ class Captioner:
         return scorer
 
     def _grounded(
-        self, captions: Sequence[Caption], inputs: Any, scorer: Scorer
+        self,
+        captions: Sequence[Caption],
+        inputs: Any,
+        scorer: Scorer,
+        pictures: Sequence[Image.Image],
+        scores: Sequence[str] = (),
     ) -> tuple[list[Caption], Grounding]:
         """Measure the words of a batch of captions."""
         ends = generator_of(self.model).generation_config.eos_token_id
@@ -224,13 +237,17 @@ class Captioner:
         targets = torch.tensor(
             [[*caption.ids, *[end] * (longest - len(caption.ids))] for caption in captions]
         )
-        found = grounding(self.model, inputs, targets)
+        wanted = dict.fromkeys((*scorer.further, *scorer.asked, *scores))
+        in_passes = [name for name in wanted if name not in ASKED]
+        found = grounding(self.model, inputs, targets, scores=in_passes)
+        texts = [caption.text for caption in captions]
+        asked = ask_about(self.model, self.processor, pictures, texts, wanted)
         k = scorer.heads(examine(self.model).geometry)
         special = frozenset(self.processor.tokenizer.all_special_ids)
         decode = partial(self.processor.batch_decode, skip_special_tokens=True)
         spans = [token_spans(caption.ids, caption.text, decode, special) for caption in captions]
         words = [
-            ground_words(caption.text, spans[row], found, row, scorer, k)
+            ground_words(caption.text, spans[row], found, row, scorer, k, asked[row])
             for row, caption in enumerate(captions)
         ]
         grounded = [

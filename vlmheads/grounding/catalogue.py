@@ -15,6 +15,7 @@ from vlmheads.grounding.confidence import InternalConfidence
 from vlmheads.grounding.divergence import Divergence
 from vlmheads.grounding.glsim import GLSim
 from vlmheads.grounding.inslen import InsLen
+from vlmheads.grounding.lpfv import lpfv
 from vlmheads.grounding.passes import Passes, run_passes
 from vlmheads.grounding.probability import (
     Entropy,
@@ -22,7 +23,9 @@ from vlmheads.grounding.probability import (
     LogProbability,
     MeanLogProbability,
 )
+from vlmheads.grounding.questions import p_yes
 from vlmheads.grounding.readings import Reading, TokenScore, all_needs
+from vlmheads.grounding.words import find_objects
 from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.model.geometry import Geometry
 from vlmheads.runtime.attachment import refuse_attached
@@ -54,7 +57,42 @@ def of_word(name: str, values: Tensor) -> float:
     rule = "sum" if name == "log_probability_without" else SCORES[name].of_word
     if rule == "first":
         return float(values[0])
-    return float({"sum": values.sum, "mean": values.mean, "max": values.max}[rule]())
+    if rule == "max":
+        return float(values.max())
+    return float(values.sum() if rule == "sum" else values.mean())
+
+
+def ask_about(
+    model: Any,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    scores: Iterable[str],
+) -> list[dict[str, dict[str, float]]]:
+    """Ask a model about the objects that texts on images name.
+
+    Args:
+        model: a transformers model for image-text-to-text generation, without plugins attached.
+        processor: its processor.
+        images: N Pillow images.
+        texts: N texts.
+        scores: those of `ASKED` among them are asked for.
+
+    Returns:
+        For each text, name of the score -> object -> its value.
+    """
+    found: list[dict[str, dict[str, float]]] = [{} for _ in texts]
+    wanted = set(scores) & set(ASKED)
+    if not wanted:
+        return found
+    names = [[name for _, _, name in find_objects(text)] for text in texts]
+    if "p_yes" in wanted:
+        for one, values in zip(found, p_yes(model, processor, images, names), strict=True):
+            one["p_yes"] = values
+    if "lpfv" in wanted:
+        for one, values in zip(found, lpfv(model, processor, images, names), strict=True):
+            one["lpfv"] = values
+    return found
 
 
 def chosen_scores(scores: Iterable[str | TokenScore]) -> tuple[TokenScore, ...]:
