@@ -1,11 +1,12 @@
-"""How well T-VHD, image attention and probability tell invented object words from true ones.
+"""How well scores of words tell invented object words from true ones, next to place alone.
 
 Run: python benchmarks/words.py --out out/words.json
 It captions scenes of the splits val, test and counterfactual, marks every object word as CHAIR
 does (variant "fixed"), fits the combined score on val alone, and measures on the others how well
-each score tells the two kinds apart, how often the flags are right, and what dropping does to
-CHAIR. Intervals are 95 % bootstrap intervals over images. `--save-scorer grounding.json` writes the
-fitted score; beside the weights of a model it becomes that model's own.
+each score tells the two kinds apart, within ten tokens of each other, too, how often the flags are
+right, and what dropping does to CHAIR. Intervals are 95 % bootstrap intervals over images.
+`--save-scorer grounding.json` writes the fitted score with what it does on the other images;
+beside the weights of a model it becomes that model's own.
 
 With --model, --fit-on and --data of your own (COCO folders) it fits a scorer for another model.
 """
@@ -23,29 +24,62 @@ import click
 import numpy as np
 import torch
 from vlmheads_eval import records as files
+from vlmheads_eval.calibrate.scorer import (
+    choose_features,
+    fit_scorer,
+    flag_figures,
+    with_evidence,
+)
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.chair.measures import count, measure
 from vlmheads_eval.chair.score import frontier_distance, score_captions, truncated_counts
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import load_material
 from vlmheads_eval.statistics import Array, differ, resample
-from vlmheads_eval.word_scores import WordTable, auroc, auroc_interval, fit_scorer, flag_figures
+from vlmheads_eval.word_scores import WordTable, auroc_within, directed, separation
 from words_report import CHAIR, report
 
 from vlmheads import Caption, Captioner
+from vlmheads.grounding.catalogue import SCORES
+from vlmheads.grounding.lpfv import lpfv
+from vlmheads.grounding.questions import ENDING, p_yes
 from vlmheads.grounding.rewrite import drop_clauses
-from vlmheads.grounding.scores import MEASURED, Scorer
+from vlmheads.grounding.scores import Scorer
+from vlmheads.images import load_image
 from vlmheads.model.anatomy import examine
 
-DRAWS = 2000
+DRAWS = 1000
 READING = "fixed"
-# Single scores, in the form in which high means supported.
-SINGLE = {
-    "T-VHD": "divergence",
-    "image attention": "attention",
-    "log p": "log_probability",
-    "log p without the image": "log_probability_without",
-    "gain, log p - log p₀": "image_gain",
+# Scores that are measured beside those of every grounding, and those that are asked for.
+FURTHER = tuple(name for name in SCORES if name not in ("divergence", "attention", "image_gain"))
+TITLES = {
+    "place": "place alone",
+    "repeat": "repeat alone",
+    "log_probability": "log p, sum",
+    "log_probability_mean": "log p, mean",
+    "log_probability_without": "log p without the image",
+    "entropy": "entropy",
+    "image_gain": "image gain",
+    "divergence": "T-VHD",
+    "attention": "image attention",
+    "svar": "SVAR",
+    "pas": "PAS",
+    "internal_confidence": "Internal Confidence",
+    "glsim": "GLSim",
+    "inslen": "InsLen",
+    "lpfv": "LPFV",
+    "p_yes": "P(yes)",
+}
+# What the combined score may be made of; the best on a third of the fitting images is taken.
+PRESENT = ("log_probability", "image_share", "attention", "divergence")
+LENS = ("internal_confidence", "glsim", "inslen")
+PLACES = ("place", "repeat")
+CANDIDATES = {
+    "place and repeat alone": PLACES,
+    "without place": PRESENT,
+    "first four": (*PRESENT, *PLACES),
+    "all but the lens": (*PRESENT, "entropy", "svar", "pas", *PLACES),
+    "all": (*PRESENT, "entropy", "svar", "pas", *LENS, *PLACES),
 }
 
 
@@ -68,10 +102,11 @@ class Said:
             for word, divergence in zip(caption.words, found, strict=True)
             if word.object
         ]
+        names = rows[0][1].measures
         return WordTable(
             np.array([image for image, *_ in rows]),
             np.array([true for *_, true in rows]),
-            {name: np.array([getattr(word, name) for _, word, *_ in rows]) for name in MEASURED},
+            {name: np.array([word.measures[name] for _, word, *_ in rows]) for name in names},
             np.stack([divergence for *_, divergence, _ in rows]),
             len(self.keys),
         )
@@ -103,8 +138,10 @@ class Setup:
     batch: int
     seed: int
     limit: int
+    scores: tuple[str, ...]
+    ending: str
 
-    def say(self, data: str, num: int, plugins: Sequence[str] = ()) -> Said:
+    def say(self, data: str, num: int, plugins: Sequence[str] = (), *, ask: bool = True) -> Said:
         """Caption images and measure the words of the captions on the plain model."""
         material = load_material(
             [data], "caption", workspace=self.workspace, prompt=self.prompt, num=num, seed=self.seed
@@ -113,7 +150,8 @@ class Setup:
         said: list[Caption] = []
         divergences: list[list[Array]] = []
         for start in range(0, len(material.samples), self.batch):
-            images = [sample.image for sample in material.samples[start : start + self.batch]]
+            part = material.samples[start : start + self.batch]
+            images = [load_image(sample.image) for sample in part]
             plain = self.captioner(
                 images,
                 self.prompt,
@@ -122,18 +160,47 @@ class Setup:
                 max_new_tokens=self.limit,
             )
             captions, found = self.captioner.ground(
-                images, plain, self.prompt, scorer=Scorer.plain()
+                images,
+                plain,
+                self.prompt,
+                scorer=Scorer.plain(),
+                scores=[name for name in self.scores if name in FURTHER],
             )
             every = torch.stack([found.token_divergence(k) for k in range(1, heads + 1)], dim=-1)
             divergences += [
                 [every[row, word.first : word.last].mean(dim=0).numpy() for word in caption.words]
                 for row, caption in enumerate(captions)
             ]
-            said += captions
+            said += self.asked(images, captions) if ask else captions
             click.echo(f"{data} {' '.join(plugins)}: {len(said)}", err=True)
         keys = [files.image_key(sample.record["image_id"]) for sample in material.samples]
         truth = load_ground_truth(material.ground_truth, get_variant(READING))
         return Said(keys, said, divergences, truth)
+
+    def asked(self, images: Sequence[Any], captions: Sequence[Caption]) -> list[Caption]:
+        """The captions with the scores of their objects that the model is asked for."""
+        model, processor = self.captioner.model, self.captioner.processor
+        names = [[word.object for word in one.words if word.object] for one in captions]
+        answers: dict[str, Any] = {}
+        if "p_yes" in self.scores:
+            answers["p_yes"] = p_yes(model, processor, images, names, ending=self.ending)
+        if "lpfv" in self.scores:
+            answers["lpfv"] = lpfv(model, processor, images, names)
+        return [
+            replace(
+                caption,
+                words=tuple(
+                    replace(word, scores={**word.scores, **further(answers, row, word.object)})
+                    for word in caption.words
+                ),
+            )
+            for row, caption in enumerate(captions)
+        ]
+
+
+def further(answers: dict[str, Any], row: int, name: str | None) -> dict[str, float]:
+    """The scores of one object of a caption that were asked for; NaN for other words."""
+    return {score: found[row].get(name, float("nan")) for score, found in answers.items()}
 
 
 def scored(said: Said, scorer: Scorer, geometry: Any) -> list[Caption]:
@@ -143,27 +210,36 @@ def scored(said: Said, scorer: Scorer, geometry: Any) -> list[Caption]:
     for caption, found in zip(said.captions, said.divergences, strict=True):
         words = []
         for word, divergence in zip(caption.words, found, strict=True):
-            values = {name: getattr(word, name) for name in MEASURED}
-            values["divergence"] = float(divergence[k - 1])
-            words.append(replace(word, divergence=values["divergence"], score=scorer(values)))
+            again = replace(word, divergence=float(divergence[k - 1]))
+            words.append(replace(again, score=scorer(again.measures)))
         captions.append(replace(caption, words=tuple(words)))
     return captions
 
 
-def separation(said: Said, scorers: dict[str, Scorer], geometry: Any) -> dict[str, Any]:
-    """AUROC of every score for true against invented words."""
+def separations(said: Said, scorers: dict[str, Scorer], geometry: Any) -> dict[str, Any]:
+    """How well every score tells true from invented words, next to place alone."""
     table = said.table()
     values = table.at(scorers["combined"].heads(geometry))
-    scores = {name: values[key] for name, key in SINGLE.items()}
+    single = directed(values, [name for name in TITLES if name in values])
+    scores = {TITLES[name]: column for name, column in single.items()}
     scores |= {name: table.scores(scorer, geometry) for name, scorer in scorers.items()}
+    first = table.values["repeat"] == 0
+    place = table.values["place"]
     return {
         "words": len(table.true),
         "invented": int((~table.true).sum()),
+        "first mentions": int(first.sum()),
+        "first mentions invented": int((first & ~table.true).sum()),
         "images": table.images,
-        "auroc": {
-            name: auroc_interval(table, found, DRAWS).to_dict() for name, found in scores.items()
+        "scores": {
+            name: {"words": int((~np.isnan(found)).sum())}
+            | {column: one.to_dict() for column, one in separation(table, found, DRAWS).items()}
+            for name, found in scores.items()
+            if not np.isnan(found).all()
         },
-        "T-VHD by k": [float(auroc(column, table.true)[0]) for column in table.divergences.T],
+        "T-VHD by k, within bins": [
+            float(auroc_within(column, table.true, place)[0]) for column in table.divergences.T
+        ],
     }
 
 
@@ -249,6 +325,8 @@ def shuffled(captions: Sequence[Caption], seed: int) -> list[Caption]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--prompt", default="Describe the image.", show_default=True)
 @click.option("--plugin", default="vhr", show_default=True, help="Captions under it, too; '' none.")
+@click.option("--scores", default="all", show_default=True, help="Names, separated by commas.")
+@click.option("--ending", default=ENDING, show_default=True, help="What ends P(yes)'s questions.")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--max-new-tokens", default=128, show_default=True)
 @click.option("--save-scorer", type=click.Path(path_type=Path), help="Write the fitted scorer.")
@@ -262,6 +340,8 @@ def main(
     seed: int,
     prompt: str,
     plugin: str,
+    scores: str,
+    ending: str,
     batch_size: int,
     max_new_tokens: int,
     save_scorer: Path | None,
@@ -273,7 +353,14 @@ def main(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(
-            Captioner.from_pretrained(model), prompt, Path(folder), batch_size, seed, max_new_tokens
+            Captioner.from_pretrained(model),
+            prompt,
+            Path(folder),
+            batch_size,
+            seed,
+            max_new_tokens,
+            (*FURTHER, "p_yes", "lpfv") if scores == "all" else tuple(scores.split(",")),
+            ending,
         )
         result, scorer = measured(setup, model, (fit_on, fit_num), (data, num), plugin)
     if save_scorer is not None:
@@ -294,18 +381,33 @@ def measured(
     """Fit on the one, measure on the others."""
     geometry = examine(setup.captioner.model).geometry
     about = {"model": model, "data": fit_on[0], "seed": setup.seed, "prompt": setup.prompt}
-    fitted = setup.say(*fit_on)
-    table = fitted.table()
-    combined = fit_scorer(table, geometry, about)
+    table = setup.say(*fit_on, ask=False).table()
+    known = {*table.at(1)}
+    candidates = {
+        name: features for name, features in CANDIDATES.items() if known.issuperset(features)
+    }
+    may_ship = {name: of for name, of in candidates.items() if set(of) > set(PLACES)}
+    best, chosen_by = choose_features(table, geometry, may_ship, setup.seed)
+    combined = fit_scorer(table, geometry, about | {"features": best}, features=candidates[best])
     scorers = {"p / (p + p₀)": Scorer.plain(), "combined": combined}
-    for left_out in ("divergence", "attention", "image_share", "log_probability"):
-        names = [name for name in combined.weights if name != left_out]
-        scorers[f"combined without {left_out}"] = fit_scorer(table, geometry, about, features=names)
-    sets = {fit_on[0]: fitted}
+    for name, features in candidates.items():
+        if name != best:
+            scorers[f"fitted: {name}"] = fit_scorer(table, geometry, about, features=features)
+    sets: dict[str, Said] = {}
     for at in measure_on[0]:
         for plugins in ((), (plugin,)) if plugin else ((),):
             sets[" ".join([at, *plugins])] = setup.say(at, measure_on[1], plugins)
+    held_out = {name: said.table() for name, said in sets.items() if name in measure_on[0]}
+    combined = with_evidence(combined, held_out, geometry, DRAWS)
     result: dict[str, Any] = {
+        "settings": {
+            "model": model,
+            "prompt": setup.prompt,
+            "seed": setup.seed,
+            "fit on": list(fit_on),
+            "ending": setup.ending,
+        },
+        "features chosen by AUROC within bins": {"chosen": best, **chosen_by},
         "scorer": combined.to_dict(),
         "separation": {},
         "flags": {},
@@ -313,7 +415,7 @@ def measured(
     }
     plain = scorers["p / (p + p₀)"]
     for name, said in sets.items():
-        result["separation"][name] = separation(said, scorers, geometry)
+        result["separation"][name] = separations(said, scorers, geometry)
         result["flags"][name] = {
             "combined": flags(said, combined, geometry, (combined.threshold, 0.3, 0.4, 0.5)),
             "p / (p + p₀)": flags(said, plain, geometry, (0.4, plain.threshold)),

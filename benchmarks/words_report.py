@@ -23,37 +23,60 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
+COLUMNS = (
+    "all", "place alone", "within bins", "first mentions", "place alone, first mentions", "repeats",
+)  # fmt: skip
+
+
 def report(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    sets = list(result["separation"])
-    counts = {
-        name: f"{name}: {part['invented']} of {part['words']} words invented"
-        for name, part in result["separation"].items()
-    }
-    parts = ["### AUROC, true against invented object words", "", "; ".join(counts.values()), ""]
-    scores = list(result["separation"][sets[0]]["auroc"])
-    parts.append(
-        table(
-            ["score", *sets],
-            (
-                [name, *(shown(result["separation"][at]["auroc"][name], 1) for at in sets)]
-                for name in scores
-            ),
+    parts: list[str] = []
+    for name, part in result["separation"].items():
+        parts += [
+            f"### AUROC, {name}",
+            "",
+            f"{part['invented']} of {part['words']} object words on {part['images']} images are "
+            f"invented; of {part['first mentions']} first mentions "
+            f"{part['first mentions invented']}.",
+            "",
+        ]
+        parts.append(
+            table(
+                ["score", "words", *COLUMNS, "within bins less place's"],
+                (
+                    [
+                        score,
+                        str(found["words"]),
+                        *(shown(found[column], 1) for column in COLUMNS),
+                        shown(found["less place within bins"], 1, sign=True),
+                    ]
+                    for score, found in part["scores"].items()
+                ),
+            )
         )
-    )
+    sets = list(result["separation"])
+    by_k = "T-VHD by k, within bins"
     parts.append(
         table(
-            ["T-VHD, k", *map(str, range(1, 1 + len(result["separation"][sets[0]]["T-VHD by k"])))],
-            (
-                [at, *(f"{value:.3f}" for value in result["separation"][at]["T-VHD by k"])]
-                for at in sets
-            ),
+            [by_k, *map(str, range(1, 1 + len(result["separation"][sets[0]][by_k])))],
+            ([at, *(f"{value:.3f}" for value in result["separation"][at][by_k])] for at in sets),
         )
     )
     parts += ["### Flags", ""]
     parts.append(
         table(
-            ["captions", "scorer", "threshold", "precision", "recall", "true words flagged"],
+            [
+                "captions",
+                "scorer",
+                "threshold",
+                "precision",
+                "recall",
+                "true words flagged",
+                "precision, first mentions",
+                "precision, repeats",
+                "precision of as many latest words",
+                "difference",
+            ],
             (
                 [at, scorer, threshold, *(shown(figure) for figure in figures.values())]
                 for at, by_scorer in result["flags"].items()

@@ -1,20 +1,36 @@
-"""How well word scores separate hallucinated from true objects, and fitting a scorer."""
+"""How well word scores separate true from hallucinated objects, next to the word's place alone.
 
-from collections.abc import Iterable, Mapping
+Hallucinated objects come late and are seldom named twice, so that a word's place by itself, and any
+score that falls with the length of the answer, separates the two kinds. Every figure of a score
+therefore stands next to what place alone does on the same words, and to what is left within bins of
+ten tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlmheads.errors import VlmHeadsError
-from vlmheads.grounding.scores import MEASURED, Scorer
-from vlmheads.model.geometry import Geometry
 from vlmheads_eval.statistics import Array, Estimate, estimate, weight_blocks
 
-# The features of the combined score.
-FEATURES = ("log_probability", "image_share", "attention", "divergence")
-FALSE_ALARMS = 0.05
-PENALTY = 1e-3
+if TYPE_CHECKING:
+    from vlmheads.grounding.scores import Scorer
+    from vlmheads.model.geometry import Geometry
+
+BIN = 10  # Tokens.
+FEWEST = 10  # Words of a bin that counts.
+# Figures of a score, in the order of its table.
+COLUMNS = (
+    "all",
+    "place alone",
+    "within bins",
+    "first mentions",
+    "place alone, first mentions",
+    "repeats",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +40,8 @@ class WordTable:
     Args:
         image: [W] the index of each word's image.
         true: [W] whether the object is in the image.
-        values: measure -> [W].
+        values: measure -> [W], NaN where a word has none; "place" (tokens before the word) and
+            "repeat" (1 where the caption named the object before) among them.
         divergences: [W, H] T-VHD of each word for k = 1 to H heads of a layer.
         images: the number of images, including those without an object word.
     """
@@ -44,8 +61,24 @@ class WordTable:
     def scores(self, scorer: Scorer, geometry: Geometry) -> Array:
         """Return a scorer's score for each word [W]."""
         values = self.at(scorer.heads(geometry))
-        rows = zip(*(values[name].tolist() for name in MEASURED), strict=True)
-        return np.array([scorer(dict(zip(MEASURED, row, strict=True))) for row in rows])
+        names = list(values)
+        rows = zip(*(values[name].tolist() for name in names), strict=True)
+        return np.array([scorer(dict(zip(names, row, strict=True))) for row in rows])
+
+    def rows(self, chosen: Array) -> WordTable:
+        """Return the words that are chosen [W]; the images stay as they are."""
+        values = {name: column[chosen] for name, column in self.values.items()}
+        return WordTable(
+            self.image[chosen], self.true[chosen], values, self.divergences[chosen], self.images
+        )
+
+    def of_images(self, chosen: Array) -> WordTable:
+        """Return the words of the images that are chosen [images], numbered anew."""
+        part = self.rows(chosen[self.image])
+        number = np.cumsum(chosen) - 1
+        return WordTable(
+            number[part.image], part.true, part.values, part.divergences, int(chosen.sum())
+        )
 
 
 def auroc(scores: Array, true: Array, weights: Array | None = None) -> Array:
@@ -59,146 +92,134 @@ def auroc(scores: Array, true: Array, weights: Array | None = None) -> Array:
     Returns:
         [D], or [1] without weights; NaN where a draw has words of one kind only.
     """
-    if weights is None:
-        weights = np.ones((1, len(scores)))
-    order = np.argsort(scores, kind="stable")
-    ordered = weights[:, order].astype(float)
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
-    positive = np.add.reduceat(ordered * true[order], starts, axis=1)
-    negative = np.add.reduceat(ordered * ~true[order], starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    area = np.full(len(ordered), np.nan)
-    np.divide((positive * below).sum(axis=1), pairs, out=area, where=pairs > 0)
-    return area
+    return _ratio(*_won(scores, true, weights))
+
+
+def auroc_within(
+    scores: Array, true: Array, place: Array, weights: Array | None = None, *, size: int = BIN
+) -> Array:
+    """AUROC among words of the same bin of places: how often a true word outscores a
+    hallucinated one that stands about as late.
+
+    Bins of words of one kind, or of fewer than 10, are left out; the others count by their pairs
+    of a true and a hallucinated word.
+
+    Args:
+        scores: [W].
+        true: [W] booleans.
+        place: [W] tokens before each word.
+        weights: as `auroc` takes them.
+        size: tokens of a bin.
+
+    Returns:
+        As `auroc`; NaN where no bin is left.
+    """  # noqa: D205
+    draws = 1 if weights is None else len(weights)
+    won, pairs = np.zeros(draws), np.zeros(draws)
+    bins = place // size
+    for one in np.unique(bins):
+        inside = bins == one
+        if inside.sum() < FEWEST or true[inside].all() or not true[inside].any():
+            continue
+        part = None if weights is None else weights[:, inside]
+        more, of = _won(scores[inside], true[inside], part)
+        won, pairs = won + more, pairs + of
+    return _ratio(won, pairs)
 
 
 def auroc_interval(table: WordTable, scores: Array, draws: int, seed: int = 0) -> Estimate:
     """Return the AUROC with its bootstrap interval over images."""
     drawn = [
-        auroc(scores, table.true, weights[:, table.image])
-        for weights in _blocks(table, draws, seed)
+        auroc(scores, table.true, weights[:, table.image]) for weights in blocks(table, draws, seed)
     ]
     return estimate(auroc(scores, table.true)[0], np.concatenate(drawn))
 
 
-def flag_figures(
-    table: WordTable, scores: Array, threshold: float, draws: int, seed: int = 0
-) -> dict[str, Estimate]:
-    """Return precision and recall of flags, and the share of true words that are flagged.
+def separation(table: WordTable, scores: Array, draws: int, seed: int = 0) -> dict[str, Estimate]:
+    """Return how well scores, higher for true words, separate the two kinds.
+
+    Words without the score (NaN) are left out of every figure, place alone included. All
+    intervals are over images, with the same draws.
 
     Args:
         table: the words.
-        scores: [W]; words below the threshold are flagged.
-        threshold: see `Scorer`.
+        scores: [W].
         draws: of the bootstrap over images.
         seed: for these draws.
+
+    Returns:
+        The AUROC under each name of `COLUMNS`; "place within bins"; and "less place within
+        bins", the difference of the two within bins.
     """
-    flagged, hallucinated = scores < threshold, ~table.true
-    parts = {
-        "precision": (flagged & hallucinated, flagged),
-        "recall": (flagged & hallucinated, hallucinated),
-        "false alarms": (flagged & table.true, table.true),
-    }
-    drawn: dict[str, list[Array]] = {name: [] for name in parts}
-    for weights in _blocks(table, draws, seed):
-        words = weights[:, table.image].astype(float)
-        for name, (above, below) in parts.items():
-            drawn[name].append(_ratio(words @ above, words @ below))
+    known = ~np.isnan(scores)
+    table, scores = table.rows(known), scores[known]
+    found = _figures(table, scores, None)
+    drawn: dict[str, list[Array]] = {name: [] for name in found}
+    for weights in blocks(table, draws, seed):
+        for name, values in _figures(table, scores, weights[:, table.image]).items():
+            drawn[name].append(values)
+    return {name: estimate(found[name][0], np.concatenate(drawn[name])) for name in found}
+
+
+def _figures(table: WordTable, scores: Array, weights: Array | None) -> dict[str, Array]:
+    """Return the figures of `separation` on the sample, or on draws [D, W] of words."""
+    true, place = table.true, table.values["place"]
+    repeat = table.values["repeat"] > 0
+    parts = {}
+    for name, chosen in (("first mentions", ~repeat), ("repeats", repeat)):
+        taken = None if weights is None else weights[:, chosen]
+        parts[name] = auroc(scores[chosen], true[chosen], taken)
+        parts[f"place alone, {name}"] = auroc(-place[chosen], true[chosen], taken)
+    within = auroc_within(scores, true, place, weights)
+    placed = auroc_within(-place, true, place, weights)
     return {
-        name: estimate(_ratio(above.sum(), below.sum()), np.concatenate(drawn[name]))
-        for name, (above, below) in parts.items()
+        "all": auroc(scores, true, weights),
+        "place alone": auroc(-place, true, weights),
+        "within bins": within,
+        "place within bins": placed,
+        "less place within bins": within - placed,
+        **parts,
     }
 
 
-def fit_scorer(
-    table: WordTable,
-    geometry: Geometry,
-    provenance: Mapping[str, Any],
-    *,
-    features: Iterable[str] = FEATURES,
-    false_alarms: float = FALSE_ALARMS,
-) -> Scorer:
-    """Fit the combined score of words: a logistic regression of a few standardised measures.
-
-    True and hallucinated words have the same total weight, so that a word with a score of ½ is as
-    typical of one kind as of the other. The k of T-VHD is the one with the largest AUROC alone.
-    The threshold is the highest one that flags at most the given share of true words.
-
-    Args:
-        table: object words of captions.
-        geometry: of the model that generated them.
-        provenance: plain values that say where they come from.
-        features: which measures to use.
-        false_alarms: that share.
-
-    Raises:
-        VlmHeadsError: words of one kind only.
-    """
-    if table.true.all() or not table.true.any():
-        raise VlmHeadsError(
-            f"{len(table.true)} object words, {int(table.true.sum())} of them true",
-            "both true and hallucinated ones",
-            "fit on more images",
-        )
-    areas = [auroc(column, table.true)[0] for column in table.divergences.T]
-    k = int(np.argmax(areas)) + 1
-    names, values = tuple(features), table.at(k)
-    columns = np.stack([values[name] for name in names], axis=1)
-    mean, scale = columns.mean(axis=0), columns.std(axis=0)
-    weights, bias = logistic((columns - mean) / scale, table.true)
-    scorer = Scorer(
-        _named(names, weights), bias, _named(names, mean), _named(names, scale), 0.0, k, geometry
-    )
-    scores = table.scores(scorer, geometry)
-    threshold = float(np.quantile(scores[table.true], false_alarms, method="lower"))
-    about = {
-        "words": len(table.true),
-        "invented": int((~table.true).sum()),
-        "images": table.images,
-        "false_alarms": false_alarms,
-        "auroc": float(auroc(scores, table.true)[0]),
-    }
-    return Scorer(
-        scorer.weights, bias, scorer.mean, scorer.scale, threshold, k, geometry,
-        {**provenance, **about},
-    )  # fmt: skip
-
-
-def logistic(columns: Array, true: Array, penalty: float = PENALTY) -> tuple[Array, float]:
-    """Return weights and bias of a logistic regression with an L2 penalty, by Newton's method.
-
-    Each kind has half the weight in the mean loss; the penalty is half its value times the squared
-    weights and excludes the bias.
-    """
-    design = np.column_stack([columns, np.ones(len(columns))])
-    share = np.where(true, 0.5 / true.sum(), 0.5 / (~true).sum())
-    ridge = np.append(np.full(columns.shape[1], penalty), 0.0)
-    found = np.zeros(design.shape[1])
-    for _ in range(100):
-        chance = 1 / (1 + np.exp(-design @ found))
-        slope = design.T @ (share * (chance - true)) + ridge * found
-        curve = (design.T * (share * chance * (1 - chance))) @ design + np.diag(ridge)
-        step = np.linalg.solve(curve, slope)
-        found = found - step
-        if np.abs(step).max() < 1e-10:
-            break
-    return found[:-1], float(found[-1])
-
-
-def _named(names: tuple[str, ...], values: Array) -> dict[str, float]:
-    return dict(zip(names, values.tolist(), strict=True))
-
-
-def _blocks(table: WordTable, draws: int, seed: int) -> Iterable[Array]:
+def blocks(table: WordTable, draws: int, seed: int) -> Iterator[Array]:
     """Yield draws of images, a few hundred at a time to limit memory."""
     for weights in weight_blocks(table.images, draws, seed):
         for start in range(0, len(weights), 250):
             yield weights[start : start + 250]
 
 
-def _ratio(above: Any, below: Any) -> Array:
-    above, below = np.asarray(above, float), np.asarray(below, float)
-    ratio = np.full(above.shape, np.nan)
+def _won(scores: Array, true: Array, weights: Array | None) -> tuple[Array, Array]:
+    """Return in how many pairs the true word outscores the other, and of how many, [D] each."""
+    if weights is None:
+        weights = np.ones((1, len(scores)))
+    if not len(scores):
+        return np.zeros(len(weights)), np.zeros(len(weights))
+    order = np.argsort(scores, kind="stable")
+    ordered = weights[:, order].astype(float)
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
+    positive = np.add.reduceat(ordered * true[order], starts, axis=1)
+    negative = np.add.reduceat(ordered * ~true[order], starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return (positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    ratio = np.full(below.shape, np.nan)
     np.divide(above, below, out=ratio, where=below > 0)
     return ratio
+
+
+def higher_is_true() -> dict[str, bool]:
+    """Return for each score whether words that the image supports have higher values."""
+    from vlmheads.grounding.catalogue import SCORES
+
+    found = {name: score.higher_is_true for name, score in SCORES.items()}
+    return found | {"log_probability_without": True, "p_yes": True, "lpfv": True, "repeat": True,
+                    "image_share": True, "place": False}  # fmt: skip
+
+
+def directed(values: Mapping[str, Array], names: Iterable[str]) -> dict[str, Array]:
+    """Return measures with their signs turned where low values mean true."""
+    higher = higher_is_true()
+    return {name: values[name] if higher[name] else -values[name] for name in names}

@@ -88,7 +88,19 @@ def test_a_scorer_from_a_file_scores_instead(scenes: Path, tmp_path: Path) -> No
     Scorer({"attention": 0.0}, bias=0.0, threshold=0.7).save(tmp_path / "scorer.json")
     (record, *_) = records(scenes, "--flag", "--scorer", tmp_path / "scorer.json")
     assert {word["score"] for word in record["words"]} == {0.5}
+    assert "not shown to tell hallucinated objects better" in record["caveat"]
     assert (record["threshold"], record["scorer"]) == (0.7, "plain")
+
+
+def test_a_scorer_that_is_not_shown_to_beat_place_is_noted_in_one_line(
+    scenes: Path, tmp_path: Path
+) -> None:
+    Scorer.plain().save(tmp_path / "plain.json")
+    image = sorted(scenes.iterdir())[0]
+    done = run("caption", image, "--plugin", "none", "--flag", "--scorer", tmp_path / "plain.json")
+    (line,) = [line for line in done.stderr.splitlines() if "place" in line]
+    assert line.startswith("note: the score is p/(p+p0), fitted on no captions")
+    assert "place" not in run("caption", image, "--plugin", "none", "--flag").stderr
 
 
 @pytest.mark.parametrize(
@@ -149,11 +161,14 @@ def test_several_images_show_the_least_supported_objects_first() -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     word = dict.fromkeys(("divergence", "attention", "log_probability"), 1.0)
     word |= {"log_probability_without": 2.0, "object": "dog", "text": "dog", "flagged": True}
+    word |= {"first": 31, "repeat": True}
     shown = [
         {"image": f"{name}.png", "caption": "", "words": [word | {"score": score}]}
         for name, score in (("b", 0.5), ("a", 0.25), ("c", 0.75))
     ]
     show.objects(console, shown, 2)
     text = console.export_text()
+    assert "31" in text
+    assert "repeat" in text
     assert text.index("a.png") < text.index("b.png")
     assert "c.png" not in text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import words
 from click.testing import CliRunner
+from vlmheads_eval.word_scores import COLUMNS
 
 from vlmheads.grounding.scores import Scorer
 
@@ -19,15 +20,17 @@ def test_the_benchmark_fits_measures_and_saves_a_scorer(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
-    assert list(found["separation"]) == ["testbed:counterfactual", "testbed:test"]
-    fitted = found["separation"]["testbed:counterfactual"]
+    assert list(found["separation"]) == ["testbed:test"]  # nothing on the images of the fit
+    scores = found["separation"]["testbed:test"]["scores"]
+    assert {"place alone", "SVAR", "Internal Confidence", "P(yes)", "combined"} < set(scores)
+    assert set(COLUMNS) < set(scores["combined"])
     scorer = Scorer.load(saved)
-    assert fitted["auroc"]["combined"]["value"] == scorer.provenance["auroc"]
-    assert fitted["T-VHD by k"].index(max(fitted["T-VHD by k"])) + 1 == scorer.k
-    dropped = found["dropped"]["testbed:counterfactual"]["combined"]
-    assert dropped["changed"] > 0
-    assert dropped["CHAIRi"]["after"] < dropped["CHAIRi"]["before"]
+    evidence = scorer.provenance["held_out"]["testbed:test"]
+    assert evidence["all"]["value"] == scores["combined"]["all"]["value"]
+    assert scorer.provenance["features"] in found["features chosen by AUROC within bins"]
+    assert found["dropped"]["testbed:test"]["combined"]["images"] == 4
     assert "| combined |" in done.stdout
+    assert "| place alone |" in done.stdout
 
 
 def test_the_fit_is_not_measured_on_its_own_images() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from vlmheads import Captioner, VlmHeadsError, Word, attach
+from vlmheads import Captioner, VlmHeadsError, attach
 from vlmheads.grounding import grounding
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import find_objects, token_masks, token_spans, word_spans
@@ -239,8 +239,11 @@ def test_words_carry_what_their_tokens_measure_alone(captions: Any, scenes: list
             float(found.token_divergence(k)[0, part].mean()), rel=1e-4
         )
         assert word.image_gain == word.log_probability - word.log_probability_without
-        measures = {name: getattr(word, name) for name in Word.__dataclass_fields__}
-        assert word.score == scorer(measures)
+        assert word.score == scorer(word.measures)
+        assert set(word.scores) == set(scorer.further)
+        assert word.place == word.first
+        before = [other.object for other in caption.words if other.start < word.start]
+        assert word.repeat == (word.object is not None and word.object in before)
 
 
 def test_words_are_refused_where_plugins_act_that_the_captioner_cannot_take_away() -> None:
@@ -320,8 +323,9 @@ def test_what_is_no_scorer_is_refused(change: Any, message: str, tmp_path: Path)
 def test_the_embedded_model_brings_the_scorer_that_was_fitted_on_it() -> None:
     scorer = Scorer.of(embedded().model)
     assert (scorer.name, scorer.geometry) == ("fitted on embedded", GEOMETRY)
-    assert set(scorer.weights) == {"log_probability", "image_share", "attention", "divergence"}
+    assert {"place", "repeat"} < set(scorer.weights)
     assert scorer.provenance["data"] == "testbed:val"
+    assert scorer.caveat == ""  # it beats place alone within bins, on other images
 
 
 def test_a_model_from_elsewhere_is_scored_by_the_plain_scorer(

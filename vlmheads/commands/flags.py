@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from vlmheads.caption import Caption, Captioner
 from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.rewrite import drop_clauses
@@ -39,6 +41,8 @@ class WordOptions:
     ) -> WordOptions | None:
         """Read the options; None where neither is wanted.
 
+        A scorer that is not shown to tell more than the place of a word is noted on stderr.
+
         Raises:
             VlmHeadsError: a threshold or scorer for nothing, or one that cannot be.
         """
@@ -54,12 +58,16 @@ class WordOptions:
         if threshold is not None:
             check_threshold(threshold)
             found = found.at(threshold)
+        if found.caveat:
+            click.echo(f"note: {found.caveat}", err=True)
         return cls(flag, drop, found)
 
     def record(self, caption: Caption) -> dict[str, Any]:
         """Return what there is to say of a caption, as plain values."""
         limit = self.scorer.threshold
         about: dict[str, Any] = {"threshold": limit, "scorer": self.scorer.name}
+        if self.scorer.caveat:
+            about["caveat"] = self.scorer.caveat
         if self.flag:
             about["words"] = [
                 word.to_dict() | {"flagged": bool(word.object) and word.score < limit}

@@ -137,12 +137,15 @@ def objects(console: Console, records: list[dict[str, Any]], top: int) -> None:
     if len(records) > 1:
         table.add_column("image")
     table.add_column("word")
+    for column in ("place", "mention"):
+        table.add_column(column, justify="right")
     for column in ("T-VHD", "on the image", "log p", "log p without", "score", ""):
         table.add_column(column, justify="right")
     for record, word in rows:
         measured = (word["divergence"], word["attention"], word["log_probability"],
                     word["log_probability_without"], word["score"])  # fmt: skip
         name = [] if len(records) == 1 else [Path(record["image"]).name]
-        cells = [*name, word["text"], *(f"{value:.3f}" for value in measured)]
+        stands = [str(word["first"]), "repeat" if word["repeat"] else "first"]
+        cells = [*name, word["text"], *stands, *(f"{value:.3f}" for value in measured)]
         table.add_row(*cells, "?" if word["flagged"] else "")
     console.print(table)

@@ -28,6 +28,8 @@ FIGURES = {
     "log-probability without the image": lambda word: word.log_probability_without,
     "gain by the image": lambda word: word.image_gain,
     "score": lambda word: word.score,
+    "place, tokens before the word": lambda word: float(word.place),
+    "share that repeats an object": lambda word: float(word.repeat),
 }
 
 
@@ -44,6 +46,8 @@ def words(captioner: Captioner, paths: list[Path], options: Options) -> Measurem
     notes: dict[str, Any] = {"T-VHD": f"sum of the {k} largest of {geometry.heads} heads a layer"}
     notes |= {"figures": "means of the objects of an image"}
     notes |= {"scorer": scorer.name, "threshold": limit}
+    if scorer.caveat:
+        notes |= {"caveat": scorer.caveat}
     named = [[word for word in caption.words if word.object] for caption in captions]
     records = [
         {

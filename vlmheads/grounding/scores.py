@@ -93,6 +93,32 @@ class Scorer:
             return "plain"
         return f"fitted on {self.provenance.get('model', self.geometry)}"
 
+    @property
+    def caveat(self) -> str:
+        """One line where the score is not shown to tell more than the word's place; else empty.
+
+        Place alone separates true from hallucinated objects well, so a score counts as shown where
+        it beats place within bins of ten tokens, on images that it was not fitted on.
+        """
+        if self.geometry is None:
+            return (
+                "the score is p/(p+p0), fitted on no captions: it is not shown to tell "
+                "hallucinated objects better than their place in the caption does"
+            )
+        evidence: Mapping[str, Any] = self.provenance.get("held_out") or {}
+        if not evidence:
+            return (
+                "the scorer was not tested on images that it was not fitted on: it is not shown to "
+                "tell hallucinated objects better than their place in the caption does"
+            )
+        beaten = [name for name, found in evidence.items() if not _beats_place(found)]
+        if not beaten:
+            return ""
+        return (
+            f"on {', '.join(beaten)} the score is not shown to tell hallucinated objects better "
+            "than their place in the caption does (AUROC within bins of ten tokens)"
+        )
+
     def __call__(self, values: Mapping[str, float]) -> float:
         """Return the score of a word from what was measured of it, from 0 to 1."""
         gain = values["log_probability"] - values["log_probability_without"]
@@ -165,6 +191,12 @@ class Scorer:
             raise VlmHeadsError(f"{path} is no word scorer ({error})", "one that was saved") from (
                 error
             )
+
+
+def _beats_place(evidence: Mapping[str, Any]) -> bool:
+    """Whether the interval of the difference to place alone within bins is above 0."""
+    low = (evidence.get("less_place_within_bins") or {}).get("low")
+    return low is not None and low > 0
 
 
 def sigmoid(value: float) -> float:
