@@ -24,33 +24,33 @@ import click
 import numpy as np
 import torch
 from vlmheads_eval import records as files
+from vlmheads_eval.calibrate.measured import MeasuredCaptions, measure_captions
 from vlmheads_eval.calibrate.scorer import (
     choose_features,
     fit_scorer,
     flag_figures,
     with_evidence,
 )
-from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.calibrate.words import CANDIDATES, PLACES, PRESENT
+from vlmheads_eval.chair.ground_truth import load_ground_truth
 from vlmheads_eval.chair.measures import count, measure
 from vlmheads_eval.chair.score import frontier_distance, score_captions, truncated_counts
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import load_material
 from vlmheads_eval.statistics import Array, differ, resample
-from vlmheads_eval.word_scores import WordTable, auroc_within, directed, separation
+from vlmheads_eval.word_scores import auroc_within, directed, separation
 from words_report import CHAIR, report
 
 from vlmheads import Caption, Captioner
-from vlmheads.grounding.catalogue import SCORES
-from vlmheads.grounding.lpfv import lpfv
-from vlmheads.grounding.questions import ENDING, p_yes
+from vlmheads.grounding.catalogue import ASKED, SCORES
+from vlmheads.grounding.questions import ENDING
 from vlmheads.grounding.rewrite import drop_clauses
 from vlmheads.grounding.scores import Scorer
-from vlmheads.images import load_image
 from vlmheads.model.anatomy import examine
 
 DRAWS = 1000
 READING = "fixed"
-# Scores that are measured beside those of every grounding, and those that are asked for.
+# Scores that are measured beside those of every grounding.
 FURTHER = tuple(name for name in SCORES if name not in ("divergence", "attention", "image_gain"))
 TITLES = {
     "place": "place alone",
@@ -70,46 +70,13 @@ TITLES = {
     "lpfv": "LPFV",
     "p_yes": "P(yes)",
 }
-# What the combined score may be made of; the best on a third of the fitting images is taken.
-PRESENT = ("log_probability", "image_share", "attention", "divergence")
-LENS = ("internal_confidence", "glsim", "inslen")
-PLACES = ("place", "repeat")
-CANDIDATES = {
-    "place and repeat alone": PLACES,
-    "without place": PRESENT,
-    "first four": (*PRESENT, *PLACES),
-    "all but the lens": (*PRESENT, "entropy", "svar", "pas", *PLACES),
-    "all": (*PRESENT, "entropy", "svar", "pas", *LENS, *PLACES),
-}
+# Fits that are measured beside those that may ship.
+OTHERS = {"place and repeat alone": PLACES, "without place": PRESENT}
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class Said(MeasuredCaptions):
     """Captions of one split with their words, by image."""
-
-    keys: list[str]
-    captions: list[Caption]
-    divergences: list[list[Array]]  # of each caption's words, [H]: T-VHD for every k
-    truth: GroundTruth
-
-    def table(self) -> WordTable:
-        """The object words, each true or invented."""
-        rows = [
-            (image, word, divergence, word.object in self.truth.objects[key])
-            for image, (key, caption, found) in enumerate(
-                zip(self.keys, self.captions, self.divergences, strict=True)
-            )
-            for word, divergence in zip(caption.words, found, strict=True)
-            if word.object
-        ]
-        names = rows[0][1].measures
-        return WordTable(
-            np.array([image for image, *_ in rows]),
-            np.array([true for *_, true in rows]),
-            {name: np.array([word.measures[name] for _, word, *_ in rows]) for name in names},
-            np.stack([divergence for *_, divergence, _ in rows]),
-            len(self.keys),
-        )
 
     def counts(self, texts: Sequence[str]) -> Array:
         """CHAIR's counts of other texts for the same images: [images, columns]."""
@@ -146,61 +113,18 @@ class Setup:
         material = load_material(
             [data], "caption", workspace=self.workspace, prompt=self.prompt, num=num, seed=self.seed
         )
-        heads = examine(self.captioner.model).geometry.heads
-        said: list[Caption] = []
-        divergences: list[list[Array]] = []
-        for start in range(0, len(material.samples), self.batch):
-            part = material.samples[start : start + self.batch]
-            images = [load_image(sample.image) for sample in part]
-            plain = self.captioner(
-                images,
-                self.prompt,
-                plugins=plugins,
-                batch_size=self.batch,
-                max_new_tokens=self.limit,
-            )
-            captions, found = self.captioner.ground(
-                images,
-                plain,
-                self.prompt,
-                scorer=Scorer.plain(),
-                scores=[name for name in self.scores if name in FURTHER],
-            )
-            every = torch.stack([found.token_divergence(k) for k in range(1, heads + 1)], dim=-1)
-            divergences += [
-                [every[row, word.first : word.last].mean(dim=0).numpy() for word in caption.words]
-                for row, caption in enumerate(captions)
-            ]
-            said += self.asked(images, captions) if ask else captions
-            click.echo(f"{data} {' '.join(plugins)}: {len(said)}", err=True)
-        keys = [files.image_key(sample.record["image_id"]) for sample in material.samples]
         truth = load_ground_truth(material.ground_truth, get_variant(READING))
-        return Said(keys, said, divergences, truth)
-
-    def asked(self, images: Sequence[Any], captions: Sequence[Caption]) -> list[Caption]:
-        """The captions with the scores of their objects that the model is asked for."""
-        model, processor = self.captioner.model, self.captioner.processor
-        names = [[word.object for word in one.words if word.object] for one in captions]
-        answers: dict[str, Any] = {}
-        if "p_yes" in self.scores:
-            answers["p_yes"] = p_yes(model, processor, images, names, ending=self.ending)
-        if "lpfv" in self.scores:
-            answers["lpfv"] = lpfv(model, processor, images, names)
-        return [
-            replace(
-                caption,
-                words=tuple(
-                    replace(word, scores={**word.scores, **further(answers, row, word.object)})
-                    for word in caption.words
-                ),
-            )
-            for row, caption in enumerate(captions)
-        ]
-
-
-def further(answers: dict[str, Any], row: int, name: str | None) -> dict[str, float]:
-    """The scores of one object of a caption that were asked for; NaN for other words."""
-    return {score: found[row].get(name, float("nan")) for score, found in answers.items()}
+        found = measure_captions(
+            Captioner(self.captioner.model, self.captioner.processor, plugins),
+            material.samples,
+            truth,
+            scores=[name for name in self.scores if ask or name not in ASKED],
+            ending=self.ending,
+            batch_size=self.batch,
+            max_new_tokens=self.limit,
+            progress=lambda done: click.echo(f"{data} {' '.join(plugins)}: {done}", err=True),
+        )
+        return Said(found.keys, found.captions, found.divergences, found.truth)
 
 
 def scored(said: Said, scorer: Scorer, geometry: Any) -> list[Caption]:
@@ -359,7 +283,7 @@ def main(
             batch_size,
             seed,
             max_new_tokens,
-            (*FURTHER, "p_yes", "lpfv") if scores == "all" else tuple(scores.split(",")),
+            (*FURTHER, *ASKED) if scores == "all" else tuple(scores.split(",")),
             ending,
         )
         result, scorer = measured(setup, model, (fit_on, fit_num), (data, num), plugin)
@@ -383,14 +307,11 @@ def measured(
     about = {"model": model, "data": fit_on[0], "seed": setup.seed, "prompt": setup.prompt}
     table = setup.say(*fit_on, ask=False).table()
     known = {*table.at(1)}
-    candidates = {
-        name: features for name, features in CANDIDATES.items() if known.issuperset(features)
-    }
-    may_ship = {name: of for name, of in candidates.items() if set(of) > set(PLACES)}
+    may_ship = {name: of for name, of in CANDIDATES.items() if known.issuperset(of)}
     best, chosen_by = choose_features(table, geometry, may_ship, setup.seed)
-    combined = fit_scorer(table, geometry, about | {"features": best}, features=candidates[best])
+    combined = fit_scorer(table, geometry, about | {"features": best}, features=may_ship[best])
     scorers = {"p / (p + p₀)": Scorer.plain(), "combined": combined}
-    for name, features in candidates.items():
+    for name, features in {**may_ship, **OTHERS}.items():
         if name != best:
             scorers[f"fitted: {name}"] = fit_scorer(table, geometry, about, features=features)
     sets: dict[str, Said] = {}

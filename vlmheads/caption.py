@@ -183,7 +183,7 @@ class Captioner:
         self,
         images: ImageLike | Iterable[ImageLike],
         captions: Sequence[Caption],
-        prompt: str = PROMPT,
+        prompt: str | Sequence[str] = PROMPT,
         *,
         scorer: Scorer | None = None,
         scores: Sequence[str] = (),
@@ -195,7 +195,7 @@ class Captioner:
         Args:
             images: files or Pillow images, one a caption.
             captions: with their tokens.
-            prompt: what the model was asked.
+            prompt: what the model was asked, one for all or one per image.
             scorer: in place of `Scorer.of(model)`.
             scores: further scores of the words, by name, beside those that the scorer weighs.
 
