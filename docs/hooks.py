@@ -55,7 +55,10 @@ REFERENCE = {
     "words": (
         "Words",
         "How far the image supports each word of a caption.",
-        "grounding.words grounding.scores grounding.measure grounding.rewrite",
+        "grounding.words grounding.scores grounding.measure grounding.rewrite grounding.catalogue "
+        "grounding.probability grounding.attending grounding.divergence grounding.confidence "
+        "grounding.glsim grounding.inslen grounding.questions grounding.lpfv grounding.risk "
+        "grounding.guarantee",
     ),
     "detect": (
         "Detectors",
