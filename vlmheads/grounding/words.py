@@ -60,7 +60,7 @@ class Word:
     log_probability_without: float
     score: float
     repeat: bool = False
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def place(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlmheads.detect import divergence, text_dominance, visual_sinks
 from vlmheads.grounding import grounding
+from vlmheads.grounding.catalogue import ask_about
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Word, ground_words, token_spans
 from vlmheads.plugin import Plugin
@@ -146,11 +147,18 @@ def measure_caption(
     if not ids:
         return CaptionMeasurement((), scorer.threshold, torch.zeros(0, layers, heads), None, edited)
     weights = 0 if view.grid is None else len(ids) * layers * heads * view.grid[0] * view.grid[1]
-    found = grounding(network, inputs, torch.tensor([ids]), patches=0 < weights <= MAX_WEIGHTS)
+    found = grounding(
+        network,
+        inputs,
+        torch.tensor([ids]),
+        patches=0 < weights <= MAX_WEIGHTS,
+        scores=scorer.further,
+    )
+    (asked,) = ask_about(network, processor, [image], [text], scorer.asked)
     decode = partial(processor.batch_decode, skip_special_tokens=True)
     special = frozenset(processor.tokenizer.all_special_ids)
     spans = token_spans(ids, text, decode, special)
-    words = ground_words(text, spans, found, 0, scorer, scorer.heads(model.geometry))
+    words = ground_words(text, spans, found, 0, scorer, scorer.heads(model.geometry), asked)
     divergences = [found.divergence[0, word.first : word.last].mean(dim=0) for word in words]
     patches = None
     if found.patches is not None:
