@@ -98,8 +98,7 @@ def auroc(scores: Array, true: Array, weights: Array | None = None) -> Array:
 def auroc_within(
     scores: Array, true: Array, place: Array, weights: Array | None = None, *, size: int = BIN
 ) -> Array:
-    """AUROC among words of the same bin of places: how often a true word outscores a
-    hallucinated one that stands about as late.
+    """AUROC among words of the same bin of places, which stand about as late.
 
     Bins of words of one kind, or of fewer than 10, are left out; the others count by their pairs
     of a true and a hallucinated word.
@@ -113,7 +112,7 @@ def auroc_within(
 
     Returns:
         As `auroc`; NaN where no bin is left.
-    """  # noqa: D205
+    """
     draws = 1 if weights is None else len(weights)
     won, pairs = np.zeros(draws), np.zeros(draws)
     bins = place // size

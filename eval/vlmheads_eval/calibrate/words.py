@@ -1,5 +1,4 @@
-"""A scorer of words for a model: fitted on some images, its threshold chosen on others, verified
-on the rest."""  # noqa: D205, D209
+"""A scorer of words for a model: fitted, given a threshold, and verified on images each."""
 
 from __future__ import annotations
 
