@@ -66,7 +66,7 @@ def caption_objects(text: str, truth: Collection[str] | None) -> CaptionObjects:
     """
     reader = get_variant(VARIANT)
     known = None if truth is None else frozenset(reader.vocabulary.nodes[name] for name in truth)
-    score = score_mentions(0, reader.find(reader.words(text)), known)
+    score = score_mentions(0, reader.read(text), known)
     mentions = [
         Mention(start, end, mention.node, None if known is None else mention.node in known)
         for mention in score.mentions

@@ -98,12 +98,16 @@ def _coco_sets(
         yield image_key(image_id), ()
     nodes = variant.vocabulary.nodes
     names = {number: category["name"] for number, category in coco.cats.items()}
+    captions = []
     for annotation in coco.anns.values():
         key = image_key(annotation["image_id"])
         if "caption" in annotation:
-            yield key, [mention.node for mention in variant.read(annotation["caption"]).mentions]
+            captions.append((key, annotation["caption"]))
         else:
             yield key, [_node(names[annotation["category_id"]], nodes, file)]
+    readings = variant.read_all([text for _, text in captions])
+    for (key, _), reading in zip(captions, readings, strict=True):
+        yield key, [mention.node for mention in reading.mentions.mentions]
 
 
 def load_coco(content: dict[str, Any]) -> Any:

@@ -5,10 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from vlmheads.errors import VlmHeadsError
 
 
 @dataclass(frozen=True)
@@ -39,26 +36,11 @@ class Vocabulary:
 def coco_vocabulary() -> Vocabulary:
     """Return CHAIR's own table: 80 COCO categories, 403 words, 55 pairs, with its typing errors."""
     text = files("vlmheads_eval").joinpath("chair/coco_objects.json").read_text("utf-8")
-    return _from_table(json.loads(text))
+    return vocabulary_of(json.loads(text))
 
 
-def load_vocabulary(path: Path) -> Vocabulary:
-    """Read a table of other categories: `{"categories": {name: [word, ...]}, "doubles": {...}}`.
-
-    A category's own name always counts. Raises VlmHeadsError for any other content.
-    """
-    expected = '{"categories": {name: [word, ...]}} and optionally "doubles": {"two words": word}'
-    try:
-        table = json.loads(path.read_text("utf-8"))
-        vocabulary = _from_table(table)
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise VlmHeadsError(f"{path} is not a vocabulary ({error})", expected) from error
-    if not vocabulary.nodes:
-        raise VlmHeadsError(f"{path} names no category", expected)
-    return vocabulary
-
-
-def _from_table(table: dict[str, Any]) -> Vocabulary:
+def vocabulary_of(table: dict[str, Any]) -> Vocabulary:
+    """Return the vocabulary of a table: {"categories": {name: [word, ...]}, "doubles": {...}}."""
     nodes: dict[str, str] = {}
     for category, words in table["categories"].items():
         if isinstance(words, str):

@@ -1,6 +1,7 @@
 """Captions in, CHAIR out (Rohrbach et al., 2018), with the truncation frontier."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def score_chair(
         each: called with every caption and its score, in order.
 
     Returns:
-        "variant"; "overall": the measures of `measures.MEASURES` as fractions, None where
+        "variant"; "read_with": the parser of "fixed", or "word lists"; "overall": the measures of `measures.MEASURES` as fractions, None where
         undefined; "frontier": the same for the captions cut after 1, 2, ... sentences; "reference":
         the figures with the names and units of the reference scripts; "unknown_images": captions
         of images that are not in the ground truth.
@@ -54,6 +55,7 @@ def score_chair(
     words_per_caption = figures["words"]
     return {
         "variant": variant.name,
+        **({"read_with": variant.read_with} if variant.read_with else {}),
         "overall": figures,
         "reference": {
             "CHAIRs": figures["CHAIRs"],
@@ -74,15 +76,19 @@ def score_captions(
     An image that is not in the ground truth counts as one without objects, as in the reference;
     its score says so (`known`).
     """
-    for caption in captions:
-        objects = truth.objects.get(image_key(caption.image_id))
-        try:
-            words = variant.words(caption.text)
-        except VlmHeadsError as error:
-            raise VlmHeadsError(f"{caption.place}: {error}") from error
-        yield caption, words, score_mentions(caption.image_id, variant.find(words), objects)
+    waiting = iter(captions)
+    while batch := list(islice(waiting, BATCH)):
+        readings = variant.read_all([caption.text for caption in batch])
+        for caption in batch:
+            try:
+                words, mentions = next(readings)
+            except VlmHeadsError as error:
+                raise VlmHeadsError(f"{caption.place}: {error}") from error
+            objects = truth.objects.get(image_key(caption.image_id))
+            yield caption, words, score_mentions(caption.image_id, mentions, objects)
 
 
+BATCH = 64  # Captions that are read at once.
 SENTENCE_ENDS = frozenset(".!?")
 # Quotes and brackets, also in the form that the variant "pattern" gives them.
 CLOSERS = frozenset(("''", '"', ")", "]", "\u201d", "\u2019", "'", "'s", "'s's"))
@@ -119,7 +125,7 @@ def truncated_counts(
     rows = [full] * LONGEST
     for kept, end in enumerate(ends[:LONGEST]):
         if end < len(words):
-            mentions = variant.find(words[:end])
+            mentions = variant.cut(words, score.mentions, end)
             cut = score_mentions(score.image_id, mentions, score.truth)
             rows[kept] = count_mentions(cut)
     return np.array(rows, dtype=np.int64)

@@ -1,16 +1,25 @@
 """Character spans and token masks of the mentions in a caption."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from pathlib import Path
 
-from vlmheads_eval.chair.mentions import Mention
-from vlmheads_eval.chair.variants import Places, Variant, corrected_coco, object_places
-from vlmheads_eval.chair.words import split_words
-
-if TYPE_CHECKING:
-    pass
+from vlmheads_eval.chair.lexicon import Match, corrected_coco, larger_coco
+from vlmheads_eval.chair.mentions import Mention, Vocabulary
+from vlmheads_eval.chair.parsed import Reader, nouns, parsed_reader
+from vlmheads_eval.chair.parser import (
+    WORD_LISTS,
+    Parse,
+    lowered,
+    parse,
+    parser_name,
+    require_parser,
+)
+from vlmheads_eval.chair.variants import Variant
+from vlmheads_eval.chair.vocabulary import load_vocabulary
+from vlmheads_eval.chair.wordlists import Places, object_places
+from vlmheads_eval.chair.words import split_words, word_places
 
 
 def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int]]:
@@ -19,7 +28,8 @@ def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int
     Words are located one after the other in the lower-case text. After a dropped "seat" the
     positions of the reference variants are one too low, and so are the spans.
     """
-    places = _word_places(text, split_words(text.lower()))
+    plain = lowered(text)
+    places = word_places(plain, split_words(plain))
     found = (
         _covered(places[mention.place : mention.place + len(mention.word.split())])
         for mention in mentions
@@ -27,41 +37,74 @@ def mention_spans(text: str, mentions: Iterable[Mention]) -> list[tuple[int, int
     return [span for span in found if span]
 
 
-def coco_objects(text: str) -> tuple[tuple[int, int, str], ...]:
+Spans = tuple[tuple[int, int, str], ...]
+ObjectFinder = Callable[[str], Spans]
+
+
+def coco_objects(text: str) -> Spans:
     """Return start, end and COCO category of every object that a text names, in order.
 
-    These are the mentions of the variant `fixed`: written forms of CHAIR's table, singular and
-    plural, without negated ones. Mentions that cannot be located are omitted.
+    These are the mentions of the variant `fixed`, read with the parser where it is installed.
 
     Raises:
         VlmHeadsError: words that only NLTK can split, and NLTK is not installed.
     """
-    words = split_words(text.lower())
-    places = _word_places(text, words)
-    found = ((_covered(places[first:end]), name) for first, end, name in _coco_places()(words))
-    return tuple((*span, name) for span, name in found if span)
+    return _coco()(text)
+
+
+def vocabulary_objects(path: Path) -> ObjectFinder:
+    """Return a function from a text to the objects in it of the categories in a file.
+
+    Raises:
+        VlmHeadsError: the file is no vocabulary; see `load_vocabulary`.
+    """
+    return _finder(load_vocabulary(path), coco=False)
+
+
+def noun_phrases(text: str) -> Spans:
+    """Return start, end and noun of every thing that a text says is there, without any list.
+
+    The name is the head noun with the nouns before it, in lower case ("garden gnomes"). Pronouns,
+    verbs, negated and depicted things are left out, as `fixed` does with listed objects.
+
+    Raises:
+        VlmHeadsError: the parser is not installed.
+    """
+    require_parser()
+    found = parse(text)
+    return tuple(
+        (*_characters(found, match), " ".join(found.words[match.first : match.last + 1]))
+        for match in nouns(found)
+    )
 
 
 @cache
-def _coco_places() -> Places:
-    return object_places(corrected_coco(), coco=True)
+def _coco() -> ObjectFinder:
+    parsed = parser_name() != WORD_LISTS
+    return _finder(larger_coco() if parsed else corrected_coco(), coco=True)
 
 
-def _word_places(text: str, words: list[str]) -> list[tuple[int, int] | None]:
-    """Return start and end of each word in the text, None for words that cannot be located."""
-    lower = text.lower()
-    if len(lower) != len(text):
-        return []  # A letter whose lower case is longer shifts all that follows.
-    places: list[tuple[int, int] | None] = []
-    cursor = 0
-    for word in words:
-        found = lower.find(word, cursor)
-        if found < 0:
-            places.append(None)  # A quote, which the tokeniser rewrites.
-            continue
-        cursor = found + len(word)
-        places.append((found, cursor))
-    return places
+def _finder(vocabulary: Vocabulary, *, coco: bool) -> ObjectFinder:
+    if parser_name() == WORD_LISTS:
+        return partial(_by_word_lists, object_places(vocabulary, coco=coco))
+    return partial(_by_parser, parsed_reader(vocabulary, coco=coco))
+
+
+def _by_parser(read: Reader, text: str) -> Spans:
+    found = parse(text)
+    return tuple((*_characters(found, match), match.entry.node or "") for match in read(found))
+
+
+def _characters(found: Parse, match: Match) -> tuple[int, int]:
+    return found.starts[match.first], found.starts[match.last] + len(found.forms[match.last])
+
+
+def _by_word_lists(find: Places, text: str) -> Spans:
+    plain = lowered(text)
+    words = split_words(plain)
+    places = word_places(plain, words)
+    found = ((_covered(places[first:end]), name) for first, end, name in find(words))
+    return tuple((*span, name) for span, name in found if span)
 
 
 def _covered(places: list[tuple[int, int] | None]) -> tuple[int, int] | None:

@@ -1,12 +1,14 @@
 """The variants of CHAIR that the literature mixes, and `fixed`, our corrected one."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads_eval.chair.lexicon import corrected_coco, larger_coco
 from vlmheads_eval.chair.mentions import (
     VARIANTS,
     CaptionMentions,
@@ -15,10 +17,20 @@ from vlmheads_eval.chair.mentions import (
     Vocabulary,
     coco_vocabulary,
     find_mentions,
-    load_vocabulary,
 )
-from vlmheads_eval.chair.words import plurals, singularise, split_words
+from vlmheads_eval.chair.parsed import Reader, parsed_reader
+from vlmheads_eval.chair.parser import WORD_LISTS, lowered, parse_all, parser_name, require_parser
+from vlmheads_eval.chair.vocabulary import load_vocabulary
+from vlmheads_eval.chair.wordlists import fixed_finder
+from vlmheads_eval.chair.words import singularise, split_words, word_places
 from vlmheads_eval.compat import lemmatiser, tagger
+
+
+class Reading(NamedTuple):
+    """A caption as a variant reads it: its words, normalised, and the mentions among them."""
+
+    words: list[str]
+    mentions: CaptionMentions
 
 
 @dataclass(frozen=True)
@@ -27,47 +39,114 @@ class Variant:
 
     Args:
         name: "pattern", "wordnet" or "fixed".
-        words: from a caption to its words, normalised for lookup.
-        find: from such words, or a prefix of them, to the mentions among them.
         vocabulary: the words and categories that it counts.
+        read_all: from captions to their readings, in order.
+        cut: from a caption's words, its mentions and a number of words to the mentions among so
+            many words.
+        read_with: the parser and its version, or "word lists"; None for the reference variants.
     """
 
     name: str
-    words: Callable[[str], list[str]]
-    find: Finder
     vocabulary: Vocabulary
+    read_all: Callable[[Iterable[str]], Iterator[Reading]]
+    cut: Callable[[list[str], Sequence[Mention], int], CaptionMentions]
+    read_with: str | None = None
 
     def read(self, caption: str) -> CaptionMentions:
         """Return the mentions of a caption."""
-        return self.find(self.words(caption))
+        return next(self.read_all((caption,))).mentions
 
 
-def get_variant(name: str = "pattern", vocabulary: Path | None = None) -> Variant:
+def get_variant(
+    name: str = "pattern", vocabulary: Path | None = None, *, parser: bool | None = None
+) -> Variant:
     """Return a variant by name.
 
     Args:
         name: "pattern" as the CHAIR script of Rohrbach et al. (2018) and its standalone port;
             "wordnet" as the OPERA variant of it, which most papers since 2024 use; "fixed"
-            corrects the documented errors of "pattern" (docs/evaluation.md). Figures of different
-            variants must not be compared.
-        vocabulary: a JSON file of other categories, for "fixed" only.
+            reads captions with a parser (docs/evaluation.md). Figures of different variants must
+            not be compared.
+        vocabulary: a file of other categories, for "fixed" only; see `load_vocabulary`.
+        parser: whether "fixed" reads with spaCy (True: refuse where it is not installed) or with
+            its word lists (False); None for spaCy where it is installed.
+
+    Raises:
+        VlmHeadsError: an unknown name, a vocabulary or parser for another variant, or none there.
     """
     if name not in VARIANTS:
         raise VlmHeadsError(f"variant {name!r}", " or ".join(VARIANTS))
     if name == "fixed":
-        table = load_vocabulary(vocabulary) if vocabulary else corrected_coco()
-        return Variant(name, plain_words, fixed_finder(table, coco=vocabulary is None), table)
-    if vocabulary:
-        raise VlmHeadsError(
-            f"a custom vocabulary with the variant {name!r}",
-            "the variant 'fixed'",
-            "the others reproduce a reference that knows only COCO's 80 categories",
-        )
+        if parser:
+            require_parser()
+        found = parser_name() if parser is not False else WORD_LISTS
+        return _word_lists(vocabulary) if found == WORD_LISTS else _parsed(vocabulary, found)
+    for given, what in ((vocabulary, "a custom vocabulary"), (parser, "a parser")):
+        if given is not None:
+            raise VlmHeadsError(
+                f"{what} with the variant {name!r}",
+                "the variant 'fixed'",
+                "the others reproduce a reference that knows only COCO's 80 categories",
+            )
     if name == "wordnet":
         tagger(), lemmatiser()  # Report missing data before the first caption.
     words = pattern_words if name == "pattern" else wordnet_words
     table = coco_vocabulary()
-    return Variant(name, words, partial(find_mentions, vocabulary=table), table)
+    return _by_words(name, table, words, partial(find_mentions, vocabulary=table))
+
+
+def _by_words(
+    name: str,
+    table: Vocabulary,
+    words: Callable[[str], list[str]],
+    find: Finder,
+    read_with: str | None = None,
+) -> Variant:
+    def read_all(captions: Iterable[str]) -> Iterator[Reading]:
+        for caption in captions:
+            found = words(caption)
+            yield Reading(found, find(found))
+
+    return Variant(name, table, read_all, lambda words, _, end: find(words[:end]), read_with)
+
+
+def _word_lists(vocabulary: Path | None) -> Variant:
+    table = load_vocabulary(vocabulary) if vocabulary else corrected_coco()
+    find = fixed_finder(table, coco=vocabulary is None)
+    return _by_words("fixed", table, plain_words, find, WORD_LISTS)
+
+
+def _parsed(vocabulary: Path | None, read_with: str) -> Variant:
+    table = load_vocabulary(vocabulary) if vocabulary else larger_coco()
+    reader = parsed_reader(table, coco=vocabulary is None)
+    return Variant("fixed", table, partial(_read_parsed, reader), _cut_parsed, read_with)
+
+
+def _read_parsed(reader: Reader, captions: Iterable[str]) -> Iterator[Reading]:
+    """Yield readings of captions whose mentions have the places of NLTK's words."""
+    texts = [lowered(caption) for caption in captions]
+    # The parser needs the capitals, which tell names.
+    for caption, text, parse in zip(captions, texts, parse_all(captions), strict=True):
+        words = split_words(text)
+        places = [(at, place[0]) for at, place in enumerate(word_places(text, words)) if place]
+        starts = [start for _, start in places]
+        mentions = []
+        for match in reader(parse):
+            end = parse.starts[match.last] + len(parse.forms[match.last])
+            start = parse.starts[match.first]
+            first = places[max(0, bisect_right(starts, start) - 1)][0] if places else 0
+            last = places[max(0, bisect_right(starts, end - 1) - 1)][0] if places else 0
+            written = " ".join(words[first : last + 1])
+            entry = match.entry
+            same = written.count(" ") == entry.word.count(" ")
+            mentions.append(Mention(entry.word if same else written, entry.node or "", first))
+        yield Reading(words, _cut_parsed(words, mentions, len(words)))
+
+
+def _cut_parsed(words: list[str], mentions: Sequence[Mention], end: int) -> CaptionMentions:
+    kept = [mention for mention in mentions if mention.place < end]
+    joined = sum(mention.word.count(" ") for mention in kept)
+    return CaptionMentions(kept, min(end, len(words)) - joined)
 
 
 def plain_words(caption: str) -> list[str]:
@@ -94,212 +173,3 @@ def wordnet_lemma(word: str, part_of_speech: str) -> str:
     """Return the lemma of a word as one of WordNet's parts of speech: "n", "v", "a" or "r"."""
     lemma: str = lemmatiser().lemmatize(word, part_of_speech)
     return lemma
-
-
-ANIMALS = frozenset("bird cat dog horse sheep cow elephant bear zebra giraffe".split())
-YOUNG_OR_GROWN = frozenset(("baby", "adult"))
-# Missing from the reference's table; its other errors are in spelling, spaces and capitals.
-ADDED_TO_COCO = {"hair dryer": "hair drier", "soldier": "person", "knife": "knife"}
-TYPING_ERRORS = ("solider", "televison", "phon", "knive")
-COLOURS = frozenset(
-    """orange red yellow green blue purple pink black white grey gray brown beige tan silver gold
-    golden""".split()
-)
-# What may follow the fruit; the colour is followed by a noun instead.
-AFTER_FRUIT = frozenset(
-    """. , ; : ! ? ) and or is are was were with on in at from by near next beside behind under
-    over between to for that which sits lies sitting lying placed resting hanging cut sliced
-    peeled""".split()
-)
-BEFORE_FRUIT = frozenset(
-    """a an the one two single whole half ripe fresh peeled sliced cut another each this that small
-    large juicy""".split()
-)
-
-
-class Phrase(NamedTuple):
-    """A vocabulary entry as written: its words, the entry it counts as, and its category."""
-
-    words: tuple[str, ...]
-    word: str
-    node: str | None  # None: not counted, such as "home plate".
-
-
-Span = tuple[int, int, Phrase]  # first word, end (exclusive), entry
-Places = Callable[[list[str]], list[tuple[int, int, str]]]
-
-
-def fixed_finder(vocabulary: Vocabulary, *, coco: bool) -> Finder:
-    """Return a function that finds the mentions of a vocabulary by its written forms.
-
-    It looks up singular and plural forms instead of stripping endings, so "bus", "ties" and "men"
-    count. A negated mention ("there isn't a cat") does not count, and positions always refer to
-    the caption's own words.
-
-    Args:
-        vocabulary: the words to count.
-        coco: whether COCO's special cases apply: young animals, toilet seats, the colour orange.
-    """
-    return partial(_find, _phrases(vocabulary), coco)
-
-
-def object_places(vocabulary: Vocabulary, *, coco: bool) -> Places:
-    """Return a function that finds start, end (exclusive) and category of the same mentions."""
-    phrases = _phrases(vocabulary)
-    return lambda words: [
-        (start, end, phrase.node)
-        for start, end, phrase in _counted(_phrase_spans(phrases, coco, words), coco, words)
-        if phrase.node
-    ]
-
-
-def corrected_coco() -> Vocabulary:
-    """Return CHAIR's table with its spaces, capitals and typing errors corrected."""
-    table = coco_vocabulary()
-    nodes = {
-        word.strip().lower(): node
-        for word, node in table.nodes.items()
-        if word not in TYPING_ERRORS
-    }
-    return Vocabulary({**nodes, **ADDED_TO_COCO}, table.doubles)
-
-
-def _phrases(vocabulary: Vocabulary) -> dict[str, list[Phrase]]:
-    """Map the first word of every written form to its phrases, longest first."""
-    written: dict[tuple[str, ...], Phrase] = {}
-    readings: dict[str, tuple[str, str | None]] = {
-        word: (word, node) for word, node in vocabulary.nodes.items()
-    }
-    for double, word in vocabulary.doubles.items():
-        readings.setdefault(double, (word, vocabulary.nodes.get(word)))
-    for plural in (False, True):
-        for form, (word, node) in readings.items():
-            for text in plurals(form) if plural else (form,):
-                for parts in {tuple(text.split(" ")), (text.replace(" ", "-"),)}:
-                    written.setdefault(parts, Phrase(parts, word, node))
-    found: dict[str, list[Phrase]] = {}
-    for phrase in sorted(written.values(), key=lambda phrase: -len(phrase.words)):
-        found.setdefault(phrase.words[0], []).append(phrase)
-    return found
-
-
-def _find(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> CaptionMentions:
-    spans = _phrase_spans(phrases, coco, words)
-    mentions = [
-        Mention(phrase.word, phrase.node, start)
-        for start, _, phrase in _counted(spans, coco, words)
-        if phrase.node
-    ]
-    joined = sum(end - start - 1 for start, end, _ in spans)
-    return CaptionMentions(mentions, len(words) - joined)
-
-
-def _phrase_spans(phrases: dict[str, list[Phrase]], coco: bool, words: list[str]) -> list[Span]:
-    """Return every vocabulary phrase among the words except the colour orange."""
-    return [
-        (start, end, phrase)
-        for start, end, phrase in _spans(words, phrases, coco)
-        if not (coco and phrase.node == "orange" and _is_colour(words, start, end))
-    ]
-
-
-def _counted(spans: list[Span], coco: bool, words: list[str]) -> list[Span]:
-    """Leave out negated mentions and toilet seats."""
-    negations = negated(words, [(start, end) for start, end, _ in spans])
-    on_toilet = coco and any(phrase.word == "toilet" for *_, phrase in spans)
-    return [
-        span
-        for span, is_negated in zip(spans, negations, strict=True)
-        if not is_negated and not (on_toilet and span[2].word == "seat")
-    ]
-
-
-def _spans(words: list[str], phrases: dict[str, list[Phrase]], coco: bool) -> list[Span]:
-    spans: list[Span] = []
-    position = 0
-    while position < len(words):
-        phrase = _longest(words, position, phrases)
-        if phrase is None:
-            position += 1
-            continue
-        end = position + len(phrase.words)
-        if coco and phrase.word in YOUNG_OR_GROWN and len(phrase.words) == 1:
-            animal = _longest(words, end, phrases)
-            if animal and animal.node in ANIMALS:
-                end += len(animal.words)
-                phrase = animal
-        spans.append((position, end, phrase))
-        position = end
-    return spans
-
-
-def _longest(words: list[str], position: int, phrases: dict[str, list[Phrase]]) -> Phrase | None:
-    if position >= len(words):
-        return None
-    for phrase in phrases.get(words[position], ()):
-        if tuple(words[position : position + len(phrase.words)]) == phrase.words:
-            return phrase
-    return None
-
-
-def _is_colour(words: list[str], start: int, end: int) -> bool:
-    """Return whether a singular "orange" is the colour, judged by the words around it."""
-    if words[start] != "orange":
-        return False
-    before = words[start - 1] if start else ""
-    after = words[end] if end < len(words) else "."
-    second_colour = after in ("and", "or", ",") and not COLOURS.isdisjoint(words[end + 1 : end + 2])
-    return before not in BEFORE_FRUIT or after not in AFTER_FRUIT or second_colour
-
-
-NEGATIONS = frozenset("no without neither nor lacks lacking absent".split())
-NOT_WORDS = frozenset(("not", "n't"))
-# After "not", these verbs negate the object ("does not show any cat"); other verbs negate only the
-# action ("is not sitting on a bench").
-NEGATED_VERBS = frozenset("have has contain include show feature see depict".split())
-ARTICLES = frozenset("a an any another one many other".split())
-# "No doubt" and "not only" negate nothing.
-IDIOMS = frozenset("only just merely doubt longer sure clear certain matter necessarily".split())
-CLAUSE_ENDS = frozenset(
-    """. , ; : ! ? but while although though however except and with on in at near behind beside
-    under over""".split()
-)
-COORDINATORS = frozenset(", or nor any a an other the".split())
-WINDOW = 5  # Words between the negation and the object.
-
-
-def negated(words: list[str], spans: list[tuple[int, int]]) -> list[bool]:
-    """Return for every mention whether it is negated, by a small rule instead of a parser.
-
-    A mention is negated if "no", "without", "neither", "nor", "lacks" or a "not" with an article
-    ("there isn't a cat", "does not show any cars") precedes it with at most five words, and no
-    clause end, preposition or other mention, in between; or if a comma, "or" or "nor" joins it to
-    a negated one ("no cars, trucks or buses").
-
-    Args:
-        words: the caption's words in lower case.
-        spans: start and end (exclusive) of every mention, in order.
-    """
-    found: list[bool] = []
-    previous = 0
-    for start, _ in spans:
-        between = words[previous:start]
-        joined = bool(found) and found[-1] and bool(between) and COORDINATORS.issuperset(between)
-        found.append(joined or _in_negation(words, max(previous, start - WINDOW - 1), start))
-        previous = spans[len(found) - 1][1]
-    return found
-
-
-def _in_negation(words: list[str], floor: int, start: int) -> bool:
-    for position in range(start - 1, floor - 1, -1):
-        word = words[position]
-        if word in CLAUSE_ENDS:
-            return False
-        if word in NEGATIONS:
-            return words[position + 1] not in IDIOMS
-        if word in NOT_WORDS:
-            following = words[position + 1 : start]
-            if following and following[0] in NEGATED_VERBS:
-                following = following[1:]
-            return bool(following) and following[0] in ARTICLES
-    return False

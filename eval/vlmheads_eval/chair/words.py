@@ -1,6 +1,7 @@
 """Words of English text: split as NLTK splits them, in the singular and in the plural."""
 
 import re
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -316,3 +317,17 @@ def _regular_plurals(word: str) -> tuple[str, ...]:
     if word.endswith("o"):
         return (word + "s", word + "es")
     return (word + "s",)
+
+
+def word_places(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Return start and end of each word in its lower-case text, None for rewritten quotes."""
+    places: list[tuple[int, int] | None] = []
+    cursor = 0
+    for word in words:
+        found = text.find(word, cursor)
+        if found < 0:
+            places.append(None)
+            continue
+        cursor = found + len(word)
+        places.append((found, cursor))
+    return places
