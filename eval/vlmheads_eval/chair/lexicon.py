@@ -1,4 +1,4 @@
-"""The written forms of a vocabulary, and the words that the rules of the variant `fixed` turn on."""
+"""The written forms of a vocabulary, and the words that the rules of `fixed` turn on."""
 
 import json
 import re

@@ -1,18 +1,14 @@
-"""Whether a noun phrase is a likeness, a comparison, a written word or another sense of its word."""
-
-from collections.abc import Sequence
-from functools import cache
+"""Whether a noun phrase is a likeness, a comparison or only a written word."""
 
 from vlmheads_eval.chair.lexicon import Match, words_of
-from vlmheads_eval.chair.parser import Parse
-from vlmheads_eval.chair.phrases import ANIMATE, DETERMINERS, VEHICLES, definite
+from vlmheads_eval.chair.parser import REACH, Parse
+from vlmheads_eval.chair.phrases import ANIMATE, VEHICLES, definite
 from vlmheads_eval.chair.scope import OBJECTS, SUBJECTS, leftmost
 
 LOCATIVES = frozenset(
     """next near beside behind above by under over below beneath across around at between along
     against outside inside opposite to toward towards""".split()
 )
-OPENING = {'"': '"', "\u201c": "\u201d", "``": "''", "\u00ab": "\u00bb", "\u2018": "\u2019"}
 STRICT_CARRIERS = frozenset("flag flags coin coins stamp logo tattoo poster emblem badge".split())
 ON = frozenset(("on", "onto", "in", "across"))
 
@@ -204,11 +200,12 @@ def _made(parse: Parse, match: Match, head: int) -> bool:
 
 def written(parse: Parse, match: Match, head: int) -> bool:
     """Return whether it is only written somewhere: 'a sign that says "bus"'."""
-    start, end = parse.sentences[match.last]
+    first, stop = parse.sentences[match.last]
+    start, end = max(first, match.first - REACH), min(stop, match.last + REACH)
     # A quotation with marks inside may be cut into sentences.
     around = range(max(0, start - 12), min(len(parse.words), end + 12))
     cues = words_of("text_verbs") | words_of("text_nouns")
-    if _quoted(parse, match):
+    if parse.quoted[match.last]:
         return any(parse.words[at] in cues for at in around)
     form = parse.forms[match.last]
     above = parse.words[parse.heads[head]]
@@ -222,35 +219,15 @@ def written(parse: Parse, match: Match, head: int) -> bool:
     return _in_name(parse, match)
 
 
-def _quoted(parse: Parse, match: Match) -> bool:
-    """Return whether a match stands inside of quotation marks."""
-    closing = ""
-    for place in range(match.first):
-        form = parse.forms[place]
-        if closing:
-            closing = "" if form == closing else closing
-        elif form in OPENING:
-            closing = OPENING[form]
-        elif form == "'" and place + 1 < len(parse.forms) and _opens(parse, place):
-            closing = "'"
-    return bool(closing) and closing in parse.forms[match.last + 1 :]
-
-
-def _opens(parse: Parse, place: int) -> bool:
-    end = parse.starts[place] + 1
-    return parse.starts[place + 1] == end and (
-        place == 0 or parse.starts[place - 1] + len(parse.forms[place - 1]) < parse.starts[place]
-    )
-
-
 ACRONYMS = frozenset("tv suv bmx bmw vw hdtv blt pc".split())
 
 
 def _in_name(parse: Parse, match: Match) -> bool:
     """Return whether a capitalised word is part of a name: "the Lamb of God Church"."""
-    start, end = parse.sentences[match.last]
+    first, stop = parse.sentences[match.last]
+    start, end = max(first, match.first - REACH), min(stop, match.last + REACH)
     form = parse.forms[match.last]
-    if match.last == start or not form[:1].isupper() or match.last > match.first:
+    if match.last == first or not form[:1].isupper() or match.last > match.first:
         return False
     if parse.words[match.last] in ACRONYMS or parse.tags[match.last] not in ("NNP", "NNPS"):
         return False
@@ -267,137 +244,3 @@ def _capital(parse: Parse, place: int, step: int, start: int, end: int) -> bool:
     while start < place < end and parse.words[place] in ("of", "and", "the", "in", "&"):
         place += step
     return start < place < end and parse.forms[place][:1].isupper()
-
-
-@cache
-def _senses() -> dict[str, "tuple[frozenset[str], frozenset[str]]"]:
-    return {
-        word: (frozenset(needed.split()), frozenset(barred.split()))
-        for words, needed, barred in SENSES
-        for word in words.split()
-    }
-
-
-# Words with another sense -> words of which the caption must have one ("": none), and words that
-# it must not have in the sentence.
-SENSES: Sequence[tuple[str, str, str]] = (
-    (
-        "mouse mice",
-        "",
-        """cheese nibble nibbles nibbling squeak squeaks trap traps rodent rodents burrow scurry
-        scurries scurrying whiskers hawk owl kite hunts hunting field barn snake""",
-    ),
-    (
-        "pitcher pitchers",
-        "",
-        """water beer lemonade milk tea juice pour pours pouring pitcherful ceramic sangria iced jug
-        wine glasses porcelain""",
-    ),
-    (
-        "bat bats",
-        """baseball batter swing swings swinging ball player players umpire catcher hit hits hitting
-        pitch plate softball cricket hitter helmet game league mitt bases""",
-        "cave hangs wings flies fly flying night vampire",
-    ),
-    (
-        "crane cranes",
-        """wade wades wading marsh pond lake river wing wings feather feathers flock beak nest nests
-        bird birds water flying flies reeds wetland migrating""",
-        "construction steel beams lifts lifting building load cargo tower hook port scaffolding",
-    ),
-    (
-        "notebook notebooks",
-        "computer screen keyboard pc charger typing",
-        "pen pencil pencils paper",
-    ),
-    (
-        "bow bows",
-        "neck collar suit tuxedo shirt wears wearing dressed",
-        "arrow arrows archer violin cello hair gift present wrapped ribbon ship boat stern string",
-    ),
-    ("tie ties", "", "game score match tied ended season railroad rails track tracks arrow"),
-    ("table tables", "", "chart statistics chapter report appendix multiplication"),
-    (
-        "keyboard keyboards",
-        "",
-        "piano musician band song synthesizer guitar drums singer stage melody concert organ",
-    ),
-    (
-        "racket rackets racquet",
-        "",
-        "loud noise noisy deafening awful",
-    ),
-    ("jet jets", "", "fountain squirts hose whirlpool nozzle shoots sprays"),
-    (
-        "fan",
-        "cheer cheers cheering game stadium team crowd stands match sport watch watching his her",
-        "ceiling blade blades cool cooling air spins whirs",
-    ),
-    ("fans", "", "ceiling blade blades cool cooling air spin whir electric table"),
-    (
-        "model models",
-        "wears wearing wear poses posing pose walks walking runway fashion catwalk",
-        "train car airplane scale",
-    ),
-    (
-        "band bands",
-        "play plays playing perform performs music stage marching concert mariachi rock jazz",
-        "rubber elastic watch wrist arm head wedding hat",
-    ),
-    ("sub", "", "surfaces bay sea ocean navy dives periscope underwater"),
-    ("batter", "", "whisk flour pancake cake bowl mix mixes cookie dough pan"),
-    ("seat", "", "parliament county senate congress"),
-    ("cell", "", "prison"),
-    ("ram rams", "", "computer memory gigabytes"),
-    ("kite kites", "", "circles hunting prey feathers cliffs nest beak soars"),
-    ("plane planes", "", "geometry tangent inclined woodworking wood carpenter smooth shavings"),
-    ("chick", "", "flick"),
-    ("server", "restaurant tray plate menu drink drinks customer", "rack computer data"),
-    ("judge", "", "appears"),
-    ("seal", "", ""),
-)
-MEATS = frozenset("chicken chickens turkey duck goose lamb fowl poultry goat buffalo".split())
-
-
-def other_sense(parse: Parse, match: Match, head: int) -> bool:
-    """Return whether a word has another sense here: a jug that is a pitcher, a duck to eat."""
-    word = parse.words[match.last]
-    start, end = parse.sentences[match.last]
-    around = set(parse.words[start:end]) - {word}
-    after = parse.words[match.last + 1] if match.last + 1 < len(parse.words) else ""
-    if match.first == match.last and word in _senses():
-        needed, barred = _senses()[word]
-        if barred & around or (needed and not needed & set(parse.words)):
-            return True
-    if word in ("jet", "bed", "couple", "family", "team", "crew", "sea", "basin") and after == "of":
-        return True
-    if word == "chair" and after == "of":
-        return bool({"committee", "board", "department", "party", "meeting", "panel"} & around)
-    if word in MEATS and match.first == match.last:
-        return _food(parse, match, head, around)
-    if word in ("orange", "apple") and match.entry.node == word:
-        name = parse.forms[match.last].istitle() and match.last > start
-        return name or (word == "orange" and _colour(parse, match, head))
-    return False
-
-
-def _food(parse: Parse, match: Match, head: int, around: set[str]) -> bool:
-    before = parse.words[match.first - 1] if match.first else ""
-    if before in words_of("food_forms"):
-        return True
-    singular = parse.tags[match.last] in ("NN", "NNP")
-    bare = singular and leftmost(parse, head) == head and before not in DETERMINERS
-    return bare or (singular and bool(around & words_of("food_context")))
-
-
-def _colour(parse: Parse, match: Match, head: int) -> bool:
-    """Return whether "orange" is a colour: an adjective, or a noun like "dressed in orange"."""
-    if parse.tags[match.last].startswith("J") and head == match.last:
-        return True
-    above, relation = parse.heads[match.last], parse.relations[match.last]
-    if relation in ("acomp", "amod"):
-        return head == match.last
-    bare = leftmost(parse, match.last) == match.last and head == match.last
-    if relation == "pobj" and bare:
-        return parse.words[above] in ("in", "of", "with")
-    return bare and relation in ("attr", "oprd", "conj") and parse.tags[match.last] != "NNS"

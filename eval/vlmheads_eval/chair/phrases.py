@@ -92,9 +92,10 @@ def _really_verb(parse: Parse, place: int) -> bool:
     )
     if determiner in ("a", "an") and not QUANTITIES & set(parse.words[place - 3 : place]):
         return True
+    if determiner != "the" or parse.relations[place] not in ("ROOT", "pobj"):
+        return False
     start, end = parse.sentences[place]
-    finite = any(tag in FINITE for tag in parse.tags[start:end])
-    return determiner == "the" and not finite and parse.relations[place] in ("ROOT", "pobj")
+    return FINITE.isdisjoint(parse.tags[start:end])
 
 
 def _participle(parse: Parse, place: int) -> bool:
@@ -188,7 +189,7 @@ def definite(parse: Parse, place: int) -> bool:
 
 
 def owner_counts(parse: Parse, match: Match) -> bool:
-    """Return whether a genitive names its owner ("the man's tie") and not a kind ("bird's nest")."""
+    """Return whether a genitive names its owner ("the man's tie"), not a kind ("bird's nest")."""
     mark = match.last + 1
     if mark >= len(parse.words) or parse.tags[mark] != "POS":
         return True

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vlmheads_eval.chair.lexicon import inert_negations, words_of
-from vlmheads_eval.chair.parser import Parse
+from vlmheads_eval.chair.parser import REACH, Parse
 from vlmheads_eval.chair.phrases import MODIFIERS, definite
 
 OBJECTS = frozenset(("dobj", "attr", "oprd", "dative", "obj"))
@@ -36,7 +36,9 @@ def coordinated(parse: Parse, head: int) -> Iterator[int]:
     "No cars, trucks or buses" negates all three; "no cat and a dog", or "but", ends it.
     """
     yield head
-    while parse.relations[head] in ("conj", "appos"):
+    for _ in range(REACH):
+        if parse.relations[head] not in ("conj", "appos"):
+            return
         first = parse.heads[head]
         between = set(parse.words[first + 1 : head])
         own = {parse.words[child] for child in parse.children[head] if child < head}
@@ -99,7 +101,8 @@ def _negated_before(parse: Parse, head: int) -> bool:
 
 def _any_negated(parse: Parse, place: int) -> bool:
     """Return whether an "any" follows a negative word, as it does outside of questions."""
-    before = set(parse.words[parse.sentences[place][0] : place])
+    start = max(parse.sentences[place][0], place - REACH)
+    before = set(parse.words[start:place])
     return bool(before & (NOT_WORDS | {"no", "without", "lacks", "lack", "never", "nor", "cannot"}))
 
 

@@ -37,8 +37,8 @@ def score_chair(
         each: called with every caption and its score, in order.
 
     Returns:
-        "variant"; "read_with": the parser of "fixed", or "word lists"; "overall": the measures of `measures.MEASURES` as fractions, None where
-        undefined; "frontier": the same for the captions cut after 1, 2, ... sentences; "reference":
+        "variant"; "read_with": of "fixed", its parser or "word lists"; "overall": the measures of
+        `measures.MEASURES` as fractions, None where undefined; "frontier": the same for the captions cut after 1, 2, ... sentences; "reference":
         the figures with the names and units of the reference scripts; "unknown_images": captions
         of images that are not in the ground truth.
     """

@@ -124,9 +124,10 @@ def _parsed(vocabulary: Path | None, read_with: str) -> Variant:
 
 def _read_parsed(reader: Reader, captions: Iterable[str]) -> Iterator[Reading]:
     """Yield readings of captions whose mentions have the places of NLTK's words."""
-    texts = [lowered(caption) for caption in captions]
+    whole = list(captions)
     # The parser needs the capitals, which tell names.
-    for caption, text, parse in zip(captions, texts, parse_all(captions), strict=True):
+    for caption, parse in zip(whole, parse_all(whole), strict=True):
+        text = lowered(caption)
         words = split_words(text)
         places = [(at, place[0]) for at, place in enumerate(word_places(text, words)) if place]
         starts = [start for _, start in places]
