@@ -19,7 +19,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.catalogue import ASKED, ask_about
 from vlmheads.grounding.measure import Grounding, grounding
 from vlmheads.grounding.scores import Scorer
-from vlmheads.grounding.words import Word, ground_words, token_spans
+from vlmheads.grounding.words import Finder, Word, find_objects, ground_words, token_spans
 from vlmheads.images import ImageLike, load_image
 from vlmheads.model.anatomy import examine, generator_of
 from vlmheads.model.inputs import model_inputs
@@ -63,10 +63,13 @@ class Captioner:
         model: a transformers model for image-text-to-text generation.
         processor: its processor, with a chat template.
         plugins: what to attach while generating; see `attach`.
+        objects: finds the objects of a caption whose words are measured; see `object_finder`.
     """
 
-    def __init__(self, model: Any, processor: Any, plugins: Plugins = ()) -> None:
-        self.model, self.processor = model, processor
+    def __init__(
+        self, model: Any, processor: Any, plugins: Plugins = (), objects: Finder = find_objects
+    ) -> None:
+        self.model, self.processor, self.objects = model, processor, objects
         self.plugins = resolve(plugins)
 
     @classmethod
@@ -247,7 +250,9 @@ class Captioner:
         decode = partial(self.processor.batch_decode, skip_special_tokens=True)
         spans = [token_spans(caption.ids, caption.text, decode, special) for caption in captions]
         words = [
-            ground_words(caption.text, spans[row], found, row, scorer, k, asked[row])
+            ground_words(
+                caption.text, spans[row], found, row, scorer, k, asked[row], self.objects
+            )
             for row, caption in enumerate(captions)
         ]
         grounded = [

@@ -58,6 +58,11 @@ _OF_JOBS: dict[str, Any] = {
     type=click.Path(path_type=Path),
     help="--flag, --drop: a word scorer as JSON. [default: the model's own, or p/(p+p0)]",
 )
+@click.option(
+    "--vocabulary",
+    help="--flag, --drop: what counts as an object: a file of categories with synonyms (COCO, "
+    "LVIS, Objects365, or a table of words), or nouns for all noun phrases. [default: COCO's 80]",
+)
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
@@ -99,6 +104,7 @@ def _caption(
     drop: bool,
     threshold: float | None,
     scorer: Path | None,
+    vocabulary: str | None,
     prompt: str | None,
     max_new_tokens: int,
     batch_size: int,
@@ -161,7 +167,12 @@ def _caption(
     if plain_because and first:
         click.echo(f"note: {plain_because}", err=True)
     word_options = WordOptions.of(
-        captioner, flag=flag, drop=drop, threshold=threshold, scorer=scorer
+        captioner,
+        flag=flag,
+        drop=drop,
+        threshold=threshold,
+        scorer=scorer,
+        vocabulary=vocabulary,
     )
     if first and (notice := found.notice()):
         click.echo(f"note: {notice}", err=True)

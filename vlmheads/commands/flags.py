@@ -12,7 +12,7 @@ from vlmheads.caption import Caption, Captioner
 from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.rewrite import drop_clauses
 from vlmheads.grounding.scores import Scorer, check_threshold
-from vlmheads.grounding.words import require_finders
+from vlmheads.grounding.words import object_finder
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,22 @@ class WordOptions:
         drop: bool,
         threshold: float | None,
         scorer: Path | None,
+        vocabulary: str | None = None,
     ) -> WordOptions | None:
-        """Read the options; None where neither is wanted.
+        """Read the options; None where neither is wanted. The vocabulary is set on the captioner.
 
         A scorer that is not shown to tell more than the place of a word is noted on stderr.
 
         Raises:
-            VlmHeadsError: a threshold or scorer for nothing, or one that cannot be.
+            VlmHeadsError: a threshold, scorer or vocabulary for nothing, or one that cannot be.
         """
         if not (flag or drop):
-            if threshold is not None or scorer is not None:
-                raise VlmHeadsError(
-                    f"--{'scorer' if threshold is None else 'threshold'} alone",
-                    "--flag or --drop with it",
-                )
+            given = {"threshold": threshold, "scorer": scorer, "vocabulary": vocabulary}
+            for name, value in given.items():
+                if value is not None:
+                    raise VlmHeadsError(f"--{name} alone", "--flag or --drop with it")
             return None
-        require_finders()
+        captioner.objects = object_finder(vocabulary)
         found = Scorer.of(captioner.model) if scorer is None else Scorer.load(scorer)
         if threshold is not None:
             check_threshold(threshold)

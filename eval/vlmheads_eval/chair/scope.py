@@ -15,7 +15,7 @@ PHRASES_BEFORE = frozenset(
     bereft-of void-of missing-any lacking-any none-of bare-of everything-but anything-but
     everything-except""".split()
 )
-RAISING = frozenset("think believe appear seem look thinks believes appears seems looks".split())
+PERCEIVING = frozenset("see find spot notice discern detect hold own get need make have".split())
 CLAUSES = frozenset(("xcomp", "ccomp"))
 IF = frozenset("if unless whether".split())
 
@@ -137,7 +137,7 @@ def governors(parse: Parse, head: int) -> Iterator[tuple[int, str]]:
     The part is "subject", "object" or "oblique". Complements follow their governing verb ("does not
     appear to have"); relative and adverbial clauses end the chain.
     """
-    place, part = head, ""
+    place, part, nested = head, "", False
     for _ in range(12):
         relation, above = parse.relations[place], parse.heads[place]
         if above == place:
@@ -147,10 +147,14 @@ def governors(parse: Parse, head: int) -> Iterator[tuple[int, str]]:
             if relation in SUBJECTS:
                 part = "subject"
             elif relation in OBJECTS:
-                part = "object"
+                part = "oblique" if nested else "object"
             elif relation in ("pobj", "pcomp", "prep", "agent"):
                 if verb:
                     part = "oblique"
+                elif relation == "prep":
+                    if parse.words[place] not in ("of", "with"):
+                        return
+                    nested = True
             else:
                 return
             if part and verb:
@@ -207,10 +211,20 @@ def _negated_by_verb(parse: Parse, head: int) -> bool:
         if not negative or (part.startswith("subject") and not _expletive(parse, verb)):
             continue
         if parse.words[first] in words_of("existing") and part.startswith("object"):
-            return True
+            return indefinite or not _perceived(parse, first)
         if indefinite:
             return True
     return False
+
+
+def _perceived(parse: Parse, verb: int) -> bool:
+    """Return whether somebody in the picture does not see or hold a thing that is there."""
+    subject = parse.child(verb, "nsubj")
+    return (
+        parse.words[verb] in PERCEIVING
+        and subject is not None
+        and parse.words[subject] not in ("i", "we", "you", "one", "viewer")
+    )
 
 
 def _expletive(parse: Parse, verb: int) -> bool:

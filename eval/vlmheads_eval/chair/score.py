@@ -38,9 +38,10 @@ def score_chair(
 
     Returns:
         "variant"; "read_with": of "fixed", its parser or "word lists"; "overall": the measures of
-        `measures.MEASURES` as fractions, None where undefined; "frontier": the same for the captions cut after 1, 2, ... sentences; "reference":
-        the figures with the names and units of the reference scripts; "unknown_images": captions
-        of images that are not in the ground truth.
+        `measures.MEASURES` as fractions, None where undefined; "frontier": the same for the
+        captions cut after 1, 2, ... sentences; "reference": the figures with the names and units
+        of the reference scripts; "unknown_images": captions of images that are not in the ground
+        truth.
     """
     sums = np.zeros(len(Counts._fields), dtype=np.int64)
     cut = np.zeros((LONGEST, len(Counts._fields)), dtype=np.int64)

@@ -276,8 +276,11 @@ IRREGULAR_PLURALS = {
     "cattle": ("cattle",),
     "child": ("children",),
     "children": ("children",),
+    "foot": ("feet",),
     "goose": ("geese",),
+    "half": ("halves",),
     "knife": ("knives",),
+    "leaf": ("leaves",),
     "loaf": ("loaves",),
     "luggage": ("luggage",),
     "mouse": ("mice",),
@@ -286,11 +289,15 @@ IRREGULAR_PLURALS = {
     "people": ("people",),
     "person": ("people", "persons"),
     "scissors": ("scissors",),
+    "scarf": ("scarves", "scarfs"),
     "sheep": ("sheep",),
+    "shelf": ("shelves",),
     "skis": ("skis",),
     "thief": ("thieves",),
+    "tooth": ("teeth",),
     "watercraft": ("watercraft",),
     "waterfowl": ("waterfowl", "waterfowls"),
+    "wolf": ("wolves",),
 }
 SIBILANTS = ("s", "x", "z", "ch", "sh")
 

@@ -43,7 +43,8 @@ def score() -> None:
 @click.option(
     "--vocabulary",
     type=click.Path(exists=True, path_type=Path),
-    help="Categories other than COCO's, for --variant fixed.",
+    help="Categories other than COCO's, for --variant fixed: a COCO, LVIS or Objects365 file, "
+    "or a table of words.",
 )
 @click.option(
     "--repeats/--no-repeats",
@@ -51,6 +52,11 @@ def score() -> None:
     help="Allow several captions per image. By default in a JSON list, not in JSON Lines.",
 )
 @click.option("--download", is_flag=True, help="Download NLTK's data for --variant wordnet first.")
+@click.option(
+    "--word-lists",
+    is_flag=True,
+    help="--variant fixed: read with word lists even where the parser is installed.",
+)
 @JSON
 @one_line_errors
 def chair(
@@ -60,6 +66,7 @@ def chair(
     vocabulary: Path | None,
     repeats: bool | None,
     download: bool,
+    word_lists: bool,
     json_file: Path | None,
 ) -> None:
     """CHAIR of captions, with recall, length, repetition and the truncation frontier."""
@@ -74,7 +81,7 @@ def chair(
     if download:
         download_nltk_data()
     ground_truth = _truth(predictions, ground_truth)
-    chosen = get_variant(variant, vocabulary)
+    chosen = get_variant(variant, vocabulary, parser=False if word_lists else None)
     truth = load_ground_truth(ground_truth, chosen)
     unknown = 0
     with _spool(json_file is not None) as spool:

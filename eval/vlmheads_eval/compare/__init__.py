@@ -45,4 +45,5 @@ def compared(
     scores = [score_run(title, run, truth, chosen) for title, run in zip(titles, runs, strict=True)]
     result = compare_chair(scores, draws=draws, seed=seed)
     inputs = file_hashes([*runs, *truth.files])
-    return {**result, "variant": variant, "inputs": inputs}, scores
+    read_with = {"read_with": chosen.read_with} if chosen.read_with else {}
+    return {**result, "variant": variant, **read_with, "inputs": inputs}, scores

@@ -43,12 +43,14 @@ class RunScores:
         counts: image key -> counts [columns of `Counts`].
         cut: image key -> counts of the captions cut after 1, 2, ... sentences and whole
             [LONGEST + 1, columns].
+        read_by: the variant that found the mentions, and what it was read with if that varies.
     """
 
     name: str
     scored: tuple[tuple[Caption, CaptionScore], ...]
     counts: dict[str, Array]
     cut: dict[str, Array]
+    read_by: str = ""
 
 
 def score_run(name: str, path: Path, truth: GroundTruth, variant: Variant) -> RunScores:
@@ -63,7 +65,8 @@ def score_run(name: str, path: Path, truth: GroundTruth, variant: Variant) -> Ru
         points = np.vstack([truncated_counts(words, score, variant), full])
         counts[key] = counts.get(key, 0) + full
         cut[key] = cut.get(key, 0) + points
-    return RunScores(name, tuple(scored), counts, cut)
+    read_by = f"{variant.name} {variant.read_with or ''}".strip()
+    return RunScores(name, tuple(scored), counts, cut, read_by)
 
 
 def compare_chair(
@@ -75,7 +78,14 @@ def compare_chair(
     images, McNemar's test of CHAIR_S, the distance to the baseline's truncation frontier at equal
     recall, p values corrected over methods by Holm, the smallest detectable differences, and a
     verdict (see `judge`). Rates are fractions.
+
+    Raises:
+        VlmHeadsError: runs scored by different variants, or `fixed` with different parsers.
     """
+    if len(readers := sorted({run.read_by for run in runs})) > 1:
+        raise VlmHeadsError(
+            f"runs scored with {' and with '.join(readers)}", "one variant and one parser for all"
+        )
     images = common_images(runs)
     counts = {run.name: np.array([run.counts[key] for key in images]) for run in runs}
     baseline = runs[0]

@@ -42,7 +42,7 @@ def heading(name: str) -> str:
 def print_chair(result: Mapping[str, Any]) -> None:
     """Print CHAIR of one file and the truncation frontier of its captions."""
     figures = result["overall"]
-    title = f"CHAIR, variant {result['variant']}, {figures['captions']} captions"
+    title = f"CHAIR, variant {variant_of(result)}, {figures['captions']} captions"
     table = Table(title=title, title_justify="left")
     table.add_column("measure")
     table.add_column("value", justify="right")
@@ -174,6 +174,12 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     console.print(footnote(result), markup=False, highlight=False)
 
 
+def variant_of(result: Mapping[str, Any]) -> str:
+    """Return the variant of CHAIR in a result, and what it was read with if that varies."""
+    read_with = result.get("read_with")
+    return f"{result['variant']} ({read_with})" if read_with else str(result["variant"])
+
+
 def footnote(result: Mapping[str, Any]) -> str:
     """Return how a comparison was made: images, draws, seed, variant or parser."""
     left_out = {name: number for name, number in result.get("left_out", {}).items() if number}
@@ -183,7 +189,7 @@ def footnote(result: Mapping[str, Any]) -> str:
         + f"; 95 % intervals of {result['draws']} paired draws over images, seed {result['seed']}."
     )
     if result["task"] == "chair":
-        text += f" CHAIR variant {result['variant']}."
+        text += f" CHAIR variant {variant_of(result)}."
     else:
         text += f" POPE parser {result['parser']}, mean over splits."
     return text

@@ -8,7 +8,7 @@ from vlmheads.errors import VlmHeadsError
 
 @pytest.fixture(scope="module")
 def nodes():
-    read = get_variant("fixed").read
+    read = get_variant("fixed", parser=False).read
     return lambda caption: [mention.node for mention in read(caption).mentions]
 
 
@@ -83,7 +83,7 @@ def test_the_colour_orange_is_no_fruit(nodes, caption, expected):
 
 
 def test_places_are_those_of_the_words_also_behind_a_dropped_seat():
-    variant = get_variant("fixed").read(
+    variant = get_variant("fixed", parser=False).read(
         "A toilet with its seat up, next to a chair, a cat and a sink."
     )
     assert [(mention.word, mention.place) for mention in variant.mentions] == [
@@ -95,7 +95,7 @@ def test_a_vocabulary_of_other_categories_is_counted(tmp_path):
     table = {"categories": {"crane": ["digger crane"], "lorry": []}, "doubles": {"toy lorry": "-"}}
     path = tmp_path / "words.json"
     path.write_text(json.dumps(table))
-    read = get_variant("fixed", path).read
+    read = get_variant("fixed", path, parser=False).read
     mentions = read("Two digger cranes, a crane, a toy lorry, lorries and a dog.").mentions
     assert [mention.node for mention in mentions] == ["crane", "crane", "lorry"]
 
@@ -110,4 +110,4 @@ def test_a_vocabulary_of_another_shape_is_refused_by_name(tmp_path, content):
     path = tmp_path / "words.json"
     path.write_text(content)
     with pytest.raises(VlmHeadsError, match=r"words\.json"):
-        get_variant("fixed", path)
+        get_variant("fixed", path, parser=False)

@@ -13,7 +13,7 @@ from vlmheads_eval.chair.variants import get_variant
         ("A man in a bow tie ate two hot dogs.", ["man=person", "bow tie=tie", "hot dogs=hot dog"]),
         ("There isn't a cat on the Dining Table.", ["Dining Table=dining table"]),
         ('The "dog" can\'t see the orange car', ["dog=dog", "car=car"]),
-        ("İstanbul has a dog", []),  # a letter whose lower case is longer
+        ("İstanbul has a dog", ["dog=dog"]),  # a letter whose lower case is longer
         ("", []),
     ],
 )
