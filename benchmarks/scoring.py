@@ -2,23 +2,29 @@
 
 Run: python benchmarks/scoring.py --captions FOLDER --ground-truth gt_objects_2014.json --out FILE
 The captions are real ones of published runs, repeated and cut to the length asked for; every copy
-is made different, so that no cache of whole captions could help.
+is made different, so that no cache of whole captions could help. `fixed` is measured with its
+parser where that is installed, with its word lists, and with a vocabulary of LVIS's size.
 """
 
 import argparse
 import json
 import platform
 import resource
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nltk
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
+from vlmheads_eval.chair.mentions import coco_vocabulary
 from vlmheads_eval.chair.score import score_chair
 from vlmheads_eval.chair.variants import Variant, get_variant, wordnet_words
 from vlmheads_eval.records import Caption, read_captions
+
+CATEGORIES = 1203  # As many as LVIS has.
 
 
 def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
@@ -34,7 +40,7 @@ def real_captions(folder: Path, number: int, words: int) -> Iterator[Caption]:
         yield Caption(caption.image_id, " ".join(text[:words]), at_limit=False)
 
 
-def fresh(name: str) -> Variant:
+def fresh(name: str, vocabulary: Path | None = None, parser: bool | None = None) -> Variant:
     """Return a variant with nothing remembered from earlier runs."""
     from vlmheads_eval.chair import variants, words
 
@@ -45,7 +51,27 @@ def fresh(name: str) -> Variant:
         variants.wordnet_lemma,
     ):
         cached.cache_clear()
-    return get_variant(name)
+    return get_variant(name, vocabulary, parser=parser)
+
+
+def large_vocabulary(folder: str, captions: list[Caption]) -> Path:
+    """Write 1,203 categories of two synonyms each: COCO's words and others of the captions.
+
+    The 300 most frequent words, hardly any of which is a noun, are left out.
+    """
+    words = Counter(
+        word for caption in captions for word in caption.text.lower().split() if word.isalpha()
+    )
+    names = list(coco_vocabulary().nodes) + [word for word, _ in words.most_common(3500)[300:]]
+    names = [name.strip() for name in dict.fromkeys(names) if name.strip()]
+    names += [f"thing {number}" for number in range(3 * CATEGORIES - len(names))]
+    table = [
+        {"name": one, "synonyms": [two, three]}
+        for one, two, three in zip(names[::3], names[1::3], names[2::3], strict=False)
+    ][:CATEGORIES]
+    path = Path(folder) / "vocabulary.json"
+    path.write_text(json.dumps({"categories": table}))
+    return path
 
 
 def timed(run: Callable[[], Any]) -> dict[str, float]:
@@ -91,8 +117,18 @@ def main() -> None:
         "machine": platform.machine(),
         "python": platform.python_version(),
     }
-    for name in ("pattern", "fixed"):
-        reading = fresh(name)
+    with tempfile.TemporaryDirectory() as folder:
+        large = large_vocabulary(folder, captions)
+        readers = {
+            "pattern": fresh("pattern"),
+            "fixed": fresh("fixed"),
+            "fixed_word_lists": fresh("fixed", parser=False),
+            f"fixed_{CATEGORIES}_categories": fresh("fixed", large),
+            f"fixed_word_lists_{CATEGORIES}_categories": fresh("fixed", large, parser=False),
+        }
+    result["fixed_read_with"] = readers["fixed"].read_with
+    for name, reading in readers.items():
+        reading.read("A dog.")  # Loading the parser is not scoring.
         result[f"{name}_seconds"] = timed(lambda: score_chair(captions, truth, reading))  # noqa: B023
     few = captions[: options.wordnet]
     try:

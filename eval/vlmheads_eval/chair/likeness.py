@@ -68,11 +68,18 @@ def depicted(parse: Parse, match: Match, head: int) -> bool:
 
 def _shown_by_likeness(parse: Parse, head: int) -> bool:
     place = head
+    if parse.relations[head] == "conj" and not definite(parse, head):
+        first = parse.heads[head]
+        joined = parse.words[first] in words_of("likenesses") and leftmost(parse, head) == head
+        if joined and any(parse.words[at] == "of" for at in parse.children[first]):
+            return True  # "Statues of lions and horses", whatever "horses" hangs on.
     for _ in range(10):
         relation, above = parse.relations[place], parse.heads[place]
         if above == place:
             return False
         word = parse.words[above]
+        if relation == "prep" and word in words_of("showing"):
+            return _shows_likeness(parse, above)
         if relation == "prep" and parse.words[place] in ("of", "with", "showing", "from", "like"):
             if _is_likeness(parse, above) and parse.words[place] in ("of", "showing"):
                 return True
@@ -206,6 +213,7 @@ def written(parse: Parse, match: Match, head: int) -> bool:
     around = range(max(0, start - 12), min(len(parse.words), end + 12))
     cues = words_of("text_verbs") | words_of("text_nouns")
     if parse.quoted[match.last]:
+        cues = cues | words_of("making")
         return any(parse.words[at] in cues for at in around)
     form = parse.forms[match.last]
     above = parse.words[parse.heads[head]]

@@ -228,6 +228,8 @@ def likeness(parse: Parse, match: Match, head: int) -> bool:
     elif node in VEHICLES:
         real = {"painted", "printed", "decorative", "ornamental", "mechanical", "inflatable"}
         marks = marks - real | words_of("vehicle_materials")
+        if node != "boat":
+            marks = marks | {"plastic", "wooden"}
     else:
         marks = marks - words_of("real_toys")
     return any(word in marks for word in modifiers_before(parse, match.first, head))

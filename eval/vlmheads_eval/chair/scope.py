@@ -103,7 +103,9 @@ def _any_negated(parse: Parse, place: int) -> bool:
     """Return whether an "any" follows a negative word, as it does outside of questions."""
     start = max(parse.sentences[place][0], place - REACH)
     before = set(parse.words[start:place])
-    return bool(before & (NOT_WORDS | {"no", "without", "lacks", "lack", "never", "nor", "cannot"}))
+    return bool(
+        before & (NOT_WORDS | {"no", "without", "lacks", "lack", "never", "nor", "cannot", "far"})
+    )
 
 
 def _verbal(parse: Parse, head: int) -> bool:
@@ -299,7 +301,7 @@ def _in_modal_clause(parse: Parse, head: int) -> bool:
             return not part.startswith("subject") or bool(modals & {"might", "could", "would"})
         if "will" in modals and part == "object" and not seen:
             return True
-        if parse.relations[verb] == "advcl" and any(
+        if parse.relations[verb] in ("advcl", "ccomp", "csubj", "acl") and any(
             parse.words[child] in IF
             for child in parse.children[verb]
             if parse.relations[child] == "mark"
@@ -331,7 +333,8 @@ def _provided_for(parse: Parse, head: int) -> bool:
             and leftmost(parse, head) == head
         ):
             return True
-        return parse.words[parse.heads[above]] in words_of("preparing")
+        enough = "enough" in parse.words[max(0, above - 2) : above]
+        return enough or parse.words[parse.heads[above]] in words_of("preparing")
     if parse.relations[head] != "dobj":
         return False
     to = any(parse.tags[child] == "TO" for child in parse.children[above])

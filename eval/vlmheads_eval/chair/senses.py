@@ -55,7 +55,7 @@ SENSES: Sequence[tuple[str, str, str]] = (
     (
         "racket rackets racquet",
         "",
-        "loud noise noisy deafening awful",
+        "loud noise noisy deafening awful awake",
     ),
     ("jet jets", "", "fountain squirts hose whirlpool nozzle shoots sprays"),
     (
@@ -79,9 +79,10 @@ SENSES: Sequence[tuple[str, str, str]] = (
     ("seat", "", "parliament county senate congress"),
     ("cell", "", "prison"),
     ("ram rams", "", "computer memory gigabytes"),
-    ("kite kites", "", "circles hunting prey feathers cliffs nest beak soars"),
+    ("kite kites", "", "circles hunting prey feathers cliffs nest beak soars glides talons"),
     ("plane planes", "", "geometry tangent inclined woodworking wood carpenter smooth shavings"),
     ("chick", "", "flick"),
+    ("trolley", "", "pushes pushing push shopping luggage tea dessert airport supermarket cart"),
     ("server", "restaurant tray plate menu drink drinks customer", "rack computer data"),
     ("judge", "", "appears"),
     ("seal", "", ""),
@@ -100,6 +101,8 @@ def other_sense(parse: Parse, match: Match, head: int) -> bool:
         if barred & around or (needed and needed.isdisjoint(parse.words)):
             return True
     if word in ("jet", "bed", "couple", "family", "team", "crew", "sea", "basin") and after == "of":
+        return True
+    if word in ("tie", "ties") and after == "between":
         return True
     if word == "chair" and after == "of":
         return bool({"committee", "board", "department", "party", "meeting", "panel"} & around)

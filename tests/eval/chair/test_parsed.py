@@ -22,7 +22,7 @@ from vlmheads.grounding.words import find_objects, object_finder
 
 SENTENCES = Path(__file__).parent / "sentences"
 # At least what each half must reach; what it does reach stands in docs/evaluation.md.
-FLOORS = {"open": (0.95, 0.95)}
+FLOORS = {"open": (0.95, 0.95), "held_out": (0.93, 0.93)}
 
 
 @pytest.fixture(scope="module")
