@@ -244,15 +244,13 @@ class Captioner:
         in_passes = [name for name in wanted if name not in ASKED]
         found = grounding(self.model, inputs, targets, scores=in_passes)
         texts = [caption.text for caption in captions]
-        asked = ask_about(self.model, self.processor, pictures, texts, wanted)
+        asked = ask_about(self.model, self.processor, pictures, texts, wanted, self.objects)
         k = scorer.heads(examine(self.model).geometry)
         special = frozenset(self.processor.tokenizer.all_special_ids)
         decode = partial(self.processor.batch_decode, skip_special_tokens=True)
         spans = [token_spans(caption.ids, caption.text, decode, special) for caption in captions]
         words = [
-            ground_words(
-                caption.text, spans[row], found, row, scorer, k, asked[row], self.objects
-            )
+            ground_words(caption.text, spans[row], found, row, scorer, k, asked[row], self.objects)
             for row, caption in enumerate(captions)
         ]
         grounded = [

@@ -25,7 +25,7 @@ from vlmheads.grounding.probability import (
 )
 from vlmheads.grounding.questions import p_yes
 from vlmheads.grounding.readings import Reading, TokenScore, all_needs
-from vlmheads.grounding.words import find_objects
+from vlmheads.grounding.words import Finder, find_objects
 from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.model.geometry import Geometry
 from vlmheads.runtime.attachment import refuse_attached
@@ -68,6 +68,7 @@ def ask_about(
     images: Sequence[Any],
     texts: Sequence[str],
     scores: Iterable[str],
+    find: Finder = find_objects,
 ) -> list[dict[str, dict[str, float]]]:
     """Ask a model about the objects that texts on images name.
 
@@ -77,6 +78,7 @@ def ask_about(
         images: N Pillow images.
         texts: N texts.
         scores: those of `ASKED` among them are asked for.
+        find: finds the objects of a text.
 
     Returns:
         For each text, name of the score -> object -> its value.
@@ -85,7 +87,7 @@ def ask_about(
     wanted = set(scores) & set(ASKED)
     if not wanted:
         return found
-    names = [[name for _, _, name in find_objects(text)] for text in texts]
+    names = [[name for _, _, name in find(text)] for text in texts]
     if "p_yes" in wanted:
         for one, values in zip(found, p_yes(model, processor, images, names), strict=True):
             one["p_yes"] = values
