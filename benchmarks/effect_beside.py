@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 from effect_report import defaults, marked, put
-from vlmheads_eval.report.tables import Rows, markdown
+from vlmheads_eval.report.tables import markdown
+from vlmheads_eval.report.terminal import Rows
 
 # Plugin -> CHAIR_S / CHAIR_I of LLaVA-1.5-7B on COCO with at most 512 tokens, and those of plain
 # decoding in the same table; who reports them. Greedy search where nothing else is said.

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from effect_settings import SETTINGS
-from vlmheads_eval.report.tables import Rows, markdown, shown, signed
+from vlmheads_eval.compare.verdict import VERDICTS, labelled
+from vlmheads_eval.report.tables import markdown, shown, signed
+from vlmheads_eval.report.terminal import Rows
 
 EMBEDDED = "embedded"
 ALPHA = 0.05
@@ -144,7 +146,7 @@ def differences(found: Mapping[str, Any]) -> Rows:
                 f"`{method['name']}`",
                 *(marked(found["differences"][method["name"]][name]) for name in names),
                 *(marked(at[name]) for name in ("unique_hallucination", "object_f1")),
-                method["verdict"],
+                labelled(method),
             ]
         )  # fmt: skip
     return rows
@@ -218,9 +220,7 @@ def findings(found: Mapping[str, Any]) -> str:
         ("Object F1 lower than plain", "lower"),
         ("Object F1 above plain captions cut to the same recall", "above"),
         ("Object F1 below them", "below"),
-        ("CHAIR verdict better (invents less, also at equal recall)", "better"),
-        ("CHAIR verdict not shown to beat truncation", "not shown to beat truncation"),
-        ("CHAIR verdict worse", "worse"),
+        *((f"CHAIR verdict {verdict}", verdict) for verdict in VERDICTS[:-1]),
     ]
     text = "".join(f"* {title} ({len(better.get(k, []))}): {_names(better.get(k, []))}\n"
                    for title, k in lines)  # fmt: skip

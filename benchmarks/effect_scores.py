@@ -11,7 +11,7 @@ import numpy as np
 from effect_settings import Setting
 from vlmheads_eval.chair.ground_truth import load_ground_truth
 from vlmheads_eval.chair.variants import get_variant
-from vlmheads_eval.compare.chair import RunScores, compare_chair, score_run
+from vlmheads_eval.compare.chair import compare_chair
 from vlmheads_eval.compare.paired import (
     COMPARED,
     above_others,
@@ -19,8 +19,9 @@ from vlmheads_eval.compare.paired import (
     corrected,
     differences,
     figures_of,
-    pooled,
 )
+from vlmheads_eval.compare.runs import RunScores, pooled, score_run
+from vlmheads_eval.records import read_captions
 from vlmheads_eval.run_folder import ground_truth_of, missing
 
 OWN = "gains calibrated"
@@ -60,23 +61,23 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
     result["at recall"] = corrected(at_recall(plain, methods, draws=draws, seed=seed))
     result["random heads"] = _random_heads(scores, draws, seed)
     result["own"] = _own(methods, draws, seed)
-    texts = [caption.text for caption, _ in plain.scored]
+    texts = {setting.name: _texts(run) for setting, run in done.items()}
+    same = texts[plain.name]
     result["same as plain"] = {
-        run.name: float(np.mean([one.text == text for (one, _), text in
-                                 zip(run.scored, texts, strict=True)]))
-        for run in scores.values()
-    }  # fmt: skip
+        name: float(np.mean([text == same[image] for image, text in one.items()]))
+        for name, one in texts.items()
+    }
     result["times"] = {setting.name: _times(run) for setting, run in done.items()}
     result["refused"], result["missing"] = refused, absent
     return result
 
 
-def _own(methods: list[RunScores], draws: int, seed: int) -> dict[str, Any]:
-    """Our own method less each other one: recall and object F1, and F1 at equal recall.
+def _texts(run: Path) -> dict[str, str]:
+    return {str(caption.image_id): caption.text for caption in read_captions(run)}
 
-    For the last the other method's captions are cut to the recall of ours; where ours recalls
-    more, they are whole.
-    """
+
+def _own(methods: list[RunScores], draws: int, seed: int) -> dict[str, Any]:
+    """Our own method less each other one: recall and object F1, and F1 at equal recall."""
     ours = next((run for run in methods if run.name == OWN), None)
     others = [run for run in methods if ours is not None and not run.name.startswith("gains ")]
     if ours is None or not others:

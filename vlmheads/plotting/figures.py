@@ -141,10 +141,10 @@ def bars_figure(
     height = 0.8 / many
     places = range(1, many + 1) if positions is None else positions
     for order, (position, (name, values)) in enumerate(zip(places, series.items(), strict=True)):
-        rows = [row for row, value in enumerate(values) if value is not None]
+        # A bar of no length where there is none, so that the legend has the run's colour.
         axes.barh(
-            [row - 0.4 + (order + 0.5) * height for row in rows],
-            [value for value in values if value is not None],
+            [row - 0.4 + (order + 0.5) * height for row in range(len(labels))],
+            [0 if value is None else value for value in values],
             height=height * 0.86,
             color=category(position, look),
             label=name,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from vlmheads_eval.chair.ground_truth import load_ground_truth
 from vlmheads_eval.chair.variants import Variant
-from vlmheads_eval.compare.chair import RunScores, score_run
-from vlmheads_eval.compare.paired import COMPARED, at_recall, figures_of, paired, pooled
-from vlmheads_eval.report.tables import Rows, heading, shown, signed
+from vlmheads_eval.compare.paired import COMPARED, at_recall, figures_of, paired
+from vlmheads_eval.compare.runs import RunScores, pooled, score_run
+from vlmheads_eval.report.tables import heading, shown, signed
+from vlmheads_eval.report.terminal import Rows
 
 if TYPE_CHECKING:
     from vlmheads.headmap import HeadMap
@@ -107,7 +108,7 @@ def compare_all(
         if name != CALIBRATED
     }
     return {
-        "images": len(plain.counts),
+        "images": len(plain.images),
         "variant": variant.name,
         "figures": {name: figures_of(run, SHOWN) for name, run in scored.items()},
         "calibrated less": {

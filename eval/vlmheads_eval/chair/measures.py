@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vlmheads_eval.chair.broken import broken_text
 from vlmheads_eval.chair.mentions import CaptionMentions, Mention
 from vlmheads_eval.records import Caption, ImageId
 
@@ -81,6 +82,7 @@ class Counts(NamedTuple):
     at_limit: int
     limit_known: int  # 1 if the file says whether the token limit ended it
     empty: int
+    broken: int  # 1 if an article has no noun; see `broken.broken_text`
 
 
 # Measure -> numerator and denominator, each a sum of columns with their factors.
@@ -97,6 +99,7 @@ MEASURES: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]] = {
     "repetition": ({"repetitive": 1}, {"captions": 1}),
     "at_limit": ({"at_limit": 1}, {"limit_known": 1}),
     "empty": ({"empty": 1}, {"captions": 1}),
+    "broken": ({"broken": 1}, {"captions": 1}),
 }
 
 
@@ -107,6 +110,7 @@ def count(caption: Caption, score: CaptionScore) -> Counts:
         at_limit=int(caption.at_limit is True),
         limit_known=int(caption.at_limit is not None),
         empty=int(not caption.text.strip()),
+        broken=int(broken_text(caption.text)),
     )
 
 
@@ -129,6 +133,7 @@ def count_mentions(score: CaptionScore) -> Counts:
         at_limit=0,
         limit_known=0,
         empty=0,
+        broken=0,
     )
 
 

@@ -13,6 +13,7 @@ from vlmheads_eval.commands.benchmarks import COMPARED, compare_runs, task_of
 from vlmheads_eval.commands.data import show_data
 from vlmheads_eval.commands.judged import requests
 from vlmheads_eval.commands.score import score
+from vlmheads_eval.compare import TASKS
 from vlmheads_eval.pope.parsers import PARSERS
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _options(command: Any) -> Any:
         click.option("--names", help="Names of the runs, separated by commas."),
         click.option(
             "--task",
-            type=click.Choice(("chair", "pope", *COMPARED)),
+            type=click.Choice((*TASKS, *COMPARED)),
             help="By default the task of the first run folder, otherwise chair.",
         ),
         click.option(
@@ -101,6 +102,16 @@ def _options(command: Any) -> Any:
         ),
         click.option(
             "--parser", default="strict", show_default=True, type=click.Choice(list(PARSERS))
+        ),
+        click.option(
+            "--decoding",
+            help="How the captions were decoded: greedy, sampled or beams; one per run, separated "
+            "by commas, or one for all. By default what the run folder says.",
+        ),
+        click.option(
+            "--pool",
+            is_flag=True,
+            help="Pool runs whose names differ only in a seed at the end (vcd-0, vcd-1).",
         ),
         click.option("--draws", default=10_000, show_default=True, type=click.IntRange(100)),
         click.option("--seed", default=0, show_default=True),

@@ -1,4 +1,4 @@
-"""Pairs of runs on the same images: differences, pooled draws of a control, equal recall."""
+"""Pairs of runs on the same images: differences, and differences at equal recall."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -7,34 +7,18 @@ from typing import Any
 import numpy as np
 
 from vlmheads_eval.chair.measures import measure
-from vlmheads_eval.chair.score import frontier_distance
-from vlmheads_eval.compare.chair import RunScores, common_images
-from vlmheads_eval.statistics import DRAWS, Array, Estimate, differ, holm, resample
+from vlmheads_eval.compare.recall import difference_at_recall
+from vlmheads_eval.compare.runs import RunScores, common_images
+from vlmheads_eval.statistics import DRAWS, Estimate, differ, draw, estimate, holm, resample
 
 # Compared by default: hallucination rates, recall, and object F1, which combines both.
 COMPARED = ("CHAIRi", "CHAIRs", "unique_hallucination", "recall", "object_f1")
-CUT = "cut captions"
-TOGETHER = 16  # Baselines whose truncated captions are resampled at once, to limit memory.
 AT_RECALL = ("CHAIRs", "unique_hallucination", "object_f1")
-
-
-def pooled(name: str, runs: Sequence[RunScores]) -> RunScores:
-    """Return several draws of a control as one run, by summing their counts per image.
-
-    Its measures are ratios of these sums, so a difference from it is a difference from all draws.
-    """
-    images = common_images(runs)
-    return RunScores(
-        name,
-        (),
-        {key: np.sum([run.counts[key] for run in runs], axis=0) for key in images},
-        {key: np.sum([run.cut[key] for run in runs], axis=0) for key in images},
-    )
 
 
 def figures_of(run: RunScores, names: Sequence[str] = COMPARED) -> dict[str, float]:
     """Return measures of a run over all of its images; NaN where undefined."""
-    sums = np.sum(list(run.counts.values()), axis=0)
+    sums = run.counts.sum(axis=0)
     return {name: float(measure(sums, name)) for name in names}
 
 
@@ -62,7 +46,7 @@ def differences(
         return []
     runs = {run.name: run for pair in pairs for run in pair}
     images = common_images(list(runs.values()))
-    arrays = {name: _counts(run, images) for name, run in runs.items()}
+    arrays = {name: run.of(images)[0] for name, run in runs.items()}
     drawn = resample(arrays, draws, seed)
     sums = {name: counts.sum(axis=0) for name, counts in arrays.items()}
     return [
@@ -86,20 +70,11 @@ def at_recall(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, dict[str, Estimate]]:
-    """Return each method's distances to the baseline's captions truncated to the same recall.
+    """Return each method's differences from the baseline at equal recall.
 
-    See `frontier_distance`; for object F1 a positive distance is better. A method that recalls
-    more than the baseline is compared with the baseline's whole captions.
+    See `difference_at_recall`; for object F1 a positive difference is better.
     """
-    images = common_images([baseline, *methods])
-    cut = np.array([baseline.cut[key] for key in images])
-    arrays = {run.name: _counts(run, images) for run in methods}
-    drawn = resample({**arrays, CUT: cut}, draws, seed)
-    frontier = (cut.sum(axis=0), drawn.pop(CUT))
-    return {
-        name: _distances(names, frontier, (counts.sum(axis=0), drawn[name]))
-        for name, counts in arrays.items()
-    }
+    return _at_recall([(baseline, method) for method in methods], 1, names, draws, seed)
 
 
 def above_others(
@@ -110,23 +85,35 @@ def above_others(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, dict[str, Estimate]]:
-    """Return one method's distances to each baseline's captions truncated to the same recall."""
-    images = common_images([method, *baselines])
-    counts = _counts(method, images)
-    found = {}
-    for some in (baselines[at : at + TOGETHER] for at in range(0, len(baselines), TOGETHER)):
-        cuts = {one.name: np.array([one.cut[key] for key in images]) for one in some}
-        drawn = resample({**cuts, method.name: counts}, draws, seed)
-        ours = (counts.sum(axis=0), drawn[method.name])
-        for name, cut in cuts.items():
-            found[name] = _distances(names, (cut.sum(axis=0), drawn[name]), ours)
-    return found
+    """Return one method's differences from each baseline at equal recall."""
+    return _at_recall([(baseline, method) for baseline in baselines], 0, names, draws, seed)
 
 
-def _distances(
-    names: Sequence[str], frontier: tuple[Array, Array], method: tuple[Array, Array]
-) -> dict[str, Estimate]:
-    return {name: frontier_distance(name, frontier, method) for name in names}
+def _at_recall(
+    pairs: Sequence[tuple[RunScores, RunScores]],
+    named: int,
+    names: Sequence[str],
+    draws: int,
+    seed: int,
+) -> dict[str, dict[str, Estimate]]:
+    """Return the differences of pairs at equal recall by the name of one side of each pair."""
+    runs = {run.name: run for pair in pairs for run in pair}
+    images = common_images(list(runs.values()))
+    cut = {name: run.of(images)[1] for name, run in runs.items()}
+
+    def figures(sums: Mapping[str, Any]) -> dict[Any, Any]:
+        return {
+            (pair[named].name, name): difference_at_recall(name, *(sums[run.name] for run in pair))
+            for pair in pairs
+            for name in names
+        }
+
+    drawn = draw(cut, figures, draws, seed)
+    sample = figures({name: rows.sum(axis=0)[np.newaxis] for name, rows in cut.items()})
+    found = {key: estimate(values[0], drawn[key]) for key, values in sample.items()}
+    return {
+        pair[named].name: {name: found[pair[named].name, name] for name in names} for pair in pairs
+    }
 
 
 def corrected(found: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
@@ -140,7 +127,3 @@ def corrected(found: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str
         run: {name: {**one[name].to_dict(), "holm": tests[name][run]} for name in names}
         for run, one in found.items()
     }
-
-
-def _counts(run: RunScores, images: Sequence[str]) -> Array:
-    return np.array([run.counts[key] for key in images])

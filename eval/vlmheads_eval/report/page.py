@@ -10,22 +10,23 @@ from typing import Any
 from vlmheads.plotting.palette import style_sheet
 from vlmheads_eval.chair.measures import CaptionScore
 from vlmheads_eval.chair.spans import mention_spans
-from vlmheads_eval.compare.chair import RunScores
+from vlmheads_eval.compare.runs import RunScores
 from vlmheads_eval.records import Caption
 from vlmheads_eval.report.figures import Pictures, bar_chart, far_off, frontier_plot, no_pictures
 from vlmheads_eval.report.tables import (
-    Rows,
     comma_separated,
     differences,
     footnote,
     latex,
     markdown,
+    power,
     shown,
     table,
+    verdicts,
 )
+from vlmheads_eval.report.terminal import Rows
 
 CATEGORIES = 12
-WORST = 8
 FEW = 10  # Rates of categories with fewer mentions are not drawn.
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--figure-text); margin: 0 auto;
@@ -72,7 +73,9 @@ def write_report(
     runs, changes = table(result), differences(result)
     texts = {
         "comparison.json": json.dumps(result, indent=1) + "\n",
-        "runs.md": "\n".join([markdown(runs), markdown(changes), footnote(result), ""]),
+        "runs.md": "\n".join(
+            [markdown(runs), markdown(changes), *_listed(result), footnote(result), ""]
+        ),
         "runs.csv": comma_separated(runs),
         "differences.csv": comma_separated(changes),
         "runs.tex": latex(runs),
@@ -83,6 +86,12 @@ def write_report(
     return [folder / name for name in texts]
 
 
+def _listed(result: Mapping[str, Any]) -> list[str]:
+    """Return the verdicts and the power lines as a Markdown list."""
+    lines = [*verdicts(result), *power(result)]
+    return [*(f"* {line}" for line in lines), ""] if lines else []
+
+
 def page(
     result: Mapping[str, Any], scores: Sequence[RunScores], pictures: Pictures = no_pictures
 ) -> str:
@@ -91,6 +100,7 @@ def page(
     body = [
         f"<h1>{'CHAIR' if result['task'] == 'chair' else 'POPE'}: {escape(', '.join(names))}</h1>",
         f'<p class="note">{escape(footnote(result))}</p>',
+        *_lines(verdicts(result)),
         "<h2>Runs</h2>",
         _html_table(table(result)),
     ]
@@ -99,11 +109,13 @@ def page(
         body += [
             "<h2>Against the baseline</h2>",
             '<p class="note">Differences in points with 95 % intervals. "S at equal recall" is the '
-            "difference in CHAIR_S from the baseline's captions truncated to the same recall: a "
-            "method that is not below zero is not shown to beat truncation. "
+            "difference in CHAIR_S after the run with the higher recall was cut, sentence by "
+            "sentence, to the other's: the verdict is on this one. "
             '"Detectable" is the smallest true difference that this number of images detects with '
-            "80 % power.</p>",
+            '80 % power, and "images needed" the number of images that would detect the observed '
+            "one.</p>",
             _html_table(changes),
+            *_lines(power(result)),
         ]
     if result["task"] == "chair":
         near = [run for run in scores if run.name not in far_off(result)]
@@ -116,6 +128,11 @@ def page(
         f"<title>vlmheads eval</title><style>{style_sheet()}{STYLE}</style></head>\n"
         f"<body>{chr(10).join(body)}</body></html>\n"
     )
+
+
+def _lines(lines: Sequence[str]) -> list[str]:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return [f"<ul>{items}</ul>"] if lines else []
 
 
 def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -147,57 +164,47 @@ def _left_out(result: Mapping[str, Any]) -> str:
 
 def _objects(scores: Sequence[RunScores], names: Sequence[str]) -> list[str]:
     positions = [names.index(run.name) for run in scores]
-    mentioned, hallucinated = _by_category(scores)
-    total = sum(hallucinated, Counter())
-    frequent = [node for node, _ in total.most_common(CATEGORIES)]
+    wrong = {run.name: run.gallery.hallucinated for run in scores}
+    seen = {run.name: run.gallery.mentioned for run in scores}
+    frequent = [node for node, _ in sum(wrong.values(), Counter()).most_common(CATEGORIES)]
     if not frequent:
         return ["<h2>Hallucinated objects</h2><p>No run hallucinated an object.</p>"]
+    counts: dict[str, list[float | None]] = {
+        run.name: [100 * wrong[run.name][node] / max(run.gallery.captions, 1) for node in frequent]
+        for run in scores
+    }
+    enough = [node for node in frequent if any(one[node] >= FEW for one in seen.values())]
     rates = {
-        run.name: [
-            100 * wrong[node] / seen[node] if seen[node] >= FEW else None for node in frequent
-        ]
-        for run, seen, wrong in zip(scores, mentioned, hallucinated, strict=True)
+        name: [100 * wrong[name][node] / one[node] if one[node] >= FEW else None for node in enough]
+        for name, one in seen.items()
     }
-    counts = {
-        run.name: [100 * wrong[node] / max(len(run.scored), 1) for node in frequent]
-        for run, wrong in zip(scores, hallucinated, strict=True)
-    }
+    first = bar_chart(
+        frequent,
+        counts,
+        "hallucinated mentions per 100 captions",
+        "Most often hallucinated",
+        positions,
+    )
+    second = f"<p>No run mentions one of these categories {FEW} times: too few for a share.</p>"
+    if enough:
+        unit = "% of the category's mentions"
+        second = bar_chart(enough, rates, unit, "Hallucinated share", positions)
+        second += f'<p class="note">No bar: fewer than {FEW} mentions.</p>'
     return [
         "<h2>Hallucinated objects</h2>",
         '<div class="figures">',
-        "<figure><figcaption>Most often hallucinated</figcaption>"
-        + bar_chart(
-            frequent,
-            counts,
-            "hallucinated mentions per 100 captions",
-            "Most often hallucinated",
-            positions,
-        )
-        + "</figure>",
+        f"<figure><figcaption>Most often hallucinated</figcaption>{first}</figure>",
         "<figure><figcaption>Share of mentions that are hallucinated</figcaption>"
-        + bar_chart(
-            frequent, rates, "% of the category's mentions", "Hallucinated share", positions
-        )
-        + f"</figure></div><p class='note'>No bar: fewer than {FEW} mentions.</p>",
+        f"{second}</figure>",
+        "</div>",
     ]
-
-
-def _by_category(scores: Sequence[RunScores]) -> tuple[list[Counter[str]], list[Counter[str]]]:
-    mentioned: list[Counter[str]] = []
-    hallucinated: list[Counter[str]] = []
-    for run in scores:
-        mentioned.append(Counter(m.node for _, score in run.scored for m in score.mentions))
-        hallucinated.append(Counter(m.node for _, score in run.scored for m in score.hallucinated))
-    return mentioned, hallucinated
 
 
 def _worst(scores: Sequence[RunScores], pictures: Pictures) -> list[str]:
     parts = ["<h2>Captions with the most hallucinated objects</h2>"]
     for run in scores:
-        ranked = sorted(run.scored, key=lambda pair: -len({m.node for m in pair[1].hallucinated}))
         parts.append(f"<h3>{escape(run.name)}</h3>")
-        worst = [pair for pair in ranked[:WORST] if pair[1].hallucinated]
-        parts += [_highlighted(*pair, pictures(pair[0].image_id)) for pair in worst]
+        parts += [_highlighted(*pair, pictures(pair[0].image_id)) for pair in run.gallery.worst]
     return parts
 
 

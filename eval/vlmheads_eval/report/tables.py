@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from vlmheads_eval.compare.verdict import labelled, verdict_line
+from vlmheads_eval.report.terminal import Rows, print_rows, turned
 
 # Measure -> heading, unit; shares are shown in percent.
 CHAIR_COLUMNS: Mapping[str, tuple[str, str]] = {
@@ -22,6 +24,7 @@ CHAIR_COLUMNS: Mapping[str, tuple[str, str]] = {
     "repetition": ("repetitive", "%"),
     "at_limit": ("at limit", "%"),
     "empty": ("empty", "%"),
+    "broken": ("broken text", "%"),
 }
 FRONTIER_COLUMNS = ("CHAIRs", "CHAIRi", "unique_hallucination", "recall", "object_f1", "words")
 
@@ -42,50 +45,40 @@ def heading(name: str) -> str:
 def print_chair(result: Mapping[str, Any]) -> None:
     """Print CHAIR of one file and the truncation frontier of its captions."""
     figures = result["overall"]
-    title = f"CHAIR, variant {variant_of(result)}, {figures['captions']} captions"
-    table = Table(title=title, title_justify="left")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for name, (_, unit) in CHAIR_COLUMNS.items():
-        table.add_row(heading(name), shown(figures[name], unit))
-    _print(table)
-    table = Table(
-        title="Captions truncated after a number of sentences (truncation frontier)",
-        title_justify="left",
-    )
-    table.add_column("sentences", justify="right")
-    for name in FRONTIER_COLUMNS:
-        table.add_column(heading(name), justify="right")
-    for point in result["frontier"]:
-        figures_cut = (shown(point[name], CHAIR_COLUMNS[name][1]) for name in FRONTIER_COLUMNS)
-        table.add_row(str(point["sentences"]), *figures_cut)
-    _print(table)
+    rows = [["measure", "value"]]
+    rows += [[heading(name), shown(figures[name], unit)] for name, (_, unit) in
+             CHAIR_COLUMNS.items()]  # fmt: skip
+    print_rows(f"CHAIR, variant {variant_of(result)}, {figures['captions']} captions", rows)
+    rows = [["sentences", *(heading(name) for name in FRONTIER_COLUMNS)]]
+    rows += [
+        [
+            str(point["sentences"]),
+            *(shown(point[name], CHAIR_COLUMNS[name][1]) for name in FRONTIER_COLUMNS),
+        ]
+        for point in result["frontier"]
+    ]
+    print_rows("Captions truncated after a number of sentences (truncation frontier)", rows)
 
 
 def print_pope(result: Mapping[str, Any]) -> None:
     """Print POPE's measures per split and their mean."""
     names = ("accuracy", "precision", "recall", "f1", "yes_ratio", "unparsed")
     titles = ("acc.", "prec.", "recall", "F1", "yes", "unparsed")
-    table = Table(title=f"POPE in %, parser {result['parser']}", title_justify="left")
-    for title in ("split", "asked", *titles, "SHA-256"):
-        table.add_column(title, justify="left" if title in ("split", "SHA-256") else "right")
+    rows = [["split", "asked", *titles, "SHA-256"]]
     for split, figures in result["splits"].items():
         cells = (shown(figures[name]) for name in names)
-        table.add_row(split, str(figures["questions"]), *cells, figures["sha256"][:8])
-    table.add_row("mean", "", *(shown(result["mean"][name]) for name in names), "")
-    _print(table)
+        rows.append([split, str(figures["questions"]), *cells, figures["sha256"][:8]])
+    rows.append(["mean", "", *(shown(result["mean"][name]) for name in names), ""])
+    print_rows(f"POPE in %, parser {result['parser']}", rows)
 
 
-def _print(table: Table) -> None:
-    Console().print(table)
 
 
 CHAIR_SHOWN = (
     *("CHAIRs", "CHAIRi", "unique_hallucination", "recall", "object_f1", "words"),
-    *("repetition", "at_limit"),
+    *("repetition", "at_limit", "empty", "broken"),
 )
 POPE_SHOWN = ("accuracy", "precision", "recall", "f1", "yes_ratio", "unparsed")
-Rows = list[list[str]]
 
 
 def table(result: Mapping[str, Any]) -> Rows:
@@ -93,24 +86,32 @@ def table(result: Mapping[str, Any]) -> Rows:
     return _pope_table(result) if result["task"] == "pope" else _chair_table(result)
 
 
+def _verdicts(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the column "verdict" says of each run; a flag never stands apart from it."""
+    baseline = result["runs"][0]
+    kind = f" ({baseline['kind']})" if "kind" in baseline else ""
+    found = {method["name"]: labelled(method) for method in result["methods"]}
+    return {result["baseline"]: f"baseline{kind}", **found}
+
+
 def _chair_table(result: Mapping[str, Any]) -> Rows:
-    verdicts = {method["name"]: method["verdict"] for method in result["methods"]}
+    verdicts = _verdicts(result)
     rows = [["run", *(heading(name) for name in CHAIR_SHOWN), "verdict"]]
     for run in result["runs"]:
         cells = [
             _with_interval(run["overall"][name], run["intervals"][name], CHAIR_COLUMNS[name][1])
             for name in CHAIR_SHOWN
         ]
-        rows.append([run["name"], *cells, verdicts.get(run["name"], "baseline")])
+        rows.append([run["name"], *cells, verdicts[run["name"]]])
     return rows
 
 
 def _pope_table(result: Mapping[str, Any]) -> Rows:
-    verdicts = {method["name"]: method["verdict"] for method in result["methods"]}
+    verdicts = _verdicts(result)
     rows = [["run", *(f"{name} %" for name in POPE_SHOWN), "verdict"]]
     for run in result["runs"]:
         cells = [shown(run["mean"][name]) for name in POPE_SHOWN]
-        rows.append([run["name"], *cells, verdicts.get(run["name"], "baseline")])
+        rows.append([run["name"], *cells, verdicts[run["name"]]])
     return rows
 
 
@@ -123,17 +124,21 @@ def differences(result: Mapping[str, Any]) -> Rows:
     titles = [CHAIR_COLUMNS[name][0] if chair else name for name in names]
     rows = [["method", *(f"{title} diff." for title in titles)]]
     if chair:
-        rows[0] += ["S at equal recall", "Holm p (S)", "detectable S", "notes"]
+        rows[0] += ["S at equal recall", "Holm p (S at equal recall)", "detectable S"]
+        rows[0] += ["images needed, S", "images needed, S at equal recall"]
     else:
         rows[0] += ["Holm p (acc.)", "detectable acc."]
     for method in result["methods"]:
         found = method["difference"]
         row = [method["name"], *(signed(found[name]) for name in names)]
         first = names[0]
+        test = "at recall CHAIRs" if chair else first
         if chair:
-            row.append(signed(method["frontier"]["CHAIRs"]))
-        row += [p_value(method["holm"][first]), shown(found[first]["detectable"])]
-        rows.append(row + (["; ".join(method["notes"])] if chair else []))
+            row.append(signed(method["at_recall"]["CHAIRs"]))
+        row += [p_value(method["holm"][test]), shown(found[first]["detectable"])]
+        if chair:
+            row += [_count(method["images_needed"][name]) for name in ("CHAIRs", test)]
+        rows.append(row)
     return rows
 
 
@@ -142,6 +147,10 @@ def signed(found: Mapping[str, float | None]) -> str:
     if found["value"] is None or found["low"] is None or found["high"] is None:
         return "-"
     return f"{found['value'] * 100:+.1f} [{found['low'] * 100:+.1f}, {found['high'] * 100:+.1f}]"
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
 
 
 def p_value(p: float | None) -> str:
@@ -158,20 +167,39 @@ def _with_interval(value: float | None, interval: Sequence[float | None], unit: 
     return f"{shown(value, unit)} [{shown(low, unit)}, {shown(high, unit)}]"
 
 
+def verdicts(result: Mapping[str, Any]) -> list[str]:
+    """Return one line per method: the verdict with the baseline's kind, flags and notes."""
+    if result["task"] != "chair":
+        return []
+    return [verdict_line(method, result["runs"][0]) for method in result["methods"]]
+
+
+def power(result: Mapping[str, Any]) -> list[str]:
+    """Return one line per method of captions: how many images the observed difference needs."""
+    if result["task"] != "chair":
+        return []
+    lines = []
+    for method in result["methods"]:
+        number = method["images_needed"]["at recall CHAIRs"]
+        if number is not None:
+            value = 100 * method["at_recall"]["CHAIRs"]["value"]
+            lines.append(
+                f"{method['name']}: a true difference of {value:+.1f} points of CHAIR_S at equal "
+                f"recall takes {number:,} images to be detected with 80 % power; there are "
+                f"{result['images']:,}"
+            )
+    return lines
+
+
 def print_comparison(result: Mapping[str, Any]) -> None:
-    """Print the comparison, one column per run, its differences, and how it was made."""
+    """Print the comparison, one column per run, its differences, verdicts, and how it was made."""
     console = Console()
-    for title, rows in (("Runs", table(result)), ("Against the baseline", differences(result))):
-        if not rows:
-            continue
-        first, *columns = rows
-        shape = Table(title=title, title_justify="left")
-        for row in rows:
-            shape.add_column(row[0], justify="left" if row is first else "right", overflow="fold")
-        for name, *cells in zip(first[1:], *(column[1:] for column in columns), strict=True):
-            shape.add_row(name, *(cell.replace(" [", "\n[") for cell in cells))
-        console.print(shape)
-    console.print(footnote(result), markup=False, highlight=False)
+    print_rows("Runs", turned(table(result)), console)
+    changes = differences(result)
+    if changes:
+        print_rows("Against the baseline", turned(changes), console)
+    for line in (*verdicts(result), *power(result), footnote(result)):
+        console.print(line, markup=False, highlight=False)
 
 
 def variant_of(result: Mapping[str, Any]) -> str:
@@ -183,9 +211,10 @@ def variant_of(result: Mapping[str, Any]) -> str:
 def footnote(result: Mapping[str, Any]) -> str:
     """Return how a comparison was made: images, draws, seed, variant or parser."""
     left_out = {name: number for name, number in result.get("left_out", {}).items() if number}
+    excluded = ", ".join(f"{number} of {name}" for name, number in left_out.items())
     text = (
         f"{result['images']} images that all runs have"
-        + (f" (excluded: {left_out})" if left_out else "")
+        + (f" (excluded: {excluded})" if excluded else "")
         + f"; 95 % intervals of {result['draws']} paired draws over images, seed {result['seed']}."
     )
     if result["task"] == "chair":

@@ -1,12 +1,8 @@
 """Pairs of runs: differences, pooled draws, equal recall."""
 
-import numpy as np
 import pytest
 from vlmheads_eval.chair.ground_truth import GroundTruth
-from vlmheads_eval.chair.measures import count
-from vlmheads_eval.chair.score import score_captions, truncated_counts
 from vlmheads_eval.chair.variants import get_variant
-from vlmheads_eval.compare.chair import RunScores
 from vlmheads_eval.compare.paired import (
     above_others,
     at_recall,
@@ -14,8 +10,8 @@ from vlmheads_eval.compare.paired import (
     differences,
     figures_of,
     paired,
-    pooled,
 )
+from vlmheads_eval.compare.runs import RunScores, pooled, score_texts
 from vlmheads_eval.records import Caption
 
 TRUTH = GroundTruth({str(n): frozenset({"dog", "cat"}) for n in range(20)}, ())
@@ -23,14 +19,8 @@ TRUTH = GroundTruth({str(n): frozenset({"dog", "cat"}) for n in range(20)}, ())
 
 def run(name: str, *texts: str) -> RunScores:
     """Twenty images, whose captions are the texts in turn."""
-    variant = get_variant("pattern")
     captions = [Caption(n, texts[n % len(texts)]) for n in range(20)]
-    counts, cut = {}, {}
-    for caption, words, score in score_captions(captions, TRUTH, variant):
-        full = np.array(count(caption, score))
-        counts[str(caption.image_id)] = full
-        cut[str(caption.image_id)] = np.vstack([truncated_counts(words, score, variant), full])
-    return RunScores(name, (), counts, cut)
+    return score_texts(name, captions, TRUTH, get_variant("pattern"))
 
 
 def test_a_difference_is_that_of_the_measures() -> None:
