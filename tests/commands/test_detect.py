@@ -12,7 +12,11 @@ from click.testing import CliRunner, Result
 
 from vlmheads import Captioner, HeadMap
 from vlmheads.cli import main
+from vlmheads.commands.coco_words import coco_folder, object_spans, objects_of
+from vlmheads.commands.measurement import Measurement
+from vlmheads.commands.measures import LARGEST, SINKS, finished
 from vlmheads.detect import text_dominance
+from vlmheads.errors import VlmHeadsError
 
 SAID = "There is a dog and a cat. There is a fork."
 
@@ -88,7 +92,76 @@ def test_sinks_of_one_image_are_drawn_over_it(scenes: Path, tmp_path: Path) -> N
 
 def test_a_threshold_out_of_reach_is_said_to_be_one(scenes: Path) -> None:
     found = record(next(scenes.iterdir()), "--measure", "sinks", "--tau", 20)
-    assert found["notes"]["no sinks"] == "no state of width 256 reaches φ = 20"
+    assert found["conclusion"].startswith("This model has no sinks at τ = 20: ")
+    assert "width 256 cannot exceed φ = 16.0" in found["conclusion"]
+
+
+def test_a_model_without_sinks_gets_one_sentence_instead_of_tables(scenes: Path) -> None:
+    done = run(scenes, "--measure", "sinks")
+    assert done.exit_code == 0, done.output
+    (sentence,) = " ".join(done.stdout.split()).split(". ")
+    assert sentence.startswith("This model has no sinks at τ = 20: ")
+
+
+def test_image_tokens_below_the_threshold_are_said_to_be(scenes: Path) -> None:
+    part = Measurement({}, {LARGEST: [7.25, 3.0], SINKS: [0.0, 0.0]}, {"τ": 20.0, "width": 4096})
+    assert finished("sinks", part).conclusion == (
+        "No image token is a sink in 2 images: the largest φ of one is 7.2, and a sink has at "
+        "least τ = 20."
+    )
+
+
+def test_attribution_takes_its_words_from_generated_captions_and_the_coco_folder(
+    scenes: Path,
+) -> None:
+    found = record(scenes, "--measure", "attribution", "--max-new-tokens", 32)
+    assert found["maps"]["effect on grounded words"]["images"] >= 1
+    again = record(
+        scenes, "--measure", "attribution", "--max-new-tokens", 32, "--coco", scenes.parent
+    )
+    assert again == found
+
+
+def test_a_caption_is_split_by_what_the_coco_folder_holds(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    content = {
+        "images": [{"id": 3, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [{"image_id": 3, "category_id": 1}],
+    }
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    people = {"images": content["images"], "annotations": [{"image_id": 3, "caption": "A cat."}]}
+    (tmp_path / "annotations" / "captions_val.json").write_text(json.dumps(people))
+    assert coco_folder([tmp_path / "images" / "a.png"]) == tmp_path
+    objects = objects_of(tmp_path)
+    assert objects == {"a.png": frozenset({"dog", "cat"})}
+    grounded, hallucinated = object_spans(SAID, objects["a.png"])
+    assert [SAID[slice(*span)] for span in grounded] == ["dog", "cat"]
+    assert [SAID[slice(*span)] for span in hallucinated] == ["fork"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"without instances"),
+        ("[", "cannot be read"),
+        ("[]", "a JSON list"),
+        ("{}", "images"),
+    ],
+)
+def test_a_coco_folder_of_another_shape_is_refused(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "instances.json").write_text(content)
+    with pytest.raises(VlmHeadsError, match=message):
+        objects_of(tmp_path)
+
+
+def test_a_coco_folder_is_refused_where_nothing_reads_it(scenes: Path) -> None:
+    done = run(scenes, "--measure", "vhd", "--coco", scenes.parent)
+    assert done.exit_code == 2
+    assert "--coco with --measure vhd" in done.stderr
 
 
 def test_attribution_takes_its_words_from_a_file(scenes: Path, tmp_path: Path) -> None:
@@ -111,17 +184,24 @@ def test_attribution_takes_its_words_from_a_file(scenes: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (None, "attribution without words"),
         ("{", "line 1 of"),
         ('{"image": "other.png"}', "has no line for"),
     ],
 )
 def test_words_that_are_missing_are_asked_for(
-    scenes: Path, tmp_path: Path, lines: str | None, message: str
+    scenes: Path, tmp_path: Path, lines: str, message: str
 ) -> None:
     words = tmp_path / "words.jsonl"
-    words.write_text(lines or "")
-    given = () if lines is None else ("--words", words)
-    done = run(scenes, "--measure", "attribution", *given)
+    words.write_text(lines)
+    done = run(scenes, "--measure", "attribution", "--words", words)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_images_outside_of_a_coco_folder_need_words(scenes: Path, tmp_path: Path) -> None:
+    image = tmp_path / "deep" / "deeper" / "a.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(next(scenes.iterdir()).read_bytes())
+    done = run(image, "--measure", "attribution")
+    assert done.exit_code == 2
+    assert "attribution without words, of images outside of a COCO folder" in done.stderr

@@ -30,12 +30,18 @@ _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "word
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
-    help="dominance, words: length of the answer that is looked at. [default: 16, 128]",
+    help="dominance, words, attribution: length of the answer. [default: 16, 128, 128]",
 )
 @click.option(
     "--words",
     type=click.Path(path_type=Path),
     help='attribution: JSON lines of "image", "grounded", "hallucinated" and maybe "caption".',
+)
+@click.option(
+    "--coco",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="attribution: a COCO folder with the objects in the images, for the words of captions "
+    "that the model generates. [default: the folder of the images, without --words]",
 )
 @click.option(
     "--factor", default=0.0, show_default=True, help="attribution: what a head is multiplied by."
@@ -60,6 +66,7 @@ def detect(
     tau: float,
     max_new_tokens: int | None,
     words: Path | None,
+    coco: Path | None,
     factor: float,
     batch_size: int,
     top: int,
@@ -78,6 +85,7 @@ def detect(
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
+    from vlmheads.commands.coco_words import coco_folder, objects_of
     from vlmheads.commands.measurement import Measurement, Options
     from vlmheads.commands.measures import MEASURES, finished
     from vlmheads.errors import VlmHeadsError
@@ -96,11 +104,19 @@ def detect(
             f"--overlay with --measure {measure} and {len(found)} images",
             "--measure sinks and one image",
         )
+    if coco is not None and (measure != "attribution" or words is not None):
+        raise VlmHeadsError(
+            f"--coco with --measure {measure}{' and --words' if words else ''}",
+            "--measure attribution without --words",
+        )
+    if measure == "attribution" and words is None:
+        coco = coco or coco_folder(found)
+    truth = None if coco is None else objects_of(coco)
     show.quiet_loading(model)
     captioner = Captioner.from_pretrained(model, dtype=dtype, device=device)
     about: dict[str, Any] = {"model": model, "prompt": prompt or PROMPT}
     options = Options(
-        prompt or PROMPT, about, filtered, tau, max_new_tokens, factor, words, overlay
+        prompt or PROMPT, about, filtered, tau, max_new_tokens, factor, words, truth, overlay
     )
     parts: list[Measurement] = []
     with show.progress(len(found)) as advance:
@@ -140,9 +156,14 @@ def _record(result: Measurement, top: int) -> dict[str, Any]:
     maps = {
         name: {
             "images": item.images,
-            "mean": item.mean().tolist(),
+            "mean": [[plain(value) for value in row] for row in item.mean().tolist()],
             "top": [
-                {"layer": layer, "head": head, "value": value, "standard_error": plain(error)}
+                {
+                    "layer": layer,
+                    "head": head,
+                    "value": plain(value),
+                    "standard_error": plain(error),
+                }
                 for layer, head, value, error in _heads(item, top)
             ],
         }
@@ -155,7 +176,11 @@ def _record(result: Measurement, top: int) -> dict[str, Any]:
         },
         "notes": result.notes,
         "maps": maps,
-    } | ({"captions": result.records} if result.records else {})
+    } | {
+        key: value
+        for key, value in (("captions", result.records), ("conclusion", result.conclusion))
+        if value
+    }
 
 
 def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
@@ -167,6 +192,9 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
     from vlmheads.commands.measurement import mean_and_error
 
     console = Console()
+    if result.conclusion:
+        console.print(result.conclusion, markup=False, highlight=False)
+        return
     if result.figures:
         figures = Table(title=f"mean of {main.images} image{'s' * (main.images != 1)}")
         figures.add_column("figure")
@@ -174,15 +202,20 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
             figures.add_column(column, justify="right")
         for label, values in result.figures.items():
             mean, error = mean_and_error(values)
-            figures.add_row(label, f"{mean:.3f}", f"{error:.3f}")
+            figures.add_row(label, f"{mean:.3f}", _number(error))
         console.print(figures)
     for label, note in result.notes.items():
         console.print(f"{label}: {note}", markup=False, highlight=False)
     if result.records:
         show.objects(console, result.records, top)
-    table = Table(title=f"{name}, mean of {main.images} images, {main.geometry}")
+    images = f"{main.images} image{'s' * (main.images != 1)}"
+    table = Table(title=f"{name}, mean of {images}, {main.geometry}")
     for column in ("layer", "head", name, "standard error"):
         table.add_column(column, justify="right")
     for layer, head, value, error in _heads(main, top):
-        table.add_row(str(layer), str(head), f"{value:.3f}", f"{error:.3f}")
+        table.add_row(str(layer), str(head), _number(value), _number(error))
     console.print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -20,12 +20,14 @@ class Measurement:
         figures: name -> one number per image.
         notes: name -> what else there is to say, the same for every image.
         records: one per image, of captions with their words.
+        conclusion: what there is to print instead of figures and heads, where these say nothing.
     """
 
     maps: dict[str, HeadMap]
     figures: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
+    conclusion: str = ""
 
     @classmethod
     def joined(cls, parts: Sequence[Measurement]) -> Measurement:
@@ -45,7 +47,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `vlmheads detect` that measures read."""
+    """The options of `vlmheads detect` that measures read; `coco`: file name -> objects."""
 
     prompt: str
     about: Mapping[str, Any]
@@ -54,6 +56,7 @@ class Options:
     max_new_tokens: int | None = None
     factor: float = 0.0
     words: Path | None = None
+    coco: Mapping[str, frozenset[str]] | None = None
     overlay: Path | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ def vhd(captioner: Captioner, paths: list[Path], options: Options) -> Measuremen
     return Measurement({"VHD": found})
 
 
+LARGEST = "largest φ of an image token"
+SINKS = "image tokens that are sinks, mean of the layers"
+
+
 def sinks(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Visual sinks, and the attention that is spent on them."""
     inputs = captioner.prepare(paths, options.prompt)
@@ -41,19 +46,17 @@ def sinks(captioner: Captioner, paths: list[Path], options: Options) -> Measurem
     total = found.image.values.nansum(dim=(1, 2))
     on_sinks = (found.image.values * found.spent.values).nansum(dim=(1, 2))
     figures = {
-        "largest φ of an image token": (found.phi * found.visual[:, None]).amax(dim=(1, 2)),
-        "image tokens that are sinks, mean of the layers": counts,
+        LARGEST: (found.phi * found.visual[:, None]).amax(dim=(1, 2)),
+        SINKS: counts,
         "share of image attention on sinks": on_sinks / total.clamp(min=1e-12),
         "share of image-centric heads": found.centric.values.nanmean(dim=(1, 2)),
     }
     notes: dict[str, Any] = {
+        "τ": options.tau,
+        "width": found.massive.shape[1],
         "massive at the first token": list(found.dimensions()),
         "on record": "none" if found.on_record is None else list(found.on_record),
     }
-    if options.tau > found.massive.shape[1] ** 0.5:
-        notes["no sinks"] = (
-            f"no state of width {found.massive.shape[1]} reaches φ = {options.tau:g}"
-        )
     if found.agrees is not None:
         notes["those on record are among them"] = found.agrees
     maps = {
@@ -100,7 +103,7 @@ def attention_sink(captioner: Captioner, paths: list[Path], options: Options) ->
 
 
 def finished(measure: str, part: Measurement) -> Measurement:
-    """Add what can only be said of all images together.
+    """Add what can only be said of all images together: sinks that no image has, correlations.
 
     Raises:
         VlmHeadsError: attribution on images of which none has words of both kinds, or words of
@@ -108,6 +111,8 @@ def finished(measure: str, part: Measurement) -> Measurement:
     """
     if measure == "words" and not part.maps:
         raise VlmHeadsError("captions that name no object", "at least one object of COCO's")
+    if measure == "sinks" and not any(part.figures[SINKS]):
+        return replace(part, conclusion=_no_sinks(part))
     if measure != "attribution":
         return part
     if "attribution" not in part.maps:
@@ -121,6 +126,22 @@ def finished(measure: str, part: Measurement) -> Measurement:
     }
     maps = {name: part.maps[name] for name in ATTRIBUTION_MAPS if name in part.maps}
     return Measurement(maps, part.figures, part.notes | notes)
+
+
+def _no_sinks(part: Measurement) -> str:
+    """Return the sentence that takes the place of tables of zeros."""
+    tau, width, largest = part.notes["τ"], part.notes["width"], max(part.figures[LARGEST])
+    if largest:
+        images = f"{len(part.figures[SINKS])} image{'s' * (len(part.figures[SINKS]) != 1)}"
+        return (
+            f"No image token is a sink in {images}: the largest φ of one is {largest:.1f}, and a "
+            f"sink has at least τ = {tau:g}."
+        )
+    bound = f", and one of width {width} cannot exceed φ = {width**0.5:.1f}" * (tau > width**0.5)
+    return (
+        f"This model has no sinks at τ = {tau:g}: no dimension of its states is massive at the "
+        f"first token{bound}; --tau lowers τ."
+    )
 
 
 MEASURES: dict[str, Callable[[Captioner, list[Path], Options], Measurement]] = {

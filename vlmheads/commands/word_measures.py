@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.caption import Captioner
+from vlmheads.commands.coco_words import object_spans
 from vlmheads.commands.measurement import Measurement, Options
 from vlmheads.detect import Attribution, attribution
 from vlmheads.errors import VlmHeadsError
@@ -94,42 +95,81 @@ def _at_objects(values: Tensor, objects: list[Word]) -> Tensor:
 
 def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Effect of each head on grounded and on hallucinated words, by ablation and by gradient."""
-    if options.words is None:
+    texts, right, wrong = (
+        _generated(captioner, paths, options)
+        if options.words is None
+        else _listed(captioner, paths, options, options.words)
+    )
+    targets, grounded, hallucinated = token_masks(
+        captioner.processor.tokenizer, texts, right, wrong
+    )
+    if not bool(grounded.any() | hallucinated.any()):
+        return Measurement({})
+    return _effects(captioner, paths, options, (targets, grounded, hallucinated))
+
+
+Spans = list[list[tuple[int, int]]]
+
+
+def _generated(
+    captioner: Captioner, paths: list[Path], options: Options
+) -> tuple[list[str], Spans, Spans]:
+    """Generate captions; return them with the spans of objects in the images and of others."""
+    if options.coco is None:
         raise VlmHeadsError(
-            "attribution without words",
-            'a file of lines such as {"image": "a.png", "grounded": ["dog"], '
-            '"hallucinated": ["fork"]}, with a "caption" where it is not to be generated',
-            "pass --words FILE",
+            "attribution without words, of images outside of a COCO folder",
+            "the objects in the images",
+            "pass --coco FOLDER with instances*.json, or --words FILE with lines such as "
+            '{"image": "a.png", "grounded": ["dog"], "hallucinated": ["fork"]}',
         )
-    listed = _read_words(options.words)
+    unknown = [path.name for path in paths if path.name not in options.coco]
+    if unknown:
+        raise VlmHeadsError(f"{unknown[0]} is not in the COCO folder", "its images")
+    said = captioner(
+        paths, options.prompt, max_new_tokens=options.max_new_tokens or 128, batch_size=len(paths)
+    )
+    texts = [caption.text for caption in said]
+    spans = [
+        object_spans(text, options.coco[path.name]) for path, text in zip(paths, texts, strict=True)
+    ]
+    return texts, [right for right, _ in spans], [wrong for _, wrong in spans]
+
+
+def _listed(
+    captioner: Captioner, paths: list[Path], options: Options, words: Path
+) -> tuple[list[str], Spans, Spans]:
+    """Captions of a file of words, generated where it has none, with the spans of its words."""
+    listed = _read_words(words)
     entries = []
     for path in paths:
         if path.name not in listed:
-            raise VlmHeadsError(
-                f"{options.words} has no line for {path.name}", "one for each image"
-            )
+            raise VlmHeadsError(f"{words} has no line for {path.name}", "one for each image")
         entries.append(listed[path.name])
     missing = [index for index, entry in enumerate(entries) if not entry.get("caption")]
     said = captioner([paths[index] for index in missing], options.prompt)
     for index, caption in zip(missing, said, strict=True):
         entries[index] = entries[index] | {"caption": caption.text}
-    targets, grounded, hallucinated = token_masks(
-        captioner.processor.tokenizer,
+    return (
         [entry["caption"] for entry in entries],
         [_spans(entry, "grounded") for entry in entries],
         [_spans(entry, "hallucinated") for entry in entries],
     )
-    if not bool(grounded.any() | hallucinated.any()):
-        return Measurement({})
+
+
+def _effects(
+    captioner: Captioner,
+    paths: list[Path],
+    options: Options,
+    words: tuple[Tensor, Tensor, Tensor],
+) -> Measurement:
+    """Head maps of the effects on target tokens, some grounded and some hallucinated."""
     inputs = captioner.prepare(paths, options.prompt)
     maps: dict[str, HeadMap] = {}
     for method in ("ablation", "gradient"):
         found = attribution(
             captioner.model,
             inputs,
-            targets,
-            grounded,
-            hallucinated,
+            *words,
             factor=options.factor,
             method=method,
             rows=max(64, len(paths)),
