@@ -13,6 +13,7 @@ import click
 import pytest
 import torch
 from mkdocs.exceptions import PluginError
+from vlmheads_eval.compare.verdict import labelled
 from vlmheads_testbed.coco import write_dataset
 
 import vlmheads
@@ -101,7 +102,7 @@ def test_a_page_that_would_fetch_from_elsewhere_is_refused(hooks: ModuleType) ->
 def test_the_table_that_is_explained_is_the_one_that_was_measured() -> None:
     page = (ROOT / "docs" / "reading-results.md").read_text("utf-8")
     result = json.loads((ROOT / "docs" / "data" / "wrong-places.json").read_text("utf-8"))
-    verdicts = {method["name"]: method["verdict"] for method in result["methods"]}
+    verdicts = {method["name"]: labelled(method) for method in result["methods"]}
     for run in result["runs"]:
         cells = [
             f"{100 * run['overall'][name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlmheads_eval.chair.score import interpolate
-from vlmheads_eval.statistics import estimate, holm, mcnemar, resample, weight_blocks
+from vlmheads_eval.statistics import (
+    Estimate,
+    draw,
+    estimate,
+    holm,
+    mcnemar,
+    resample,
+    weight_blocks,
+)
 
 
 def test_mcnemar_is_the_exact_binomial_test():
@@ -70,3 +78,25 @@ def test_interpolation_is_that_of_numpy_row_by_row():
 
 def test_a_p_value_is_never_zero_for_lack_of_draws():
     assert estimate(1.0, np.ones(99)).p == pytest.approx(2 / 100)
+
+
+def test_figures_drawn_block_by_block_are_those_of_all_draws():
+    counts = np.arange(60).reshape(20, 3)
+    sums = resample({"a": counts}, draws=300, seed=2)["a"]
+    drawn = draw({"a": counts}, lambda part: {"ratio": part["a"][:, 0] / part["a"][:, 1]}, 300, 2)
+    assert (drawn["ratio"] == sums[:, 0] / sums[:, 1]).all()
+
+
+def test_the_images_that_a_difference_needs_detect_it():
+    found = Estimate(-0.04, -0.1, 0.02, 0.2, 0.03)
+    assert found.needs(500) == 2208
+    assert found.detectable * (500 / 2208) ** 0.5 == pytest.approx(0.04, abs=1e-4)
+    assert Estimate(0.0, -0.1, 0.1, 1.0, 0.03).needs(500) is None
+    assert Estimate(None).needs(500) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.1, 0.2, True), (-0.2, -0.1, True), (0.0, 0.1, False)]
+)
+def test_an_interval_that_touches_zero_does_not_exclude_it(low, high, expected):
+    assert Estimate(0.1, low, high).excludes_zero == expected

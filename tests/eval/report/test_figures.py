@@ -9,6 +9,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from vlmheads_eval.chair.ground_truth import GroundTruth
+from vlmheads_eval.chair.variants import get_variant
+from vlmheads_eval.compare.chair import compare_chair
+from vlmheads_eval.compare.runs import score_texts
+from vlmheads_eval.records import Caption
 from vlmheads_eval.report.figures import bar_chart, frontier_plot
 from vlmheads_eval.report.page import page
 
@@ -56,3 +61,19 @@ def test_the_page_has_both_themes_and_names_only_colours_that_they_have(result):
     used = set(re.findall(r"var\((--figure-[\w-]+)", text))
     assert used <= set(re.findall(r"(--figure-[\w-]+):", text))
     assert "<script" not in text
+
+
+def test_a_run_without_bars_keeps_its_colour_in_the_legend():
+    svg = bar_chart(["fork"], {"plain": [None], "vhr": [None]}, "%", "Share", positions=[0, 1])
+    assert "--figure-category-0" in svg
+    assert "--figure-category-1" in svg
+
+
+def test_short_runs_get_a_sentence_in_place_of_an_empty_chart():
+    truth = GroundTruth({str(n): frozenset({"dog"}) for n in range(4)}, ())
+    runs = [
+        score_texts(name, [Caption(n, "A cat.") for n in range(4)], truth, get_variant("pattern"))
+        for name in ("a", "b")
+    ]
+    result = compare_chair(runs, draws=100) | {"variant": "pattern"}
+    assert "No run mentions one of these categories 10 times" in page(result, runs)
