@@ -77,9 +77,10 @@ def weight_blocks(images: int, draws: int, seed: int) -> Iterator[Array]:
     block = max(1, BLOCK // max(images, 1))
     for done in range(0, draws, block):
         size = min(block, draws - done)
-        taken = generator.integers(0, images, size=(size, images))
-        taken += np.arange(size)[:, np.newaxis] * images
-        yield np.bincount(taken.ravel(), minlength=size * images).reshape(size, images)
+        weights = np.empty((size, images), dtype=np.int64)
+        for row in weights:  # One draw at a time stays in the processor's cache.
+            row[:] = np.bincount(generator.integers(0, images, images), minlength=images)
+        yield weights
 
 
 def sum_blocks(counts: Mapping[Any, Array], draws: int, seed: int) -> Iterator[dict[Any, Array]]:
