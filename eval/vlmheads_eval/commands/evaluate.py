@@ -134,9 +134,10 @@ def compare(
     """Compare RUNS with the first of them, the baseline, on the images that all have."""
     task = task_of(options["runs"], options["task"])
     if task in COMPARED:
-        for name in ("variant", "parser"):
+        for name in ("variant", "parser", "decoding", "pool"):
             if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise CommandError(f"--{name} has no effect on {task}; use --reading")
+                hint = "; use --reading" if name in ("variant", "parser") else ""
+                raise CommandError(f"--{name} has no effect on {task}{hint}")
             options.pop(name)
         compare_runs(**{**options, "task": task}, reading=reading, json_file=json_file)
         return

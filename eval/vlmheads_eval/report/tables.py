@@ -72,8 +72,6 @@ def print_pope(result: Mapping[str, Any]) -> None:
     print_rows(f"POPE in %, parser {result['parser']}", rows)
 
 
-
-
 CHAIR_SHOWN = (
     *("CHAIRs", "CHAIRi", "unique_hallucination", "recall", "object_f1", "words"),
     *("repetition", "at_limit", "empty", "broken"),
