@@ -36,6 +36,7 @@ def test_measures_are_ratios_of_sums_over_the_corpus():
         "repetition": 0.0,
         "at_limit": None,
         "empty": 0.0,
+        "broken": 0.0,
     }
 
 
