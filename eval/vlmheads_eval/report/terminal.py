@@ -28,11 +28,8 @@ def print_rows(title: str, rows: Rows, console: Console | None = None) -> None:
     columns = [[_lines(row[place]) for row in rows] for place in range(len(rows[0]))]
     first, rest = columns[0], columns[1:]
     for number, part in enumerate(_parts(first, rest, console.width)):
-        table = Table(
-            title=Text(title if number == 0 else f"{title}, continued"),
-            title_justify="left",
-            box=box.HEAVY_HEAD,
-        )
+        console.print(Text(title if number == 0 else f"{title}, continued", style="italic"))
+        table = Table(box=box.HEAVY_HEAD)
         for place, column in enumerate((first, *part)):
             table.add_column(
                 Text("\n".join(column[0])), justify="right" if place else "left", overflow="fold"
