@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.chair.measures import MEASURES, Counts, measure, overall
 from vlmheads_eval.chair.score import frontier
 from vlmheads_eval.compare.recall import difference_at_recall
