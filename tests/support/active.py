@@ -12,7 +12,8 @@ from examples import EXAMPLES
 from vlmheads.headmap import HeadMap
 from vlmheads.learned import Learned
 from vlmheads.plugin import Plugin
-from vlmheads.registry import get_plugin, installed
+from vlmheads.entries import installed
+from vlmheads.registry import get_plugin
 
 
 def gain_map(family: str) -> HeadMap:

@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from vlmheads.entries import working
 from vlmheads.errors import VlmHeadsError, install_hint
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def find_objects(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @cache
 def _finders() -> tuple[Callable[[str], Iterable[tuple[int, int, str]]], ...]:
-    """Every installed finder, in the order of their names."""
-    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    return tuple(entry.load() for entry in entries)
+    """Every finder that can be imported, in the order of their names."""
+    return tuple(find for _, find in working(GROUP))
 
 
 def require_finders() -> None:
