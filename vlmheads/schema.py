@@ -85,22 +85,18 @@ def decode(content: bytes, form: type[T] | Any, place: str, expected: str = "") 
         found: T = msgspec.json.decode(content, type=form)
     except msgspec.ValidationError as error:
         raise _misfit(place, error, expected) from error
-    except UnicodeDecodeError as error:
-        # The offset is one in a string somewhere; decoding all of it again finds the line.
+    except RecursionError as error:
+        raise VlmHeadsError(f"{place}: nested too deeply", expected) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         try:
             content.decode("utf-8")
-            start = 0
         except UnicodeDecodeError as whole:
-            start = whole.start
-        raise _not_utf8(place, content, start) from error
-    except msgspec.DecodeError as error:
+            raise _not_utf8(place, content, whole.start) from error
         at = re.search(r" \(byte (\d+)\)", str(error))
         line = content.count(b"\n", 0, int(at[1])) + 1 if at else content.count(b"\n") + 1
         where = f"{place}:{line}" if b"\n" in content.strip() else place
         reason = str(error).removeprefix("JSON is malformed: ")
         raise VlmHeadsError(f"{where}: not JSON ({reason})", expected or "JSON") from error
-    except RecursionError as error:
-        raise VlmHeadsError(f"{place}: nested too deeply", expected) from error
     return found
 
 

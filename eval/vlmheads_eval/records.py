@@ -4,14 +4,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.schema import BOM, decode
-
-T = TypeVar("T")
 
 ImageId = int | str
 
@@ -48,7 +46,7 @@ def image_key(image_id: ImageId) -> str:
     return (text.lstrip("0") or "0") if text.isascii() and text.isdecimal() else text
 
 
-def read_records(path: Path, form: type[T] | Any = dict) -> Iterator[tuple[str, T]]:
+def read_records(path: Path, form: Any = dict) -> Iterator[tuple[str, Any]]:
     """Yield the place and the content of every record in a JSON Lines file or JSON list.
 
     JSON Lines are read one at a time; blank lines and a byte order mark are skipped.

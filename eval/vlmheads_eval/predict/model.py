@@ -1,7 +1,6 @@
 """From images and prompts to answers of a model: plain, under plugins or under a control."""
 
 import dataclasses
-import hashlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -11,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 
 import vlmheads
+from vlmheads.entries import installed
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.model.anatomy import examine
 from vlmheads.plugin import Plugin
 from vlmheads.registry import resolve
+from vlmheads_eval.records import file_sha256
 
 
 class Answer(NamedTuple):
@@ -34,7 +35,6 @@ class Answer(NamedTuple):
 
 
 CONTROLS = ("random-heads", "text-only")
-PIECE = 1 << 24  # Bytes hashed at each end of a large weights file.
 
 
 class Generator:
@@ -113,14 +113,25 @@ def describe_plugins(plugins: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": plugin["name"], **plugin["options"]} for plugin in described]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that can change answers."""
-    names = ("vlmheads", "torch", "transformers")
+def versions(plugins: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions that can change answers, those of packages of plugins included."""
+    names = ["vlmheads", "torch", "transformers", "tokenizers", "pillow", "numpy"]
+    entries = installed()
+    for plugin in resolve(plugins):
+        entry = entries.get(plugin.name)
+        if entry is not None and entry.dist is not None:
+            names.append(entry.dist.name)
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def settled_dtype(dtype: str, device: str | None) -> str:
+    """Return what "auto" stands for on a device: it is float32 on a CPU and as saved elsewhere."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return "float32" if dtype == "auto" and place == "cpu" else dtype
+
+
 def model_fingerprint(model: str) -> dict[str, str]:
-    """Return the SHA-256 of each file of a model, of both ends for a large one.
+    """Return the SHA-256 of each file of a model that decides its answers.
 
     For a hub id, return the commit in the local cache.
     """
@@ -133,17 +144,6 @@ def model_fingerprint(model: str) -> dict[str, str]:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         commit = getattr(config, "_commit_hash", None)
         return {"commit": str(commit)}
-    kinds = ("*.safetensors", "*.json", "*.jinja")
-    files = sorted(file for kind in kinds for file in folder.glob(kind))
-    return {file.name: _ends_sha256(file) for file in files}
-
-
-def _ends_sha256(path: Path) -> str:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(PIECE))
-        if size > 2 * PIECE:
-            file.seek(-PIECE, 2)
-            digest.update(str(size).encode())
-        digest.update(file.read())
-    return digest.hexdigest()
+    kinds = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/*.jinja")
+    files = sorted(file for kind in kinds for file in folder.glob(kind) if file.is_file())
+    return {str(file.relative_to(folder)): file_sha256(file) for file in files}
