@@ -44,6 +44,12 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in known if kind in FORMATS)
 
 
+def known_formats() -> list[str]:
+    """Return those of FORMATS that this Pillow reads, for `Image.open`."""
+    Image.init()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path | VlmHeadsError]:
     """Yield the image files that `paths` name, and the images of each folder in order of name.
 
@@ -118,8 +124,7 @@ def read_image(path: str | Path) -> Image.Image:
         raise VlmHeadsError(f"{path} is a folder", "an image file", "name the files in it")
     if not path.is_file():
         raise VlmHeadsError(f"no file {path}", "an image file")
-    Image.init()
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]
+    formats = known_formats()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, which is not needed

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 # Control characters but for tab and new line, half surrogate pairs, and marks that turn the
 # direction of writing, by which a line can show something else than it says.
@@ -21,6 +24,13 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """Return `printable` text in one line."""
     return printable(" ".join(str(text).split()))
+
+
+def plain(text: object) -> Text:
+    """Return `printable` text for Rich, which reads no markup in it."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -149,13 +149,9 @@ def coco_images(folder: Path, images: Path | None) -> tuple[dict[str, tuple[Imag
     The images are in the folder given, in `images/`, in one named after the split, or next to the
     annotations.
     """
-    files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
-    # If a folder has both COCO splits, use the one that models are tested on.
-    file = next((file for file in files if "val" in file.name), files[0])
+    file = instances_file(folder)
     content = read_coco(file)
-    place = file.stem.removeprefix("instances").strip("_")
-    folders = [images] if images else [folder / "images", folder / place, folder / "images" / place]
-    base = next((path for path in folders if path and path.is_dir()), folder)
+    base = images or image_folder(folder, file)
     entries: dict[str, tuple[ImageId, Path]] = {}
     for image in sorted(content.images, key=lambda one: image_key(one.id).zfill(20)):
         if image.file_name is None:
@@ -166,6 +162,19 @@ def coco_images(folder: Path, images: Path | None) -> tuple[dict[str, tuple[Imag
     if not entries:
         raise VlmHeadsError(f"{file} lists no images", "at least one")
     return entries, content
+
+
+def instances_file(folder: Path) -> Path:
+    """Return the instances of a COCO folder; of both splits that which models are tested on."""
+    files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
+    return next((file for file in files if "val" in file.name), files[0])
+
+
+def image_folder(folder: Path, file: Path) -> Path:
+    """Return the folder of the images of a COCO folder, by the name of the annotation file."""
+    place = file.stem.removeprefix("instances").strip("_")
+    folders = (folder / "images", folder / place, folder / "images" / place)
+    return next((path for path in folders if path.is_dir()), folder)
 
 
 def inside(folder: Path, name: str, place: str) -> Path:

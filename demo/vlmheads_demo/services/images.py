@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.images import read_image
+from vlmheads.images import known_formats, read_image
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 40_000_000
@@ -59,7 +59,7 @@ def read_upload(path: Path | None) -> Image.Image:
                 f"{name} has {size / 2**20:.1f} MB", f"at most {MAX_BYTES // 2**20} MB"
             )
         # The header is enough to know the size, before any pixel is decoded.
-        with Image.open(path) as image:
+        with Image.open(path, formats=known_formats()) as image:
             width, height = image.size
     except VlmHeadsError:
         raise

@@ -9,7 +9,7 @@ from typing import Any
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plotting.drawing import as_svg
 from vlmheads.plotting.figures import Interval, Run, bars_figure, frontier_figure
-from vlmheads_eval.data import coco_images
+from vlmheads_eval.data import coco_images, image_folder, instances_file
 from vlmheads_eval.records import ImageId, image_key
 
 
@@ -100,7 +100,11 @@ def pictures_of(ground_truth: Iterable[Path]) -> Pictures:
             folder = folder.parent
         if path.is_dir() or path.name.startswith("instances"):
             entries, _ = coco_images(folder, None)
-            files.update({key: file for key, (_, file) in entries.items()})
+            # A link inside of the folder must not bring in a picture from elsewhere.
+            home = image_folder(folder, instances_file(folder)).resolve()
+            files.update(
+                {k: file for k, (_, file) in entries.items() if file.resolve().is_relative_to(home)}
+            )
 
     def picture(image_id: ImageId) -> str | None:
         file = files.get(image_key(image_id))

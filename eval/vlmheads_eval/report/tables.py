@@ -2,11 +2,14 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from vlmheads.printable import one_line, plain
 
 # Measure -> heading, unit; shares are shown in percent.
 CHAIR_COLUMNS: Mapping[str, tuple[str, str]] = {
@@ -71,7 +74,7 @@ def print_pope(result: Mapping[str, Any]) -> None:
         table.add_column(title, justify="left" if title in ("split", "SHA-256") else "right")
     for split, figures in result["splits"].items():
         cells = (shown(figures[name]) for name in names)
-        table.add_row(split, str(figures["questions"]), *cells, figures["sha256"][:8])
+        table.add_row(plain(split), str(figures["questions"]), *cells, figures["sha256"][:8])
     table.add_row("mean", "", *(shown(result["mean"][name]) for name in names), "")
     _print(table)
 
@@ -167,11 +170,13 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         first, *columns = rows
         shape = Table(title=title, title_justify="left")
         for row in rows:
-            shape.add_column(row[0], justify="left" if row is first else "right", overflow="fold")
+            shape.add_column(
+                plain(row[0]), justify="left" if row is first else "right", overflow="fold"
+            )
         for name, *cells in zip(first[1:], *(column[1:] for column in columns), strict=True):
-            shape.add_row(name, *(cell.replace(" [", "\n[") for cell in cells))
+            shape.add_row(name, *(plain(cell.replace(" [", "\n[")) for cell in cells))
         console.print(shape)
-    console.print(footnote(result), markup=False, highlight=False)
+    console.print(plain(footnote(result)), highlight=False)
 
 
 def footnote(result: Mapping[str, Any]) -> str:
@@ -193,15 +198,15 @@ def markdown(rows: Rows) -> str:
     """Return rows as a Markdown table, or an empty text."""
     if not rows:
         return ""
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    head, *body = [[_in_markdown(cell) for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def comma_separated(rows: Rows) -> str:
-    """Return rows as CSV."""
+    """Return rows as CSV; text that a spreadsheet would run as a formula is quoted with a '."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[_in_csv(c) for c in row] for row in rows])
     return text.getvalue()
 
 
@@ -220,7 +225,29 @@ def latex(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What a cell of ours looks like that starts with a sign: "-1.2 [-2.4, +0.1]", or a dash.
+_SIGNED = re.compile(r"[-+]?\d[\d.]*( \[[-+\d.]+, [-+\d.]+\])?|-")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+}
+
+
+def _in_csv(text: str) -> str:
+    runs = text.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(text)
+    return f"'{one_line(text)}" if runs else one_line(text)
+
+
+def _in_markdown(text: str) -> str:
+    """Keep a cell from ending, from being HTML, and from being a link or an image."""
+    signs = {"\\": "\\\\", "|": "\\|", "&": "&amp;", "<": "&lt;", "](": "]\\(", "`": "\\`"}
+    pattern = "|".join(map(re.escape, signs))
+    return re.sub(pattern, lambda match: signs[match[0]], one_line(text))
+
+
 def _escaped(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, "\\" + sign)
-    return text
+    return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
