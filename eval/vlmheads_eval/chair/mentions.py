@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import read
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,18 @@ def load_vocabulary(path: Path) -> Vocabulary:
     A category's own name always counts. Raises VlmHeadsError for any other content.
     """
     expected = '{"categories": {name: [word, ...]}} and optionally "doubles": {"two words": word}'
-    try:
-        table = json.loads(path.read_text("utf-8"))
-        vocabulary = _from_table(table)
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise VlmHeadsError(f"{path} is not a vocabulary ({error})", expected) from error
+    table: _Table = read(path, _Table, expected)
+    vocabulary = _from_table({**table})
     if not vocabulary.nodes:
         raise VlmHeadsError(f"{path} names no category", expected)
     return vocabulary
+
+
+class _Table(TypedDict):
+    """The form of a vocabulary file."""
+
+    categories: dict[str, list[str]]
+    doubles: NotRequired[dict[str, str]]
 
 
 def _from_table(table: dict[str, Any]) -> Vocabulary:
