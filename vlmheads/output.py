@@ -35,7 +35,11 @@ def check_output(
         return
     if suffixes and path.suffix.lower() not in suffixes:
         raise VlmHeadsError(f"{path} ends in {path.suffix!r}", f"one of {', '.join(suffixes)}")
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise VlmHeadsError(f"{path} cannot be written ({error.strerror})") from error
+    if folder:
         raise VlmHeadsError(f"{path} is a folder", "the name of a file")
     if any(_same(path, one) for one in inputs):
         raise VlmHeadsError(f"{path} would overwrite what is read", "another name")

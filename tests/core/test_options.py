@@ -16,9 +16,9 @@ from vlmheads_plugins.spin import SPIN
 from vlmheads_plugins.vhr import VHR
 
 from vlmheads import HeadMap, VlmHeadsError
+from vlmheads.entries import installed
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
-from vlmheads.entries import installed
 from vlmheads.registry import get_plugin, parse_plugin
 
 GEOMETRY = Geometry("llava", 4, 4)

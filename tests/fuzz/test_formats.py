@@ -30,7 +30,7 @@ from vlmheads.model.saved import check_files, check_weights
 from vlmheads.registry import parse_plugin
 
 FUZZ = settings(
-    max_examples=25,
+    max_examples=40,
     derandomize=True,
     deadline=None,
     database=None,

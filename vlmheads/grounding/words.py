@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vlmheads.entries import working
+from vlmheads.entries import FIX, called, report, working
 from vlmheads.errors import VlmHeadsError, install_hint
 
 if TYPE_CHECKING:
@@ -85,7 +85,13 @@ def find_objects(text: str) -> tuple[tuple[int, int, str], ...]:
 @cache
 def _finders() -> tuple[Callable[[str], Iterable[tuple[int, int, str]]], ...]:
     """Every finder that can be imported, in the order of their names."""
-    return tuple(find for _, find in working(GROUP))
+    found = []
+    for entry, find in working(GROUP):
+        if callable(find):
+            found.append(find)
+        else:
+            report(VlmHeadsError(f"{called(entry)} is {find!r}", "a function", FIX))
+    return tuple(found)
 
 
 def require_finders() -> None:

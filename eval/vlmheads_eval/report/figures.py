@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.plotting.drawing import as_svg
+from vlmheads.plotting.drawing import as_svg, label
 from vlmheads.plotting.figures import Interval, Run, bars_figure, frontier_figure
 from vlmheads_eval.data import coco_images, image_folder, instances_file
 from vlmheads_eval.records import ImageId, image_key
@@ -25,7 +25,7 @@ def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:
         if point["recall"] is not None and point[name] is not None
     ]
     runs = {
-        position: Run(run["name"], _reach(run, "recall"), _reach(run, name))
+        position: Run(label(run["name"]), _reach(run, "recall"), _reach(run, name))
         for position, run in enumerate(result["runs"])
         if run["overall"]["recall"] is not None and run["overall"][name] is not None
         if run["name"] not in outside
@@ -75,7 +75,8 @@ def bar_chart(
         title: alternative text of the figure.
         positions: of the runs among all runs, for their colours.
     """
-    return as_svg(bars_figure(labels, series, unit, positions=positions), title)
+    named = {label(name): values for name, values in series.items()}
+    return as_svg(bars_figure([*map(label, labels)], named, unit, positions=positions), title)
 
 
 SIDE = 160  # Pixels of the longer side, at most.
