@@ -17,7 +17,7 @@ from vlmheads.printable import one_line
 P = ParamSpec("P")
 R = TypeVar("R")
 # Packages of an extra, by the name they are imported with.
-EXTRAS = {"matplotlib": "figures", "nltk": "eval", "pycocotools": "eval", "yaml": "eval"}
+EXTRAS = {"matplotlib": "figures", "nltk": "eval", "yaml": "eval"}
 
 
 class CommandError(click.ClickException):

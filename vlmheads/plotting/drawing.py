@@ -60,7 +60,7 @@ def new_figure(width: float, height: float, theme: Theme, title: str) -> tuple[F
 
 
 def label(text: str) -> str:
-    """Return text from outside for a figure, in which matplotlib would read $...$ as mathematics."""
+    """Return text from outside for a figure; matplotlib reads $...$ as mathematics elsewhere."""
     return one_line(text).replace("$", r"\$")
 
 

@@ -65,7 +65,7 @@ def read_upload(path: Path | None) -> Image.Image:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise VlmHeadsError(f"{name} is not a picture", FORMATS) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # readers of damaged files raise whatever they trip over
         raise VlmHeadsError(f"{name} cannot be read", f"a complete file, {FORMATS}") from error
     if width * height > MAX_PIXELS:
         raise VlmHeadsError(

@@ -8,7 +8,7 @@ import os
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from vlmheads_eval.amber import load_amber
+from vlmheads_eval.benchmarks.amber import load_amber
 from vlmheads_eval.chair.ground_truth import load_ground_truth
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.commands.evaluate import MOST_DRAWS, evaluate
