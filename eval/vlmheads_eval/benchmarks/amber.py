@@ -167,7 +167,6 @@ def load_amber(folder_or_file: Path) -> AmberTruth:
     return AmberTruth(items, related, safe, files)
 
 
-
 def read_responses(path: Path) -> dict[int, str]:
     """Read records with `id` and `response` (or `caption`)."""
     responses: dict[int, str] = {}
