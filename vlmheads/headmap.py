@@ -8,8 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,7 +19,10 @@ from torch import Tensor
 import vlmheads
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
+from vlmheads.printable import one_line
+from vlmheads.schema import decode
 
+T = TypeVar("T")
 SCHEMA = 1
 # The measure of a head map of gains: factors on head outputs, such as calibration learns.
 GAIN = "gain"
@@ -149,19 +153,45 @@ class HeadMap:
         """
         if not Path(path).is_file():
             raise VlmHeadsError(f"no file {path}", "a head map", "make one with `vlmheads detect`")
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["vlmheads"])
-                values = file.get_tensor("values")
-            schema, geometry = about["schema"], Geometry(**about["geometry"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        about, values = read_tensor(Path(path), "a head map", "vlmheads", "values", _About)
+        if about.schema != SCHEMA:
             raise VlmHeadsError(
-                f"{path} is not a head map ({error})", "a file that `vlmheads detect --out` wrote"
-            ) from error
-        if schema != SCHEMA:
-            raise VlmHeadsError(
-                f"{path} has schema {schema}",
+                f"{path} has schema {about.schema}",
                 f"schema {SCHEMA}",
                 "upgrade vlmheads or measure again",
             )
-        return cls(values, geometry, about["measure"], about["provenance"])
+        geometry = Geometry.from_dict(about.geometry, f"{path}: geometry")
+        return cls(values, geometry, about.measure, about.provenance)
+
+
+class _About(msgspec.Struct):
+    """What `save` writes beside the values."""
+
+    schema: int
+    measure: str
+    geometry: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def read_tensor(path: Path, what: str, key: str, name: str, form: type[T]) -> tuple[T, Tensor]:
+    """Return what a safetensors file says of itself, and one of its tensors.
+
+    Args:
+        path: the file.
+        what: it should be, for errors, such as "a head map".
+        key: of the JSON in its metadata.
+        name: of the tensor.
+        form: of the JSON; see `vlmheads.schema`.
+
+    Raises:
+        VlmHeadsError: another kind of file, without the two, or with JSON of another form.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {})[key]
+            values = file.get_tensor(name)
+    except (SafetensorError, OSError, KeyError) as error:
+        reason = one_line(error)
+        raise VlmHeadsError(f"{path} is not {what} ({reason})", "a file that was saved") from error
+    about: T = decode(text.encode(), form, f"{path} is not {what}: {key}", "a file that was saved")
+    return about, values

@@ -45,6 +45,12 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in known if kind in FORMATS)
 
 
+def known_formats() -> list[str]:
+    """Return those of FORMATS that this Pillow reads, for `Image.open`."""
+    Image.init()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
 def load_image(item: ImageLike) -> Image.Image:
     """Return a file, a Pillow image or a NumPy array as upright 8-bit RGB.
 
@@ -104,8 +110,7 @@ def decode_image(content: bytes, name: str) -> Image.Image:
 
 def image_size(content: bytes | Path) -> tuple[int, int]:
     """Return width and height as the header of an image file has them, or (0, 0) for no image."""
-    Image.init()
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]
+    formats = known_formats()
     try:
         with Image.open(
             BytesIO(content) if isinstance(content, bytes) else content, formats=formats
@@ -117,8 +122,7 @@ def image_size(content: bytes | Path) -> tuple[int, int]:
 
 def _decode(file: Path | BytesIO, path: str) -> Image.Image:
     """Read an image file that is there."""
-    Image.init()
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]
+    formats = known_formats()
     try:
         with Image.open(file, formats=formats) as image:
             return as_rgb(image, path)

@@ -167,7 +167,8 @@ def _read_number(seen: str, value: Any, about: Mapping[str, Any]) -> Any:
         raise VlmHeadsError(seen, "a whole number" if whole else "a number")
     low, high = about["low"], about["high"]
     lowest, highest = -math.inf if low is None else low, math.inf if high is None else high
-    if not (math.isfinite(value) and lowest <= value <= highest):
+    sane = abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+    if not (sane and lowest <= value <= highest):
         noun = "a whole number" if whole else "a number"
         span = f" from {low:g}" if low is not None else ""
         span += f" to {high:g}" if high is not None else " on" if span else ""
@@ -233,7 +234,7 @@ def pairs_of(seen: str, heads: Any) -> tuple[tuple[int, int], ...]:
     for item in heads if isinstance(heads, (list, tuple)) else ["?"]:
         parts = item.split("-") if isinstance(item, str) else item
         pair = [f"{part}" for part in parts] if isinstance(parts, (list, tuple)) else []
-        if len(pair) != 2 or not all(part.isdecimal() for part in pair):
+        if len(pair) != 2 or not all(part.isdecimal() and len(part) < 10 for part in pair):
             raise VlmHeadsError(
                 seen, 'a list of heads, layer and index, such as [[16, 29]] or ["16-29"]'
             )

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmheads.entries import report
+from vlmheads.errors import VlmHeadsError
 from vlmheads.registry import Preset, list_presets, read_preset
 
 
@@ -32,7 +34,11 @@ def recommended(folder: str | Path) -> Recommendation:
         folder: of a saved model. What is no folder, such as a hub id, has no recommendation.
     """
     for name in list_presets():
-        preset = read_preset(name)
+        try:
+            preset = read_preset(name)
+        except VlmHeadsError as error:  # of another package, or for a plugin that is not there
+            report(error)
+            continue
         if preset.weights and _is_of(preset, Path(folder)):
             told = "; ".join(f"{key}: {text}" for key, text in preset.evidence.items())
             return Recommendation(name, f"measured on these weights; {told}")

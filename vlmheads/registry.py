@@ -5,46 +5,26 @@ A preset is a JSON file of plugins with their options, and where its values come
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from vlmheads.entries import FIX, LIMIT, called, installed, load_entry, report, working
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
-
-GROUP = "vlmheads.plugins"
-LIMIT = "VLMHEADS_PLUGINS"
+from vlmheads.schema import decode, read_bytes
 
 SCHEMA = 1
 # Each entry names a package whose JSON files are shipped presets.
 PRESETS = "vlmheads.presets"
 SUFFIX = ".json"
-
-_OPTIONAL = {"note", "weights", "evidence"}
-_KEYS = {"schema", "plugins", "family", "versions", "source", *_OPTIONAL}
-_PLUGIN_KEYS = {"name", "options"}
-_WEIGHTS_KEYS = {"file", "bytes", "sha256"}
-
-_log = logging.getLogger("vlmheads")
-
-
-def installed(group: str = GROUP) -> dict[str, EntryPoint]:
-    """Entry points of `group` by name; plugins are limited by VLMHEADS_PLUGINS where it is set.
-
-    VLMHEADS_PLUGINS is a comma-separated list of names; set but empty, it allows none.
-    """
-    found = {entry.name: entry for entry in entry_points(group=group)}
-    limit = os.environ.get(LIMIT)
-    if limit is None or group != GROUP:
-        return found
-    allowed = {name.strip() for name in limit.split(",") if name.strip()}
-    return {name: entry for name, entry in found.items() if name in allowed}
+LONGEST_VALUE = 1 << 16  # Characters of a plugin with its options, as text.
 
 
 def list_plugins() -> list[str]:
@@ -57,7 +37,7 @@ def list_plugins() -> list[str]:
         try:
             load(entry)
         except VlmHeadsError as error:
-            _log.warning("%s", error)
+            report(error)
         else:
             names.append(name)
     return names
@@ -86,20 +66,9 @@ def load(entry: EntryPoint) -> type[Plugin]:
     Raises:
         VlmHeadsError: the import fails, for whatever reason, or gives something else.
     """
-    try:
-        found = entry.load()
-    except Exception as error:  # a third party's module may fail in any way
-        raise VlmHeadsError(
-            f"plugin {entry.name!r} ({entry.value}) cannot be imported: "
-            f"{type(error).__name__}: {error}",
-            todo="fix or uninstall the package that provides it",
-        ) from error
+    found = load_entry(entry)
     if not (isinstance(found, type) and issubclass(found, Plugin)):
-        raise VlmHeadsError(
-            f"plugin {entry.name!r} ({entry.value}) is {found!r}",
-            "a subclass of vlmheads.Plugin",
-            "fix or uninstall the package that provides it",
-        )
+        raise VlmHeadsError(f"{called(entry)} is {found!r}", "a subclass of vlmheads.Plugin", FIX)
     return found
 
 
@@ -112,6 +81,8 @@ def parse_plugin(text: str) -> Plugin:
         VlmHeadsError: unknown plugin or option, text that is not name:key=value,..., or a value
             out of its range.
     """
+    if len(text) > LONGEST_VALUE:
+        raise VlmHeadsError(f"a plugin of {len(text):,} characters", f"at most {LONGEST_VALUE:,}")
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in _split(rest):
@@ -119,8 +90,10 @@ def parse_plugin(text: str) -> Plugin:
         if not equals:
             raise VlmHeadsError(f"plugin {text!r}: {part!r}", "key=value", "such as vhr:alpha=1.5")
         try:
-            options[key.strip()] = json.loads(value)
-        except ValueError:
+            options[key.strip()] = msgspec.json.decode(value)
+        except RecursionError as error:
+            raise VlmHeadsError(f"plugin {name!r}: {key} is nested too deeply") from error
+        except ValueError:  # msgspec's errors, and text that is not UTF-8
             options[key.strip()] = value
     return get_plugin(name.strip()).from_dict(options)
 
@@ -205,16 +178,15 @@ def read_preset(path: str | Path) -> Preset:
 
     Names of files among the options are taken as they are, relative to the working directory.
     """
-    about = _parse(_text(path), str(path))
-    plugins = tuple(_plugin(item, f"{path}: plugin {n}") for n, item in enumerate(about["plugins"]))
+    about: _PresetFile = decode(_content(path), _PresetFile, str(path), "a preset file")
+    if about.schema != SCHEMA:
+        raise VlmHeadsError(
+            f"{path} has schema {about.schema}", f"schema {SCHEMA}", "upgrade vlmheads"
+        )
+    plugins = tuple(get_plugin(one.name).from_dict(one.options) for one in about.plugins)
+    weights = {} if about.weights is None else msgspec.to_builtins(about.weights)
     return Preset(
-        plugins,
-        about["family"],
-        about["versions"],
-        about["source"],
-        about.get("note", ""),
-        about.get("weights", {}),
-        about.get("evidence", {}),
+        plugins, about.family, about.versions, about.source, about.note, weights, about.evidence
     )
 
 
@@ -224,19 +196,22 @@ def list_presets() -> list[str]:
 
 
 def _shipped() -> dict[str, Any]:
-    """Every shipped preset's file, by name."""
-    return {
-        file.name: file
-        for entry in entry_points(group=PRESETS)
-        for file in files(entry.value).iterdir()
-        if file.name.endswith(SUFFIX)
-    }
+    """Every shipped preset's file, by name; a package that cannot be imported is left out."""
+    found = {}
+    for entry, package in working(PRESETS):
+        try:
+            listed = list(files(package).iterdir())
+        except Exception as error:  # not a package, or one without files
+            report(VlmHeadsError(f"{called(entry)} holds no files ({error})", todo=FIX))
+            continue
+        found.update({file.name: file for file in listed if file.name.endswith(SUFFIX)})
+    return found
 
 
-def _text(path: str | Path) -> str:
+def _content(path: str | Path) -> bytes:
     """Read the file at `path`, or the shipped preset of that name."""
     if Path(path).is_file():
-        return Path(path).read_text(encoding="utf-8")
+        return read_bytes(Path(path), "a preset file")
     shipped = _shipped()
     name = str(path) if str(path).endswith(SUFFIX) else f"{path}{SUFFIX}"
     if name not in shipped:
@@ -245,57 +220,33 @@ def _text(path: str | Path) -> str:
             f"a JSON file, or one of {', '.join(sorted(shipped)) or 'none'}",
             "check the name",
         )
-    text: str = shipped[name].read_text(encoding="utf-8")
-    return text
+    content: bytes = shipped[name].read_bytes()
+    return content
 
 
-def _parse(text: str, name: str) -> dict[str, Any]:
-    """Check the outer form of a preset: its keys and the kinds of their values."""
-    try:
-        about = json.loads(text)
-    except ValueError as error:
-        raise VlmHeadsError(f"{name} is not JSON ({error})", "a preset file") from error
-    _check_keys(about, _KEYS, _OPTIONAL, name)
-    if about["schema"] != SCHEMA:
-        raise VlmHeadsError(
-            f"{name} has schema {about['schema']!r}", f"schema {SCHEMA}", "upgrade vlmheads"
-        )
-    for key in ("family", "source", "note"):
-        if key in about and not isinstance(about[key], str):
-            raise VlmHeadsError(f"{name}: {key}={about[key]!r}", "text")
-    for key in ("versions", "evidence"):
-        found = about.get(key, {})
-        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
-            raise VlmHeadsError(f"{name}: {key}={found!r}", "names, and text for each")
-    weights = about.get("weights", {})
-    if weights:
-        _check_keys(weights, _WEIGHTS_KEYS, set(), f"{name}: weights")
-    if not isinstance(about["plugins"], list) or not about["plugins"]:
-        raise VlmHeadsError(f"{name}: plugins={about['plugins']!r}", "a list of at least one")
-    checked: dict[str, Any] = about
-    return checked
+class _PluginEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One plugin of a preset file."""
+
+    name: str
+    options: dict[str, Any] = {}
 
 
-def _plugin(item: Any, where: str) -> Plugin:
-    """Make one plugin from its entry in a preset."""
-    _check_keys(item, _PLUGIN_KEYS, {"options"}, where)
-    options = item.get("options", {})
-    if not isinstance(options, dict):
-        raise VlmHeadsError(f"{where}: options={options!r}", "option names and values")
-    if not isinstance(item["name"], str):
-        raise VlmHeadsError(f"{where}: name={item['name']!r}", "the name of a plugin")
-    return get_plugin(item["name"]).from_dict(options)
+class _Weights(msgspec.Struct, forbid_unknown_fields=True):
+    """The weights file that a preset was measured on."""
+
+    file: str
+    bytes: int
+    sha256: str
 
 
-def _check_keys(value: Any, known: set[str], optional: set[str], where: str) -> None:
-    """Refuse what is not an object, has keys besides the known ones, or lacks one."""
-    if not isinstance(value, dict):
-        raise VlmHeadsError(f"{where}: {value!r}", f"an object with {', '.join(sorted(known))}")
-    unknown = sorted(set(value) - known)
-    missing = sorted(known - optional - set(value))
-    if unknown or missing:
-        seen = [f"unknown key {key!r}" for key in unknown]
-        seen += [f"no key {key!r}" for key in missing]
-        raise VlmHeadsError(
-            f"{where}: {', '.join(seen)}", f"the keys {', '.join(sorted(known))}", "fix the file"
-        )
+class _PresetFile(msgspec.Struct, forbid_unknown_fields=True):
+    """The form of a preset file; see `Preset`."""
+
+    schema: int
+    plugins: Annotated[list[_PluginEntry], msgspec.Meta(min_length=1)]
+    family: str
+    versions: dict[str, str]
+    source: str
+    note: str = ""
+    weights: _Weights | None = None
+    evidence: dict[str, str] = {}

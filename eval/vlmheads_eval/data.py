@@ -4,11 +4,14 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
+
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.chair.ground_truth import annotation_files, load_annotations
+from vlmheads.schema import decode, read_bytes, read_text
+from vlmheads_eval.chair.ground_truth import Coco, annotation_files, category_name, read_coco
 from vlmheads_eval.pope.questions import STRATEGIES, build_questions, read_questions, sample_images
 from vlmheads_eval.records import ImageId, image_key, read_records
 
@@ -77,15 +80,17 @@ def load_material(
         raise VlmHeadsError(f"task {task!r}", " or ".join((*TASKS, *ASKED)))
     if task in ASKED:
         return _benchmark(task, data, workspace, images, prompt, num, ids, seed)
-    if task == "amber":
-        return _amber(Path(data[0]), images, prompt, num)
-    if task == "pope" and all(Path(item).is_file() for item in data):
+    if task == "amber" or (task == "pope" and all(Path(item).is_file() for item in data)):
+        if ids is not None:
+            raise VlmHeadsError(f"--ids {ids} with {task} questions", "--ids with a COCO folder")
+        if task == "amber":
+            return _amber(data, images, prompt, num)
         return _questions([Path(item) for item in data], _folder(images), prompt, num, seed)
     folder = _folder_of(data, workspace, num, seed)
     entries, annotations = coco_images(folder, images)
     chosen = _choose(entries, num, ids, seed)
     if task == "pope":
-        files = _build_pope(annotations, chosen, workspace, seed)
+        files = _build_pope(folder, annotations, chosen, workspace, seed)
         return _questions(files, None, prompt, None, seed, {k: v[1] for k, v in chosen.items()})
     samples = [
         Sample(key, path, prompt or PROMPT, {"image_id": image_id})
@@ -138,27 +143,52 @@ def _folder_of(data: Sequence[str], workspace: Path, num: int | None, seed: int)
     return folder
 
 
-def coco_images(
-    folder: Path, images: Path | None
-) -> tuple[dict[str, tuple[ImageId, Path]], dict[str, Any]]:
+def coco_images(folder: Path, images: Path | None) -> tuple[dict[str, tuple[ImageId, Path]], Coco]:
     """Return key -> (id, file) for the images of a COCO folder, and its annotations.
 
     The images are in the folder given, in `images/`, in one named after the split, or next to the
     annotations.
     """
-    files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
-    # If a folder has both COCO splits, use the one that models are tested on.
-    file = next((file for file in files if "val" in file.name), files[0])
-    content = load_annotations(file)
-    place = file.stem.removeprefix("instances").strip("_")
-    folders = [images] if images else [folder / "images", folder / place, folder / "images" / place]
-    base = next((path for path in folders if path and path.is_dir()), folder)
-    try:
-        numbered = sorted(content["images"], key=lambda entry: image_key(entry["id"]).zfill(20))
-        entries = {image_key(one["id"]): (one["id"], base / one["file_name"]) for one in numbered}
-    except (KeyError, TypeError) as error:
-        raise VlmHeadsError(f"{file}: an image without {error}", "COCO's format") from error
+    file = instances_file(folder)
+    content = read_coco(file)
+    base = images or image_folder(folder, file)
+    entries: dict[str, tuple[ImageId, Path]] = {}
+    for image in sorted(content.images, key=lambda one: image_key(one.id).zfill(20)):
+        if image.file_name is None:
+            raise VlmHeadsError(f"{file}: image {image.id!r} without a file_name", "COCO's format")
+        entry = (image.id, inside(base, image.file_name, f"{file}: image {image.id!r}"))
+        if entries.setdefault(image_key(image.id), entry)[1] != entry[1]:
+            raise VlmHeadsError(f"{file}: image {image.id!r} has two files", "one")
+    if not entries:
+        raise VlmHeadsError(f"{file} lists no images", "at least one")
     return entries, content
+
+
+def instances_file(folder: Path) -> Path:
+    """Return the instances of a COCO folder; of both splits that which models are tested on."""
+    files = [file for file in annotation_files(folder) if file.name.startswith("instances")]
+    return next((file for file in files if "val" in file.name), files[0])
+
+
+def image_folder(folder: Path, file: Path) -> Path:
+    """Return the folder of the images of a COCO folder, by the name of the annotation file."""
+    place = file.stem.removeprefix("instances").strip("_")
+    folders = (folder / "images", folder / place, folder / "images" / place)
+    return next((path for path in folders if path.is_dir()), folder)
+
+
+def inside(folder: Path, name: str, place: str) -> Path:
+    """Return a file that data name, which has to be inside the folder of the images.
+
+    Raises:
+        VlmHeadsError: an absolute name, or one with "..".
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or path == PurePosixPath():
+        raise VlmHeadsError(
+            f"{place} names the file {name[:100]!r}", f"a name inside of {folder}, without .."
+        )
+    return folder / path
 
 
 def _choose(
@@ -179,28 +209,35 @@ def _choose(
 
 
 def _listed(ids: Path) -> list[str]:
-    try:
-        text = ids.read_text("utf-8")
-        listed = json.loads(text) if text.lstrip().startswith("[") else text.split()
-    except ValueError as error:
-        expected = "image ids, one per line or a JSON list"
-        raise VlmHeadsError(f"{ids}: not a list of ids ({error})", expected) from error
-    return [image_key(name) for name in listed]
+    expected = "image ids, one per line or a JSON list"
+    content = read_bytes(ids, expected)
+    if content.lstrip().startswith(b"["):
+        listed: list[ImageId] = decode(content, list[ImageId], str(ids), expected)
+    else:
+        listed = list(read_text(ids, expected).split())
+    keys = [image_key(name) for name in listed]
+    if not keys:
+        raise VlmHeadsError(f"{ids} lists no image", expected)
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise VlmHeadsError(f"{ids} lists image {twice} twice", "every image once")
+    return keys
 
 
 def _build_pope(
-    annotations: Mapping[str, Any],
+    folder: Path,
+    annotations: Coco,
     chosen: Mapping[str, tuple[ImageId, Path]],
     workspace: Path,
     seed: int,
 ) -> list[Path]:
     """Write POPE's three question files for the chosen images and return their paths."""
-    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    names = annotations.names(folder)
     objects: dict[str, dict[str, None]] = {key: {} for key in chosen}
-    for annotation in annotations["annotations"]:
-        key = image_key(annotation["image_id"])
+    for number, annotation in enumerate(annotations.annotations):
+        key = image_key(annotation.image_id)
         if key in objects:
-            objects[key][names[annotation["category_id"]]] = None
+            objects[key][category_name(folder, number, annotation, names)] = None
     images = [(key, list(found)) for key, found in objects.items() if len(found) >= 3]
     images = [(image, list(found)) for image, found in sample_images(images, len(images), seed)]
     files = []
@@ -229,7 +266,9 @@ def _questions(
         samples += [
             Sample(
                 f"{file.split}/{question.question_id}",
-                files[question.image] if files else (images or Path()) / question.image,
+                files[question.image]
+                if files
+                else inside(images or Path(), question.image, f"{path}: {question.question_id}"),
                 _filled(prompt, question.text),
                 {"split": file.split, "question_id": question.question_id},
                 "answer",
@@ -240,22 +279,37 @@ def _questions(
     return Material(tuple(samples), tuple(paths))
 
 
-def _amber(folder: Path, images: Path | None, prompt: str | None, num: int | None) -> Material:
-    queries = [
-        query for path in sorted(folder.glob("query_*.json")) for _, query in read_records(path)
-    ]
+class _Query(msgspec.Struct, frozen=True):
+    """A line of AMBER's queries."""
+
+    id: int
+    image: str
+    query: str
+
+
+def _amber(
+    data: Sequence[str], images: Path | None, prompt: str | None, num: int | None
+) -> Material:
+    if len(data) != 1:
+        raise VlmHeadsError(f"{len(data)} data sources", "AMBER's data folder")
+    folder = Path(data[0])
+    queries: dict[int, _Query] = {}
+    for path in sorted(folder.glob("query_*.json")):
+        for place, query in read_records(path, _Query):
+            if queries.setdefault(query.id, query) != query:
+                raise VlmHeadsError(f"{place}: another query {query.id}", "every query once")
     if not queries:
-        raise VlmHeadsError(f"{folder} without query_*.json", "AMBER's data folder")
-    queries.sort(key=lambda query: int(query["id"]))
+        raise VlmHeadsError(f"{folder} without queries in query_*.json", "AMBER's data folder")
+    base = _folder(images)
     samples = [
         Sample(
-            str(query["id"]),
-            _folder(images) / query["image"],
-            _filled(prompt, query["query"]),
-            {"id": int(query["id"])},
+            str(number),
+            inside(base, query.image, f"{folder}: query {number}"),
+            _filled(prompt, query.query),
+            {"id": number},
             "response",
         )
-        for query in queries[:num]
+        for number, query in sorted(queries.items())[:num]
     ]
     return Material(tuple(samples), (folder,))
 

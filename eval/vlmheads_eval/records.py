@@ -1,13 +1,15 @@
 """Input files: records of JSON Lines or one JSON list, captions, and file hashes."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import BOM, decode
 
 ImageId = int | str
 
@@ -29,62 +31,50 @@ class Caption:
     at_limit: bool | None = None
 
 
+class _CaptionRecord(msgspec.Struct):
+    """A line of captions; one with an error is an image that failed in `predict`."""
+
+    image_id: ImageId | None = None
+    caption: str | None = None
+    at_limit: bool | None = None
+    error: Any = None
+
+
 def image_key(image_id: ImageId) -> str:
     """Return the canonical form of an image id: 42, "42" and "000000000042" are one image."""
     text = str(image_id)
-    return str(int(text)) if text.isascii() and text.isdecimal() else text
+    return (text.lstrip("0") or "0") if text.isascii() and text.isdecimal() else text
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place and the object of every record in a JSON Lines file or JSON list.
+def read_records(path: Path, form: Any = dict) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the content of every record in a JSON Lines file or JSON list.
 
-    A record that is not a JSON object or not UTF-8 raises an error that names the file and line.
-    JSON Lines are read one at a time; blank lines are skipped.
+    JSON Lines are read one at a time; blank lines and a byte order mark are skipped.
+
+    Args:
+        path: the file.
+        form: of a record; see `vlmheads.schema`. By default any JSON object.
+
+    Raises:
+        VlmHeadsError: a file that cannot be read, or a record of another form, with its line.
     """
     try:
         with path.open("rb") as file:
-            start = file.read(4096).lstrip()
+            start = file.read(4096).removeprefix(BOM).lstrip()
             file.seek(0)
             if start.startswith(b"["):
-                yield from _list_records(path, file.read())
+                content = file.read().removeprefix(BOM)
+                listed: list[msgspec.Raw] = decode(content, list[msgspec.Raw], str(path))
+                for number, raw in enumerate(listed, 1):
+                    place = f"{path}: record {number}"
+                    yield place, decode(bytes(raw), form, place)
                 return
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _record(f"{path}:{number}", line)
+                text = line.removeprefix(BOM) if number == 1 else line
+                if text.strip():
+                    yield f"{path}:{number}", decode(text, form, f"{path}:{number}")
     except OSError as error:
         raise VlmHeadsError(f"{path} cannot be read ({error.strerror})", "a file") from error
-
-
-def _list_records(path: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        records = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise VlmHeadsError(f"{path}:{line}: bytes that are not UTF-8", "UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise VlmHeadsError(f"{path}:{error.lineno}: {error.msg}", "one JSON list") from error
-    except RecursionError as error:
-        raise VlmHeadsError(f"{path}: nested too deeply", "a list of objects") from error
-    for number, record in enumerate(records, 1):
-        place = f"{path}: record {number}"
-        if not isinstance(record, dict):
-            raise VlmHeadsError(f"{place}: {_short(record)}", "a JSON object")
-        yield place, record
-
-
-def _record(place: str, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise VlmHeadsError(f"{place}: bytes that are not UTF-8", "UTF-8") from error
-    except json.JSONDecodeError as error:
-        message = f"{place}: {error.msg.removesuffix(' at')} at column {error.colno}"
-        raise VlmHeadsError(message, "one JSON object per line") from error
-    except (RecursionError, ValueError) as error:
-        raise VlmHeadsError(f"{place}: nested too deeply or too long a number") from error
-    if not isinstance(record, dict):
-        raise VlmHeadsError(f"{place}: {_short(record)}", "a JSON object")
-    return record
 
 
 def read_captions(path: Path, *, repeats: bool | None = None) -> Iterator[Caption]:
@@ -95,46 +85,43 @@ def read_captions(path: Path, *, repeats: bool | None = None) -> Iterator[Captio
         repeats: whether an image may occur more than once. By default it may in a JSON list, where
             several captions per image are common, and may not in JSON Lines, where it means that a
             line was written twice.
+
+    Raises:
+        VlmHeadsError: not a single caption, or what `read_records` refuses.
     """
     seen: dict[str, str] = {}
-    for place, record in read_records(predictions_file(path)):
-        allowed = repeats if repeats is not None else ": record " in place
-        caption = _caption(place, record)
-        if caption is None:
+    failed = 0
+    record: _CaptionRecord
+    for place, record in read_records(predictions_file(path), _CaptionRecord):
+        if record.error:
+            failed += 1
             continue
-        key = image_key(caption.image_id)
+        if record.image_id is None or record.caption is None:
+            lacking = "image_id" if record.image_id is None else "caption"
+            raise VlmHeadsError(f"{place}: no {lacking}", "image_id and caption")
+        allowed = repeats if repeats is not None else ": record " in place
+        key = image_key(record.image_id)
         if not allowed and key in seen:
             raise VlmHeadsError(
-                f"{place}: image {caption.image_id} again, first at {seen[key]}",
+                f"{place}: image {record.image_id} again, first at {seen[key]}",
                 "one line per image",
                 "pass --repeats if there are several captions per image",
             )
         seen[key] = place
-        yield caption
+        yield Caption(record.image_id, record.caption, place, record.at_limit)
+    if not seen:
+        raise nothing_in(predictions_file(path), "caption", failed)
+
+
+def nothing_in(path: Path, what: str, failed: int = 0) -> VlmHeadsError:
+    """Return the refusal of a file without a single record of a kind."""
+    note = f" ({failed} that failed)" if failed else ""
+    return VlmHeadsError(f"{path} holds no {what}{note}", f"at least one {what}")
 
 
 def predictions_file(path: Path) -> Path:
     """Return the file of predictions: the path itself, or the one in a run folder."""
     return path / "predictions.jsonl" if path.is_dir() else path
-
-
-def _caption(place: str, record: dict[str, Any]) -> Caption | None:
-    if record.get("error"):
-        return None  # An image that failed in `predict`.
-    image_id, text = record.get("image_id"), record.get("caption")
-    if isinstance(image_id, bool) or not isinstance(image_id, int | str):
-        raise VlmHeadsError(f"{place}: image_id {_short(image_id)}", "a number or a string")
-    if not isinstance(text, str):
-        raise VlmHeadsError(f"{place}: caption {_short(text)}", "a string")
-    at_limit = record.get("at_limit")
-    if at_limit is not None and not isinstance(at_limit, bool):
-        raise VlmHeadsError(f"{place}: at_limit {_short(at_limit)}", "true or false")
-    return Caption(image_id, text, place, at_limit)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:

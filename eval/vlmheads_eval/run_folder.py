@@ -2,23 +2,53 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
+
+import msgspec
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.jobs.lines import append, only_writer, refuse_other_settings, repair, replace
+from vlmheads.schema import convert, read
 from vlmheads_eval.records import read_records
 
 CONFIG, PREDICTIONS, LOCK = "config.json", "predictions.jsonl", "lock"
-SCHEMA = 1
+SCHEMA = 2  # 1 did not record the images and questions.
+
+
+class _Config(TypedDict, total=False):
+    """What is read of a run's config; whatever else it holds is compared as it is."""
+
+    schema: int
+    task: str
+    ground_truth: list[str]
+    samples: list[str]
+
+
+class _Prediction(msgspec.Struct):
+    """What is read of a line of predictions, whatever its task."""
+
+    sample: str
+    image_sha256: str | None = None
+    error: str | None = None
+
+
+class Counts(NamedTuple):
+    """How many samples a run has, and what became of them."""
+
+    samples: int
+    answered: int
+    failed: int
+    missing: int
 
 
 def ground_truth_of(run: Path) -> tuple[Path, ...]:
     """Return the ground truth named in the config of a run folder."""
-    if not (run / CONFIG).is_file():
+    listed = read_config(run).get("ground_truth") if (run / CONFIG).is_file() else None
+    if not listed:
         raise VlmHeadsError(f"{run} names no ground truth", "a run folder, or --ground-truth")
-    return tuple(run / path for path in read_config(run)["ground_truth"])
+    return tuple(run / path for path in listed)
 
 
 def relative_to_run(path: Path, run: Path, workspace: Path) -> str:
@@ -33,10 +63,8 @@ def relative_to_run(path: Path, run: Path, workspace: Path) -> str:
 
 def read_config(run: Path) -> dict[str, Any]:
     """Return a run's config."""
-    try:
-        config: dict[str, Any] = json.loads((run / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise VlmHeadsError(f"{run / CONFIG} cannot be read ({error})", "a run folder") from error
+    config: dict[str, Any] = read(run / CONFIG, dict[str, Any], "a run folder")
+    convert(config, _Config, str(run / CONFIG), "a run folder")
     return config
 
 
@@ -62,9 +90,39 @@ def check_config(run: Path, config: Mapping[str, Any]) -> None:
     )
 
 
+def counts(run: Path) -> Counts:
+    """Return how many samples a run has, and how many were answered, failed, or are missing."""
+    wanted = set(read_config(run).get("samples", ()))
+    answered = wanted & set(done(run, failed=False))
+    failed = wanted & set(failures(run))
+    return Counts(len(wanted), len(answered), len(failed), len(wanted - answered - failed))
+
+
 def missing(run: Path) -> int:
     """Return how many samples of a run have no prediction yet."""
-    return len(set(read_config(run)["samples"]) - set(done(run)))
+    return counts(run).missing
+
+
+def failures(run: Path) -> dict[str, str]:
+    """Return the error of every sample that failed and was not answered since."""
+    answered = set(done(run, failed=False))
+    return {
+        line.sample: line.error
+        for line in _lines(run / PREDICTIONS)
+        if line.error and line.sample not in answered
+    }
+
+
+def digests(run: Path) -> dict[str, tuple[str | None, bool]]:
+    """Return for every sample the SHA-256 of its image as it was read, and whether it failed."""
+    return {one.sample: (one.image_sha256, bool(one.error)) for one in _lines(run / PREDICTIONS)}
+
+
+def _lines(path: Path) -> Iterator[_Prediction]:
+    """Yield the lines of a file of predictions, none where there is no file."""
+    if path.is_file():
+        for _, line in read_records(path, _Prediction):
+            yield line
 
 
 def rank_file(run: Path, rank: int, world: int) -> Path:
@@ -85,7 +143,8 @@ def merge(run: Path) -> None:
             repair(path)
             fresh = []
             for _, record in read_records(path):
-                key = record["sample"]
+                line: _Prediction = convert(record, _Prediction, str(path))
+                key = line.sample
                 if key not in answered and (key not in seen or not record.get("error")):
                     fresh.append(record)
                     seen.add(key)
@@ -97,15 +156,7 @@ def merge(run: Path) -> None:
 
 def done(run: Path, *, failed: bool = True) -> list[str]:
     """Return the keys of samples with a prediction, including failed ones by default."""
-    if not (run / PREDICTIONS).is_file():
-        return []
-    keys = []
-    for place, record in read_records(run / PREDICTIONS):
-        if not isinstance(record.get("sample"), str):
-            raise VlmHeadsError(f"{place}: no sample", "a line written by `vlmheads eval predict`")
-        if failed or not record.get("error"):
-            keys.append(record["sample"])
-    return keys
+    return [line.sample for line in _lines(run / PREDICTIONS) if failed or not line.error]
 
 
 def put_in_order(run: Path, keys: Sequence[str]) -> None:

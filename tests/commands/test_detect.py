@@ -184,7 +184,7 @@ def test_attribution_takes_its_words_from_a_file(scenes: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("{", "line 1 of"),
+        ("{", "words.jsonl:1: not JSON"),
         ('{"image": "other.png"}', "has no line for"),
     ],
 )

@@ -16,9 +16,10 @@ from vlmheads_plugins.spin import SPIN
 from vlmheads_plugins.vhr import VHR
 
 from vlmheads import HeadMap, VlmHeadsError
+from vlmheads.entries import installed
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
-from vlmheads.registry import get_plugin, installed, parse_plugin
+from vlmheads.registry import get_plugin, parse_plugin
 
 GEOMETRY = Geometry("llava", 4, 4)
 HYBRID = Geometry("lfm2", 4, 4, attention_layers=(1, 3))

@@ -134,7 +134,7 @@ def test_options_are_read_from_text() -> None:
         ("vhr:alpha", "key=value"),
         ("vhr:alpha=-1", "from 0 to 10"),
         ("vhr:alpha=loud", "a number"),
-        ("vhr:alpha=NaN", "from 0 to 10"),
+        ("vhr:alpha=NaN", "a number"),
         ("vhr:alpha=true", "a number"),
         ("vhr:filter=maybe", "one of True, False"),
         ("vhr:layers=[]", "a list of layer indices"),

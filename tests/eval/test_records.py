@@ -22,25 +22,29 @@ def read(tmp_path):
     ("line", "message"),
     [
         (b'{"image_id": 2, "caption": "\xff"}', "not UTF-8"),
-        (b'{"image_id": 2, "capt', "control character at column 22"),
-        (b"[1, 2]", "JSON object"),
-        (b'{"caption": "A dog."}', "image_id None"),
-        (b'{"image_id": true, "caption": "A dog."}', "image_id True"),
-        (b'{"image_id": 2}', "caption None"),
-        (b'{"image_id": 2, "caption": ["A dog."]}', "caption"),
+        (b'{"image_id": 2, "capt', "not JSON ("),
+        (b'{"image_id": 2, "caption": "\\ud800"}', "not JSON"),
+        (b'{"image_id": 2, "caption": NaN}', "not JSON"),
+        (b'{"image_id": ' * 100_000, "image_id"),
+        (b'{"image_id": 2, "caption": "A dog.", "x": ' + b"[" * 100_000, "nested too deeply"),
+        (b"[1, 2]", "is a list; expected an object"),
+        (b'{"caption": "A dog."}', "no image_id"),
+        (b'{"image_id": true, "caption": "A dog."}', "image_id is true or false"),
+        (b'{"image_id": 2}', "no caption"),
+        (b'{"image_id": 2, "caption": ["A dog."]}', "caption is a list; expected text"),
         (b'{"image_id": 1, "caption": "Again."}', "again, first at"),
         (b'{"image_id": "0001", "caption": "Again."}', "again"),
-        (b'{"image_id": 2, "caption": "A dog.", "at_limit": 3}', "at_limit 3"),
-        (b"[" * 100_000, "nested"),
-        (b'{"image_id": ' + b"9" * 5000 + b', "caption": "A dog."}', "too long a number"),
+        (b'{"image_id": 2, "caption": "A dog.", "at_limit": 3}', "at_limit is a whole number"),
+        (b"[" * 100_000, "is a list"),
+        (b'{"image_id": ' + b"9" * 5000 + b', "caption": "A dog."}', "out of range"),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_a_bad_line_is_one_error_that_names_file_and_line(read, line, message):
     with pytest.raises(VlmHeadsError) as error:
         read(GOOD + b"\n" + line + b"\n")
     text = str(error.value)
-    assert "captions.jsonl:3: " in text
+    assert "captions.jsonl:3" in text
     assert message in text
     assert "\n" not in text
     assert len(text) < 400
@@ -74,12 +78,19 @@ def test_a_bad_json_list_names_its_line(read):
 
 
 def test_a_bad_record_of_a_json_list_is_numbered(read):
-    with pytest.raises(VlmHeadsError, match=r"record 2: caption None"):
+    with pytest.raises(VlmHeadsError, match=r"record 2: no caption"):
         read(b'[{"image_id": 1, "caption": "A dog."}, {"image_id": 2}]', "captions.json")
 
 
-def test_an_empty_file_has_no_captions(read):
-    assert read(b"") == []
+@pytest.mark.parametrize("content", [b"", b"\n", b"[]", b'{"image_id": 1, "error": "no file"}'])
+def test_a_file_without_a_caption_is_refused(read, content):
+    with pytest.raises(VlmHeadsError, match="holds no caption.*; expected at least one caption"):
+        read(content)
+
+
+@pytest.mark.parametrize("content", [GOOD, b"[" + GOOD + b"]"], ids=["lines", "list"])
+def test_a_byte_order_mark_is_left_out(read, content):
+    assert read(b"\xef\xbb\xbf" + content) == read(content)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -306,8 +306,8 @@ def test_a_scorer_may_weigh_the_images_share_of_the_probability() -> None:
         ({"weights": {"luck": 1.0}}, "a scorer of luck"),
         ({"scale": {"attention": 0.0}}, "numbers that make no score"),
         ({"threshold": 1.5}, "threshold 1.5"),
-        ({"geometry": {"layers": 1}}, "is no word scorer"),
-        ({"other": 1}, "is no word scorer"),
+        ({"geometry": {"layers": 1}}, "geometry: no key 'model_type'"),
+        ({"other": 1}, "unknown key 'other'"),
     ],
 )
 def test_what_is_no_scorer_is_refused(change: Any, message: str, tmp_path: Path) -> None:

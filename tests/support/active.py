@@ -9,10 +9,11 @@ import tiny
 import torch
 from examples import EXAMPLES
 
+from vlmheads.entries import installed
 from vlmheads.headmap import HeadMap
 from vlmheads.learned import Learned
 from vlmheads.plugin import Plugin
-from vlmheads.registry import get_plugin, installed
+from vlmheads.registry import get_plugin
 
 
 def gain_map(family: str) -> HeadMap:

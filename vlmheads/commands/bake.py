@@ -18,7 +18,9 @@ import click
     help="What to write into the weights: a plugin with options, or a preset; may be repeated.",
 )
 @click.option(
-    "--strength", type=float, help="HEAD_MAP: share of the way from 1 to the gain. [default: 1]"
+    "--strength",
+    type=click.FloatRange(-1e6, 1e6),
+    help="HEAD_MAP: share of the way from 1 to the gain. [default: 1]",
 )
 @click.option(
     "--layout",

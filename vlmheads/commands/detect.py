@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from vlmheads.headmap import HeadMap
 
 # Those of vlmheads.commands.measures, which loads torch.
+POSITIVE, FACTOR = click.FloatRange(0, 1e9), click.FloatRange(-1e9, 1e9)
 _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "words")
 
 
@@ -26,7 +26,13 @@ _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "word
 @click.option("--measure", default="vhd", show_default=True, type=click.Choice(_MEASURES))
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
 @click.option("--filtered", is_flag=True, help="vhd: set negative heads to 0, as VHR does.")
-@click.option("--tau", default=20.0, show_default=True, help="sinks: the least φ of a sink token.")
+@click.option(
+    "--tau",
+    default=20.0,
+    show_default=True,
+    type=POSITIVE,
+    help="sinks: the least φ of a sink token.",
+)
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
@@ -44,7 +50,11 @@ _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "word
     "that the model generates. [default: the folder of the images, without --words]",
 )
 @click.option(
-    "--factor", default=0.0, show_default=True, help="attribution: what a head is multiplied by."
+    "--factor",
+    default=0.0,
+    show_default=True,
+    type=FACTOR,
+    help="attribution: what a head is multiplied by.",
 )
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
@@ -90,6 +100,8 @@ def detect(
     from vlmheads.commands.measures import MEASURES, finished
     from vlmheads.errors import VlmHeadsError
     from vlmheads.jobs.inputs import find
+    from vlmheads.output import FIGURES, check_output, save
+    from vlmheads.printable import json_text
 
     named = find(images, recursive=recursive)
     for _, problem in named.problems:
@@ -112,6 +124,11 @@ def detect(
     if measure == "attribution" and words is None:
         coco = coco or coco_folder(found)
     truth = None if coco is None else objects_of(coco)
+    check_output(out, inputs=found)
+    for figure in (plot, overlay):
+        check_output(figure, inputs=found, suffixes=FIGURES)
+    if plot is not None or overlay is not None:
+        import matplotlib.figure  # noqa: F401  # Where it is missing, that is said now.
     show.quiet_loading(model)
     captioner = Captioner.from_pretrained(model, dtype=dtype, device=device)
     about: dict[str, Any] = {"model": model, "prompt": prompt or PROMPT}
@@ -127,15 +144,15 @@ def detect(
     result = finished(measure, Measurement.joined(parts))
     name, main = next(iter(result.maps.items()))
     if as_json:
-        click.echo(json.dumps(about | {"measure": measure} | _record(result, top)))
+        click.echo(json_text(about | {"measure": measure} | _record(result, top)))
     else:
         _print(name, main, result, top)
     if out is not None:
-        main.save(out)
+        save(out, main.save)
     if plot is not None:
         from vlmheads.plotting.maps import plot_head_map
 
-        plot_head_map(main, plot)
+        save(plot, lambda place: plot_head_map(main, place))
 
 
 def _heads(found: HeadMap, top: int) -> list[tuple[int, int, float, float]]:
@@ -190,6 +207,7 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
 
     from vlmheads.commands import show
     from vlmheads.commands.measurement import mean_and_error
+    from vlmheads.printable import plain
 
     console = Console()
     if result.conclusion:
@@ -205,11 +223,11 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
             figures.add_row(label, f"{mean:.3f}", _number(error))
         console.print(figures)
     for label, note in result.notes.items():
-        console.print(f"{label}: {note}", markup=False, highlight=False)
+        console.print(plain(f"{label}: {note}"), highlight=False)
     if result.records:
         show.objects(console, result.records, top)
     images = f"{main.images} image{'s' * (main.images != 1)}"
-    table = Table(title=f"{name}, mean of {images}, {main.geometry}")
+    table = Table(title=plain(f"{name}, mean of {images}, {main.geometry}"))
     for column in ("layer", "head", name, "standard error"):
         table.add_column(column, justify="right")
     for layer, head, value, error in _heads(main, top):

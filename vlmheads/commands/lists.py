@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @click.option("--markdown", is_flag=True, help="Print a table for documents.")
 def plugins(name: str | None, markdown: bool) -> None:
     """List the installed plugins, or describe the one called NAME."""
+    from vlmheads.entries import installed
     from vlmheads.plugin import Plugin
-    from vlmheads.registry import get_plugin, installed, list_plugins
+    from vlmheads.registry import get_plugin, list_plugins
 
     def title(plugin: type[Plugin]) -> str:
         return (inspect.getdoc(plugin) or "").partition("\n")[0]
@@ -125,6 +126,7 @@ def _check(coverage: Coverage) -> None:
 @click.option("--for", "model", metavar="MODEL", help="Say what is recommended for it, and why.")
 def presets(markdown: bool, model: str | None) -> None:
     """List the shipped presets: plugins with the settings of a paper, and their source."""
+    from vlmheads.entries import report
     from vlmheads.registry import list_presets, read_preset
 
     if model is not None:
@@ -137,7 +139,11 @@ def presets(markdown: bool, model: str | None) -> None:
         click.echo(f"{found.preset or 'none'}: {found.reason}")
         return
     for name in list_presets():
-        preset = read_preset(name)
+        try:
+            preset = read_preset(name)
+        except VlmHeadsError as error:  # of another package, or for a plugin that is not there
+            report(error)
+            continue
         plugins = ", ".join(plugin.name for plugin in preset.plugins)
         if markdown:
             click.echo(f"| `{name}` | {plugins} | {preset.family} | {preset.source} |")

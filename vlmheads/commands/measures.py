@@ -19,6 +19,7 @@ from vlmheads.detect import (
 )
 from vlmheads.detect.dominance import THIRDS
 from vlmheads.errors import VlmHeadsError
+from vlmheads.output import save
 
 
 def vhd(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
@@ -40,7 +41,8 @@ def sinks(captioner: Captioner, paths: list[Path], options: Options) -> Measurem
         from vlmheads.images import read_image
         from vlmheads.plotting.maps import plot_sinks
 
-        plot_sinks(found, read_image(paths[0]), path=options.overlay)
+        picture = read_image(paths[0])
+        save(options.overlay, lambda place: plot_sinks(found, picture, path=place))
     layers = found.phi.shape[1]
     counts = found.visual_sinks.sum(dim=(1, 2)) / layers
     total = found.image.values.nansum(dim=(1, 2))

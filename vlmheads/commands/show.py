@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from vlmheads.printable import plain, printable
+
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --model, --dtype and --device."""
@@ -61,14 +63,16 @@ def record(found: dict[str, Any]) -> None:
     """Print the caption of one image, beside the plain one where there is one."""
     console = Console(soft_wrap="plain" not in found)
     if "plain" not in found:
-        said = found.get("rewrite", found["caption"]) if "words" not in found else marked(found)
-        console.print(Text(f"{found['image']}: ").append(said))
+        said = (
+            plain(found.get("rewrite", found["caption"])) if "words" not in found else marked(found)
+        )
+        console.print(plain(f"{found['image']}: ").append(said))
         if "rewrite" in found:
             _rewritten(console, found)
         return
     names = ", ".join(plugin["name"] for plugin in found["plugins"])
-    before, after = differing(found["plain"], found["caption"])
-    table = Table(title=Text(found["image"]), title_justify="left", expand=True)
+    before, after = differing(printable(found["plain"]), printable(found["caption"]))
+    table = Table(title=plain(found["image"]), title_justify="left", expand=True)
     table.add_column("plain", ratio=1)
     table.add_column(names, ratio=1)
     table.add_row(before, after)
@@ -88,18 +92,20 @@ def marked(found: dict[str, Any]) -> Text:
     said, done = Text(), 0
     for word in found["words"]:
         if word["flagged"]:
-            said.append(found["caption"][done : word["start"]])
-            said.append(f"[?{word['text']} {word['score']:.2f}]", "red")
+            said.append(printable(found["caption"][done : word["start"]]))
+            said.append(printable(f"[?{word['text']} {word['score']:.2f}]"), "red")
             done = word["end"]
-    return said.append(found["caption"][done:])
+    return said.append(printable(found["caption"][done:]))
 
 
 def _rewritten(console: Console, found: dict[str, Any], *, always: bool = False) -> None:
     """Print the rewritten caption where it is not printed yet, and what was removed."""
     if "words" in found or always:
-        console.print(Text(f"rewritten: {found['rewrite']}"), soft_wrap=True)
+        console.print(plain(f"rewritten: {found['rewrite']}"), soft_wrap=True)
     if found["removed"]:
-        console.print(Text(f"removed: {' | '.join(found['removed'])}", "dim"), soft_wrap=True)
+        console.print(
+            plain(f"removed: {' | '.join(found['removed'])}"), style="dim", soft_wrap=True
+        )
     if found["unsupported"]:
         console.print(Text("no sentence is supported; the least unsupported one is kept", "dim"))
 
@@ -130,7 +136,7 @@ def objects(console: Console, records: list[dict[str, Any]], top: int) -> None:
     """Print the objects of captions: of one all of them, of several those with least support."""
     rows = [(record, word) for record in records for word in record["words"] if word["object"]]
     if len(records) == 1:
-        console.print(Text(f"caption: {records[0]['caption']}"))
+        console.print(plain(f"caption: {records[0]['caption']}"))
     else:
         rows = sorted(rows, key=lambda row: float(row[1]["score"]))[:top]
     table = Table(title="objects" if len(records) == 1 else "objects with the lowest scores")
@@ -144,8 +150,13 @@ def objects(console: Console, records: list[dict[str, Any]], top: int) -> None:
     for record, word in rows:
         measured = (word["divergence"], word["attention"], word["log_probability"],
                     word["log_probability_without"], word["score"])  # fmt: skip
-        name = [] if len(records) == 1 else [Path(record["image"]).name]
-        stands = [str(word["first"]), "repeat" if word["repeat"] else "first"]
-        cells = [*name, word["text"], *stands, *(f"{value:.3f}" for value in measured)]
+        name = [] if len(records) == 1 else [plain(Path(record["image"]).name)]
+        cells: list[Text | str] = [
+            *name,
+            plain(word["text"]),
+            str(word["first"]),
+            "repeat" if word["repeat"] else "first",
+            *(f"{value:.3f}" for value in measured),
+        ]
         table.add_row(*cells, "?" if word["flagged"] else "")
     console.print(table)

@@ -41,13 +41,14 @@ def verify(model: str, device: str | None, dtype: str, as_json: bool) -> None:
     and 2 if the model is refused or does not run.
     """
     from vlmheads.commands import show
+    from vlmheads.printable import printable
     from vlmheads.verify.checks import FAIL, examine_subject
 
     show.quiet_loading(model)
     subject = _started(model, dtype, device)
     about = _about(model, subject)
     if not as_json:
-        click.echo("\n".join(f"{name}: {text}" for name, text in about.items()) + "\n")
+        click.echo(printable("\n".join(f"{name}: {text}" for name, text in about.items())) + "\n")
     rows: list[Finding] = []
     for row in examine_subject(subject):
         rows.append(row)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Word, require_finders, token_masks
 from vlmheads.headmap import HeadMap
 from vlmheads.model.anatomy import examine
+from vlmheads.schema import decode, read_bytes
 
 # Name of a figure -> the value of a word.
 FIGURES = {
@@ -206,21 +207,24 @@ def _maps(found: Attribution) -> dict[str, HeadMap]:
 
 def _read_words(path: Path) -> dict[str, dict[str, Any]]:
     """Read the lines of a file of words, by the name of their image."""
-    if not path.is_file():
-        raise VlmHeadsError(f"no file {path}", "a file of words, one JSON object per line")
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            found[Path(entry["image"]).name] = entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise VlmHeadsError(
-                f"line {number} of {path} cannot be read ({error})",
-                'an object with "image", "grounded" and "hallucinated"',
-            ) from error
+    found: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(read_bytes(path, "a file of words").splitlines(), 1):
+        if line.strip():
+            entry: _Line = decode(line, _Line, f"{path}:{number}", "a line of words")
+            name = Path(entry.image).name
+            if name in found:
+                raise VlmHeadsError(f"{path}:{number}: {name} again", "one line for each image")
+            found[name] = msgspec.to_builtins(entry)
     return found
+
+
+class _Line(msgspec.Struct):
+    """The words of one image, and its caption where it is not to be generated."""
+
+    image: str
+    grounded: list[str] = []
+    hallucinated: list[str] = []
+    caption: str | None = None
 
 
 def _spans(entry: Mapping[str, Any], kind: str) -> list[tuple[int, int]]:

@@ -7,11 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+import msgspec
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.catalogue import ASKED, SCORES
 from vlmheads.model.geometry import Geometry
+from vlmheads.schema import read
 
 MEASURED = ("divergence", "attention", "log_probability", "log_probability_without")
 # Where the word stands: no measure of the image, and one that tells a lot by itself.
@@ -176,21 +179,32 @@ class Scorer:
         Raises:
             VlmHeadsError: no such file, not a scorer, or one of a later schema.
         """
-        try:
-            about = json.loads(Path(path).read_text(encoding="utf-8"))
-            schema = about.pop("schema")
-            if schema != SCHEMA:
-                raise VlmHeadsError(f"{path} has schema {schema}", f"schema {SCHEMA}", "fit again")
-            geometry = about.pop("geometry")
-            return cls(**about, geometry=geometry and Geometry(**geometry))
-        except FileNotFoundError as error:
-            raise VlmHeadsError(f"no file {path}", "a word scorer, as JSON") from error
-        except VlmHeadsError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise VlmHeadsError(f"{path} is no word scorer ({error})", "one that was saved") from (
-                error
+        if not Path(path).is_file():
+            raise VlmHeadsError(f"no file {path}", "a word scorer, as JSON")
+        about: _Saved = read(Path(path), _Saved, "a word scorer")
+        if about.schema != SCHEMA:
+            raise VlmHeadsError(
+                f"{path} has schema {about.schema}", f"schema {SCHEMA}", "fit again"
             )
+        fields = {name: getattr(about, name) for name in about.__struct_fields__}
+        del fields["schema"]
+        if about.geometry is not None:
+            fields["geometry"] = Geometry.from_dict(about.geometry, f"{path}: geometry")
+        return cls(**fields)
+
+
+class _Saved(msgspec.Struct, forbid_unknown_fields=True):
+    """The form of what `Scorer.save` writes."""
+
+    schema: int
+    weights: dict[str, float]
+    bias: float = 0.0
+    mean: dict[str, float] = {}
+    scale: dict[str, float] = {}
+    threshold: float = 0.5
+    k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    geometry: dict[str, Any] | None = None
+    provenance: dict[str, Any] = {}
 
 
 def _beats_place(evidence: Mapping[str, Any]) -> bool:

@@ -6,10 +6,10 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmheads.entries import FIX, called, installed, load_entry, report, working
 from vlmheads.errors import VlmHeadsError, install_hint
 
 if TYPE_CHECKING:
@@ -110,9 +110,14 @@ def find_objects(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @cache
 def _finders() -> tuple[Callable[[str], Iterable[tuple[int, int, str]]], ...]:
-    """Every installed finder, in the order of their names."""
-    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    return tuple(entry.load() for entry in entries)
+    """Every finder that can be imported, in the order of their names."""
+    found = []
+    for entry, find in working(GROUP):
+        if callable(find):
+            found.append(find)
+        else:
+            report(VlmHeadsError(f"{called(entry)} is {find!r}", "a function", FIX))
+    return tuple(found)
 
 
 def require_finders() -> None:
@@ -142,16 +147,16 @@ def object_finder(vocabulary: str | None) -> Finder:
     require_finders()
     if vocabulary is None:
         return find_objects
-    known = {entry.name: entry for entry in entry_points(group=VOCABULARIES)}
+    known = installed(VOCABULARIES)
     reader = known.pop("file", None)
     if vocabulary in known:
-        find: Finder = known[vocabulary].load()
+        find: Finder = load_entry(known[vocabulary])
         find("")  # It refuses now where something is missing, and not after a caption is made.
         return find
     if reader is None or not Path(vocabulary).is_file():
         names = " or ".join([*sorted(known), "a file of categories"])
         raise VlmHeadsError(f"vocabulary {vocabulary!r}", names)
-    made: Finder = reader.load()(Path(vocabulary))
+    made: Finder = load_entry(reader)(Path(vocabulary))
     return made
 
 

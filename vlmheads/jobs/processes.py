@@ -6,6 +6,10 @@ import os
 import zlib
 from typing import Any, Protocol
 
+from vlmheads.errors import VlmHeadsError
+from vlmheads.printable import one_line
+from vlmheads.schema import environment
+
 
 class Processes(Protocol):
     """The processes of a job; `accelerate.PartialState` is one."""
@@ -28,16 +32,34 @@ class OneProcess:
 
 
 def launched() -> Any:
-    """Return the processes of this job: accelerate's if accelerate launched it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Return the processes of this job: accelerate's if accelerate launched it.
+
+    Raises:
+        VlmHeadsError: environment variables that no launcher sets, or processes that do not find
+            each other.
+    """
+    world = environment("WORLD_SIZE", 1, low=1)
+    for name in ("RANK", "LOCAL_RANK"):
+        if environment(name, 0) >= world:
+            raise VlmHeadsError(
+                f"{name}={os.environ[name]} in a job of {world} processes", f"below {world}"
+            )
+    if world == 1:
         return OneProcess()
     from datetime import timedelta
 
     import torch
     from accelerate import PartialState
 
-    # A finished process waits for the slowest one, however long that takes.
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    try:
+        # A finished process waits for the slowest one, however long that takes.
+        return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise VlmHeadsError(
+            f"WORLD_SIZE={world}, but the processes cannot find each other ({one_line(error)})",
+            "what `accelerate launch` sets",
+            "unset WORLD_SIZE for a single process",
+        ) from error
 
 
 def own_device(processes: Any) -> str | None:

@@ -1,17 +1,19 @@
-"""What tells one saved model from another without reading all of it."""
+"""What decides the answers of one saved model, so that no other is taken for it."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+import torch
+
 from vlmheads.model.loading import locate
 
-PIECE = 1 << 24  # bytes hashed at each end of a large weights file
+_KINDS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/*.jinja")
 
 
 def model_fingerprint(model: str) -> dict[str, str]:
-    """Return the SHA-256 of each file of a model, of both ends for a large one.
+    """Return the SHA-256 of each file of a model that decides its answers, by name.
 
     For a hub id, return the commit in the local cache.
 
@@ -25,17 +27,16 @@ def model_fingerprint(model: str) -> dict[str, str]:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         commit = getattr(config, "_commit_hash", None)
         return {"commit": str(commit)}
-    kinds = ("*.safetensors", "*.json", "*.jinja")
-    files = sorted(file for kind in kinds for file in folder.glob(kind))
-    return {file.name: _ends_sha256(file) for file in files}
+    files = sorted(file for kind in _KINDS for file in folder.glob(kind) if file.is_file())
+    return {str(file.relative_to(folder)): _sha256(file) for file in files}
 
 
-def _ends_sha256(path: Path) -> str:
-    size = path.stat().st_size
+def settled_dtype(dtype: str, device: str | None) -> str:
+    """Return what "auto" stands for on a device: it is float32 on a CPU and as saved elsewhere."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return "float32" if dtype == "auto" and place == "cpu" else dtype
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(PIECE))
-        if size > 2 * PIECE:
-            file.seek(-PIECE, 2)
-            digest.update(str(size).encode())
-        digest.update(file.read())
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,14 @@
 """The shape of a decoder's attention: what a plugin or a head map has to fit."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import convert
+
+LARGEST = 65536  # Layers or heads.
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,20 @@ class Geometry:
     def __post_init__(self) -> None:
         given = self.attention_layers or range(self.layers)
         object.__setattr__(self, "attention_layers", tuple(given))
+
+    @classmethod
+    def from_dict(cls, values: Any, place: str) -> "Geometry":
+        """Make a geometry from the plain values of `to_dict`.
+
+        Args:
+            values: as a file has them.
+            place: the file, for errors.
+
+        Raises:
+            VlmHeadsError: they are of another form, or no model is that large.
+        """
+        form: _Form = convert(values, _Form, place, "layers and heads of a model")
+        return cls(form.model_type, form.layers, form.heads, form.attention_layers)
 
     @property
     def bare_layers(self) -> tuple[int, ...]:
@@ -113,3 +132,12 @@ class Geometry:
         if len(self.attention_layers) == self.layers:
             del values["attention_layers"]
         return values
+
+
+class _Form(msgspec.Struct):
+    """The form of `Geometry.to_dict`, with bounds that hold for every model."""
+
+    model_type: str
+    layers: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+    heads: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+    attention_layers: tuple[Annotated[int, msgspec.Meta(ge=0, lt=LARGEST)], ...] = ()

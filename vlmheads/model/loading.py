@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 from transformers.utils.import_utils import is_torchvision_available
 
+from vlmheads.entries import FIX, called, installed, load_entry
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import examine
 from vlmheads.model.saved import (
@@ -49,7 +49,7 @@ DTYPES = {
 
 def packaged_models() -> list[str]:
     """Names of the models that installed packages bring along."""
-    return sorted(entry.name for entry in entry_points(group=GROUP))
+    return sorted(installed(GROUP))
 
 
 def locate(name: str) -> str:
@@ -58,9 +58,16 @@ def locate(name: str) -> str:
     Raises:
         VlmHeadsError: neither a packaged model, nor a folder, nor what a hub id looks like.
     """
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            return str(entry.load()())
+    if entry := installed(GROUP).get(name):
+        find = load_entry(entry)
+        try:
+            return str(find())
+        except VlmHeadsError:
+            raise
+        except (Exception, SystemExit) as error:  # another package may fail in any way
+            raise VlmHeadsError(
+                f"{called(entry)} fails: {type(error).__name__}: {in_short(error)}", todo=FIX
+            ) from error
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise VlmHeadsError(f"folder {name} holds no config.json", "a saved model")

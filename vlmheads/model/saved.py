@@ -12,14 +12,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForImageTextToText
 from transformers.utils.hub import cached_file
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import convert
 
 MEGABYTE = 2**20
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -35,7 +37,7 @@ _LARGEST = {".jinja": 1, ".json": 16, ".txt": 256, ".model": 256}  # megabytes, 
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
 _LARGEST_VOCABULARY = 256
 # Numbers in a config that no model has, whatever its weights say.
-_LAYERS, _PARTS = 1024, 65536
+_LAYERS, _PARTS, _TOKENS = 1024, 65536, 2**24
 # A packed weight may stand for this many numbers.
 _PACKED = 16
 _SLACK = 2**24
@@ -90,6 +92,7 @@ def check_files(source: str, name: str) -> dict[str, Any]:
             todo="" if folder.is_dir() else "check the connection and the id, or name a folder",
         )
     _refuse_code(found, name)
+    _check_generation(found, name)
     for path, number in _numbers(config):
         key = path.rsplit(".", 1)[-1]
         if ("layers" in key and number > _LAYERS) or (key.startswith("num_") and number > _PARTS):
@@ -250,6 +253,25 @@ def _refuse_code(found: Mapping[str, Mapping[str, Any] | None], name: str) -> No
                 "never run",
                 "an attention of transformers, such as sdpa",
             )
+
+
+class _Generation(msgspec.Struct):
+    """What is checked of the settings of generate()."""
+
+    num_beams: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
+    num_return_sequences: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
+
+
+def _check_generation(found: Mapping[str, Mapping[str, Any] | None], name: str) -> None:
+    """Refuse settings of generate() and token ids that no model has."""
+    settings = found["generation_config.json"] or {}
+    convert(settings, _Generation, f"generation_config.json of {name}")
+    for file in ("config.json", "generation_config.json"):
+        for path, value in _leaves(dict(found[file] or {})):
+            named = path.endswith(("token_id", "token_index", "token_ids"))
+            whole = isinstance(value, int) and abs(value) <= _TOKENS
+            if named and value is not None and not whole:
+                raise VlmHeadsError(f"{file} of {name} says {path}={value!r:.100}", "a token id")
 
 
 def _settings(source: str, file: str, name: str) -> dict[str, Any] | None:

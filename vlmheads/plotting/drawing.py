@@ -16,6 +16,7 @@ from PIL import Image
 
 from vlmheads.errors import VlmHeadsError, install_hint
 from vlmheads.plotting.palette import LIGHT, MARKS, OVERLAY, Theme, category, named
+from vlmheads.printable import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +57,11 @@ def new_figure(width: float, height: float, theme: Theme, title: str) -> tuple[F
     if title:
         axes.set_title(title, color=theme.text, fontsize=11, loc="left")
     return figure, axes
+
+
+def label(text: str) -> str:
+    """Return text from outside for a figure; matplotlib reads $...$ as mathematics elsewhere."""
+    return one_line(text).replace("$", r"\$")
 
 
 def whole_ticks(axes: Axes) -> None:

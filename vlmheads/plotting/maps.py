@@ -40,7 +40,7 @@ def plot_head_map(
     Raises:
         VlmHeadsError: matplotlib is not installed.
     """
-    measure, unit, images = head_map.measure, head_map.unit, head_map.images
+    measure, unit, images = drawing.label(head_map.measure), head_map.unit, head_map.images
     figure = head_map_figure(
         head_map.mean(),
         f"{measure} ({unit})" if unit else measure,

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.images import read_image
+from vlmheads.images import known_formats, read_image
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 40_000_000
@@ -59,13 +59,13 @@ def read_upload(path: Path | None) -> Image.Image:
                 f"{name} has {size / 2**20:.1f} MB", f"at most {MAX_BYTES // 2**20} MB"
             )
         # The header is enough to know the size, before any pixel is decoded.
-        with Image.open(path) as image:
+        with Image.open(path, formats=known_formats()) as image:
             width, height = image.size
     except VlmHeadsError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise VlmHeadsError(f"{name} is not a picture", FORMATS) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # readers of damaged files raise whatever they trip over
         raise VlmHeadsError(f"{name} cannot be read", f"a complete file, {FORMATS}") from error
     if width * height > MAX_PIXELS:
         raise VlmHeadsError(

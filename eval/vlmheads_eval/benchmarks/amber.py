@@ -1,16 +1,19 @@
 """AMBER's annotations, and the objects that a description names (Wang et al., 2023)."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
+
+import msgspec
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.records import read_records
+from vlmheads.schema import read, read_text
+from vlmheads_eval.records import nothing_in, read_records
 
 SIMILAR = 0.8  # The reference equates words that are more similar than this.
 GENERATIVE = "generative"
+REPLIES = ("yes", "no")
 # Question type -> the dimensions it counts towards; every question counts towards "all".
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "discriminative-hallucination": ("existence",),
@@ -21,6 +24,15 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "relation": ("relation",),
 }
 Similarity = Callable[[str, str], float]
+
+
+class AmberItem(TypedDict):
+    """One item of AMBER's annotations; `hallu` and a list as truth where it asks to describe."""
+
+    id: int
+    type: str
+    truth: list[str] | str
+    hallu: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)
@@ -134,49 +146,55 @@ def load_amber(folder_or_file: Path) -> AmberTruth:
     folder = folder_or_file if folder_or_file.is_dir() else folder_or_file.parent
     annotations = folder / "annotations.json" if folder_or_file.is_dir() else folder_or_file
     files = (annotations, folder / "relation.json", folder / "safe_words.txt")
-    try:
-        items, related = (json.loads(file.read_text("utf-8")) for file in files[:2])
-        safe = files[2].read_text("utf-8").split("\n")
-        records = items.values() if isinstance(items, dict) else items
-        by_id: dict[int, Mapping[str, Any]] = {}
-        for item in records:
-            number = int(item["id"])
-            if number in by_id:
-                raise VlmHeadsError(f"{annotations}: item {number} again", "each once")
-            by_id[number] = _checked(item)
-    except VlmHeadsError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise VlmHeadsError(
-            f"{annotations}: not AMBER annotations ({error})",
-            "annotations.json with relation.json and safe_words.txt in the same folder",
-        ) from error
-    return AmberTruth(by_id, related, frozenset(safe), files)
-
-
-def _checked(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return an annotation, or raise what says that it is none."""
-    kind, truth = item["type"], item["truth"]
-    if kind == GENERATIVE:
-        for names in (truth, item["hallu"]):
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise TypeError(f"item {item['id']}: objects that are not names")
-    elif kind not in DIMENSIONS or truth not in ("yes", "no"):
-        raise ValueError(f"item {item['id']}: type {kind!r}, truth {truth!r}")
-    return item
+    expected = "AMBER's annotations.json with relation.json and safe_words.txt in the same folder"
+    listed: list[AmberItem] | dict[str, AmberItem] = read(
+        annotations, list[AmberItem] | dict[str, AmberItem], expected
+    )
+    related: dict[str, list[str]] = read(files[1], dict[str, list[str]], expected)
+    items: dict[int, AmberItem] = {}
+    for item in listed.values() if isinstance(listed, dict) else listed:
+        number, generative = item["id"], item["type"] == "generative"
+        if number in items:
+            raise VlmHeadsError(f"{annotations}: item {number} again", "every item once")
+        lists = isinstance(item["truth"], list) and "hallu" in item
+        if not (lists if generative else item["type"] in DIMENSIONS and item["truth"] in REPLIES):
+            raise VlmHeadsError(
+                f"{annotations}: item {number} of the type {item['type']!r}",
+                "a known type; lists as truth and hallu of a generative item, yes or no of others",
+            )
+        items[number] = item
+    safe = frozenset(read_text(files[2], expected).splitlines())
+    return AmberTruth(items, related, safe, files)
 
 
 def read_responses(path: Path) -> dict[int, str]:
     """Read records with `id` and `response` (or `caption`)."""
     responses: dict[int, str] = {}
-    for place, record in read_records(path):
-        if record.get("error"):
+    failed = 0
+    record: _ResponseRecord
+    for place, record in read_records(path, _ResponseRecord):
+        if record.error:
+            failed += 1
             continue
-        number = record.get("id", record.get("question_id"))
-        text = record.get("response", record.get("caption", record.get("answer")))
-        if isinstance(number, bool) or not isinstance(number, int) or not isinstance(text, str):
+        number = record.question_id if record.id is None else record.id
+        given = (record.response, record.caption, record.answer)
+        text = next((one for one in given if one is not None), None)
+        if number is None or text is None:
             raise VlmHeadsError(f"{place}: not a response", "a number as id, a string as response")
         if number in responses:
             raise VlmHeadsError(f"{place}: item {number} again", "one response per item")
         responses[number] = text
+    if not responses:
+        raise nothing_in(path, "response", failed)
     return responses
+
+
+class _ResponseRecord(msgspec.Struct):
+    """A line of responses; one with an error is an image that failed in `predict`."""
+
+    id: int | None = None
+    question_id: int | None = None
+    response: str | None = None
+    caption: str | None = None
+    answer: str | None = None
+    error: Any = None

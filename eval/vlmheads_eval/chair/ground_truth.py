@@ -1,16 +1,16 @@
 """Which objects are in every image, as CHAIR defines them."""
 
-import contextlib
-import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmheads.errors import VlmHeadsError, install_hint
+import msgspec
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import decode, read
 from vlmheads_eval.chair.variants import Variant
-from vlmheads_eval.records import image_key
+from vlmheads_eval.records import ImageId, image_key
 
 ACCEPTED = (
     "a COCO folder, COCO instances and captions JSON files, "
@@ -64,75 +64,105 @@ def annotation_files(path: Path) -> list[Path]:
     return found
 
 
-def _sets(file: Path, variant: Variant) -> Iterator[tuple[str, Iterable[str]]]:
-    content = load_annotations(file)
-    if "annotations" in content:
-        with _naming(file):
-            yield from _coco_sets(file, content, variant)
-        return
-    nodes = variant.vocabulary.nodes
-    for image_id, names in content.get("imid_to_objects", content).items():
-        if not isinstance(names, list):
-            continue  # Notes next to the sets, such as "about".
-        yield image_key(image_id), [_node(name, nodes, file) for name in names]
+class Image(msgspec.Struct):
+    """An image of a COCO file."""
+
+    id: ImageId
+    file_name: str | None = None
+
+
+class Annotation(msgspec.Struct):
+    """An object in an image, or a caption of it."""
+
+    image_id: ImageId
+    category_id: int | None = None
+    caption: str | None = None
+
+
+class Category(msgspec.Struct):
+    """A kind of object."""
+
+    id: int
+    name: str
+
+
+class Coco(msgspec.Struct):
+    """What is used of a COCO annotation file; every entry of its lists counts, whatever its id."""
+
+    annotations: list[Annotation]
+    images: list[Image] = []
+    categories: list[Category] = []
+
+    def names(self, file: Path) -> dict[int, str]:
+        """Return the names of the categories by id; one id must not have two."""
+        found: dict[int, str] = {}
+        for category in self.categories:
+            if found.setdefault(category.id, category.name) != category.name:
+                raise VlmHeadsError(
+                    f"{file}: category {category.id} is {found[category.id]!r} and "
+                    f"{category.name!r}",
+                    "one name per category",
+                )
+        return found
+
+
+def read_coco(file: Path) -> Coco:
+    """Read a COCO annotation file.
+
+    Raises:
+        VlmHeadsError: it cannot be read, or is something else.
+    """
+    found: Coco = read(file, Coco, "COCO's annotation format")
+    return found
 
 
 def load_annotations(file: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or say what is in it instead."""
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise VlmHeadsError(f"{file} cannot be read ({error.strerror})", ACCEPTED) from error
-    except (ValueError, RecursionError) as error:
-        raise VlmHeadsError(f"{file}: not JSON ({error})", ACCEPTED) from error
-    if not isinstance(content, dict):
-        raise VlmHeadsError(f"{file}: a JSON {type(content).__name__}", ACCEPTED)
-    return content
+    """Return the JSON object in a file as it is, or say what is in it instead."""
+    found: dict[str, Any] = read(file, dict[str, Any], ACCEPTED)
+    return found
 
 
-def _coco_sets(
-    file: Path, content: dict[str, Any], variant: Variant
-) -> Iterator[tuple[str, Iterable[str]]]:
-    coco = load_coco(content)
-    for image_id in coco.imgs:
-        yield image_key(image_id), ()
-    nodes = variant.vocabulary.nodes
-    names = {number: category["name"] for number, category in coco.cats.items()}
+def _sets(file: Path, variant: Variant) -> Iterator[tuple[str, Iterable[str]]]:
+    content: dict[str, msgspec.Raw] = read(file, dict[str, msgspec.Raw], ACCEPTED)
+    if "annotations" in content:
+        yield from _coco_sets(file, read_coco(file), variant)
+        return
+    nodes, place = variant.vocabulary.nodes, str(file)
+    if "imid_to_objects" in content:
+        content = decode(bytes(content["imid_to_objects"]), dict[str, msgspec.Raw], place, ACCEPTED)
+    for image_id, raw in content.items():
+        value = bytes(raw)
+        if not value.lstrip().startswith(b"["):
+            continue  # Notes next to the sets, such as "about".
+        names: list[str] = decode(value, list[str], f"{place}: image {image_id!r}", ACCEPTED)
+        yield image_key(image_id), [_node(name, nodes, file) for name in names]
+
+
+def _coco_sets(file: Path, coco: Coco, variant: Variant) -> Iterator[tuple[str, Iterable[str]]]:
+    for image in coco.images:
+        yield image_key(image.id), ()
+    nodes, names = variant.vocabulary.nodes, coco.names(file)
     captions = []
-    for annotation in coco.anns.values():
-        key = image_key(annotation["image_id"])
-        if "caption" in annotation:
-            captions.append((key, annotation["caption"]))
+    for number, annotation in enumerate(coco.annotations):
+        key = image_key(annotation.image_id)
+        if annotation.caption is not None:
+            captions.append((key, annotation.caption))
         else:
-            yield key, [_node(names[annotation["category_id"]], nodes, file)]
+            yield key, [_node(category_name(file, number, annotation, names), nodes, file)]
     readings = variant.read_all([text for _, text in captions])
     for (key, _), reading in zip(captions, readings, strict=True):
         yield key, [mention.node for mention in reading.mentions.mentions]
 
 
-def load_coco(content: dict[str, Any]) -> Any:
-    """Return pycocotools' index of a COCO annotation dictionary, silently."""
-    try:
-        from pycocotools.coco import COCO
-    except ImportError as error:
+def category_name(file: Path, number: int, annotation: Annotation, names: Mapping[int, str]) -> str:
+    """Return the category of an annotation, or refuse one without."""
+    name = names.get(annotation.category_id) if annotation.category_id is not None else None
+    if name is None:
         raise VlmHeadsError(
-            "pycocotools is not installed", todo=f"install it with {install_hint('eval')}"
-        ) from error
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-@contextlib.contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise VlmHeadsError(
-            f"{file}: an annotation without {error}", "COCO's annotation format"
-        ) from error
+            f"{file}: annotations[{number}] has the category {annotation.category_id}",
+            "one of its categories, or a caption",
+        )
+    return name
 
 
 def _node(name: str, nodes: Mapping[str, str], file: Path) -> str:

@@ -1,12 +1,12 @@
 """Vocabularies of other categories than COCO's, from the user's own file."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import read
 from vlmheads_eval.chair.mentions import Vocabulary, vocabulary_of
 
 EXPECTED = (
@@ -31,10 +31,10 @@ def load_vocabulary(path: Path) -> Vocabulary:
     Raises:
         VlmHeadsError: any other content, or no category in it.
     """
+    content: Any = read(path, Any, EXPECTED)
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
         vocabulary = _vocabulary(content)
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise VlmHeadsError(f"{path} is not a vocabulary ({error})", EXPECTED) from error
     if not vocabulary.nodes:
         raise VlmHeadsError(f"{path} names no category", EXPECTED)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vlmheads_eval.commands import one_line_errors
+from vlmheads.commands.edge import one_line_errors
+from vlmheads.output import check_folder, check_output, save, save_text
 
 if TYPE_CHECKING:
     from vlmheads.gains.learn import Checkpoint
@@ -68,7 +69,13 @@ TESTS = ("testbed:test", "testbed:counterfactual")
 )
 @click.option("--max-new-tokens", type=click.IntRange(1), help="[default: 96]")
 @click.option("--variant", help='The variant of CHAIR. [default: "pattern"]')
-@click.option("--seed", default=1, show_default=True, help="For images, order and scenes.")
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="For images, order and scenes.",
+)
 @click.option(
     "--test",
     "tests",
@@ -114,6 +121,9 @@ def calibrate(
     from vlmheads_eval.calibrate.learn import Settings, learn, load_source, refuse_overlap
     from vlmheads_eval.chair.variants import get_variant
 
+    check_folder(out.parent)
+    check_output(out)
+    check_output(json_file, inputs=[out])
     given["images"] = round_images
     settings = Settings(seed=seed, **{k: v for k, v in given.items() if v is not None})
     variant = get_variant(settings.variant)
@@ -144,8 +154,7 @@ def calibrate(
         say=lambda line: click.echo(line, err=True),
         progress=_show_checkpoint,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    found.gains.save(out)
+    save(out, found.gains.save)
     values = found.gains.mean()
     click.echo(
         f"{out}: gains from {values.min():.2f} to {values.max():.2f}, from round {found.best}; "
@@ -158,7 +167,7 @@ def calibrate(
         for name, source in tested.items()
     }
     if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        save_text(json_file, json.dumps(results, indent=1) + "\n")
 
 
 def _at_most(data: str, num: int) -> int | None:

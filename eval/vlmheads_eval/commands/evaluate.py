@@ -1,33 +1,35 @@
 """`vlmheads eval`: predict, score, compare, report, and all of them from one file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from vlmheads.commands.edge import CommandError, OneLineGroup, one_line_errors
+from vlmheads.output import check_folder, check_output, save_text
+from vlmheads.printable import printable
 from vlmheads_eval.chair.mentions import VARIANTS
-from vlmheads_eval.commands import CommandError, one_line_errors
 from vlmheads_eval.commands.benchmarks import COMPARED, compare_runs, task_of
 from vlmheads_eval.commands.data import show_data
 from vlmheads_eval.commands.judged import requests
 from vlmheads_eval.commands.score import score
 from vlmheads_eval.compare import TASKS
 from vlmheads_eval.pope.parsers import PARSERS
+from vlmheads_eval.records import predictions_file
 
-if TYPE_CHECKING:
-    pass
-
-
+MOST_DRAWS = 100_000  # Intervals do not get better beyond; memory grows with them.
+SEED = click.IntRange(0, 2**32 - 1)
 AUTO_BATCH = 32  # Where "auto" starts; a batch that does not fit is halved.
 
 
 def _batch_size(context: click.Context, option: click.Parameter, value: str) -> int:
     if value == "auto":
         return AUTO_BATCH
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter("a number from 1, or auto")
+    if not (value.isascii() and value.isdecimal() and 1 <= len(value) <= 6 and int(value)):
+        raise click.BadParameter("a number from 1 to 999999, or auto")
     return int(value)
 
 
@@ -45,7 +47,9 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option("--model", default="embedded", show_default=True)
 @click.option("--plugin", "plugins", multiple=True, help='For example vhr or "vhr:alpha=1.5".')
 @click.option("--control", type=click.Choice(("random-heads", "text-only")))
-@click.option("--control-seed", default=0, show_default=True, help="For the random heads.")
+@click.option(
+    "--control-seed", default=0, show_default=True, type=SEED, help="For the random heads."
+)
 @click.option("--task", help="caption, pope or amber. [default: caption]")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
@@ -54,7 +58,7 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
     help="Number of images (of a benchmark, of its clusters), drawn with the seed.",
 )
 @click.option("--ids", type=click.Path(exists=True, path_type=Path), help="Only these image ids.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--prompt", help="For questions, a template with {question} in it.")
 @click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
 @click.option("--batch-size", default="8", show_default=True, callback=_batch_size)
@@ -67,7 +71,8 @@ def predict(name: str | None, task: str | None, **options: Any) -> None:
 
     NAME is a benchmark, such as mme; see `vlmheads eval data`.
 
-    It can be stopped at any point; call it again to resume. Start it with `accelerate launch -m
+    It can be stopped at any point; call it again to resume. An image that cannot be read is
+    reported, the rest is done, and the exit code is 2. Start it with `accelerate launch -m
     vlmheads_eval predict ...` to share the work between processes.
     """
     from vlmheads.errors import VlmHeadsError
@@ -75,7 +80,8 @@ def predict(name: str | None, task: str | None, **options: Any) -> None:
 
     if name and task:
         raise VlmHeadsError(f"{name} and --task {task}", "one of them")
-    run_prediction(task=name or task or "caption", **options)
+    if run_prediction(task=name or task or "caption", **options):
+        raise click.exceptions.Exit(2)
 
 
 def _options(command: Any) -> Any:
@@ -113,8 +119,10 @@ def _options(command: Any) -> Any:
             is_flag=True,
             help="Pool runs whose names differ only in a seed at the end (vcd-0, vcd-1).",
         ),
-        click.option("--draws", default=10_000, show_default=True, type=click.IntRange(100)),
-        click.option("--seed", default=0, show_default=True),
+        click.option(
+            "--draws", default=10_000, show_default=True, type=click.IntRange(100, MOST_DRAWS)
+        ),
+        click.option("--seed", default=0, show_default=True, type=SEED),
     ):
         command = option(command)
     return command
@@ -146,10 +154,11 @@ def compare(
     from vlmheads_eval.compare import compared
     from vlmheads_eval.report.tables import print_comparison
 
+    check_output(json_file, inputs=_read_of(options))
     result, _ = compared(**options)
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print_comparison(result)
+    if json_file is not None:
+        save_text(json_file, json.dumps(result, indent=1) + "\n")
 
 
 @click.command()
@@ -169,11 +178,17 @@ def report(out: Path, **options: Any) -> None:
     from vlmheads_eval.report.tables import print_comparison
     from vlmheads_eval.run_folder import ground_truth_of
 
+    check_folder(out)
     result, scores = compared(**options)
+    print_comparison(result)
     truth = options["ground_truth"] or ground_truth_of(options["runs"][0])
     for path in write_report(out, result, scores, pictures_of(truth)):
-        click.echo(path)
-    print_comparison(result)
+        click.echo(printable(path))
+
+
+def _read_of(options: Mapping[str, Any]) -> list[Path]:
+    """Return the files that a comparison reads."""
+    return [*map(predictions_file, options["runs"]), *options["ground_truth"]]
 
 
 @click.command("run")
@@ -181,7 +196,7 @@ def report(out: Path, **options: Any) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--data", help="Replaces the spec's data, for example your COCO folder.")
 @click.option("--num", type=click.IntRange(1), help="Replaces the spec's number of images.")
-@click.option("--seed", type=int, help="Replaces the spec's seed, for another draw of images.")
+@click.option("--seed", type=SEED, help="Replaces the spec's seed, for another draw of images.")
 @click.option("--device", help="For example cpu or cuda:0.")
 @one_line_errors
 def run(
@@ -192,9 +207,11 @@ def run(
     from dataclasses import replace
 
     from vlmheads_eval.report.tables import print_comparison
+    from vlmheads_eval.run_folder import PREDICTIONS, failures
     from vlmheads_eval.sweep import read_sweep, run_sweep
 
     sweep = read_sweep(spec)
+    check_folder(out)
     if data:
         sweep = replace(sweep, data=(data,))
     if num:
@@ -203,10 +220,14 @@ def run(
         sweep = replace(sweep, seed=seed)
     for folder in run_sweep(sweep, out, device=device):
         print_comparison(json.loads((folder / "comparison.json").read_text("utf-8")))
-        click.echo(folder / "report.html")
+        click.echo(printable(folder / "report.html"))
+    failed = sum(len(failures(path.parent)) for path in out.glob(f"*/*/*/{PREDICTIONS}"))
+    if failed:
+        click.echo(f"{failed} samples failed; see the lines above", err=True)
+        raise click.exceptions.Exit(2)
 
 
-@click.group()
+@click.group(cls=OneLineGroup)
 def evaluate() -> None:
     """Predict, score, compare and report hallucination."""
 

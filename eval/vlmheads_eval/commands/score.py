@@ -1,7 +1,6 @@
 """`vlmheads eval score`: CHAIR, POPE, AMBER and the benchmarks of questions."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +10,11 @@ from typing import IO, Any
 
 import click
 
+from vlmheads.commands.edge import OneLineGroup, one_line_errors
+from vlmheads.errors import VlmHeadsError
+from vlmheads.output import check_output, save, save_text
+from vlmheads.printable import one_line
 from vlmheads_eval.chair.mentions import VARIANTS
-from vlmheads_eval.commands import one_line_errors
 from vlmheads_eval.commands.benchmarks import SCORES
 from vlmheads_eval.commands.judged import RATINGS
 from vlmheads_eval.pope.parsers import PARSERS
@@ -31,7 +33,7 @@ JSON = click.option(
 MESSAGES_SHOWN = 20
 
 
-@click.group()
+@click.group(cls=OneLineGroup)
 def score() -> None:
     """Score predictions in a run folder, JSON Lines or a JSON list."""
 
@@ -80,7 +82,7 @@ def chair(
 
     if download:
         download_nltk_data()
-    ground_truth = _truth(predictions, ground_truth)
+    ground_truth = _truth(predictions, ground_truth, json_file)
     chosen = get_variant(variant, vocabulary, parser=False if word_lists else None)
     truth = load_ground_truth(ground_truth, chosen)
     unknown = 0
@@ -91,11 +93,9 @@ def chair(
             if not score.known:
                 unknown += 1
                 if unknown <= MESSAGES_SHOWN:
-                    click.echo(
-                        f"{caption.place}: image {caption.image_id!r} is not in the ground truth; "
-                        "counted as an image without objects, as in the reference",
-                        err=True,
-                    )
+                    note = f"{caption.place}: image {caption.image_id!r} is not in the ground truth"
+                    note += "; counted as an image without objects, as in the reference"
+                    click.echo(one_line(note), err=True)
             if spool:
                 spool.write("" if spool.tell() == 0 else ",\n")
                 json.dump(score.to_dict(), spool)
@@ -103,11 +103,12 @@ def chair(
         captions = read_captions(predictions, repeats=repeats)
         result = score_chair(captions, truth, chosen, each)
         result["inputs"] = file_hashes([predictions, *truth.files])
+        _about_run(predictions, result)
         if unknown > MESSAGES_SHOWN:
             click.echo(f"... and {unknown - MESSAGES_SHOWN} more such images", err=True)
+        print_chair(result)
         if spool and json_file:
             _write_with_captions(json_file, result, spool)
-    print_chair(result)
 
 
 @score.command()
@@ -125,10 +126,12 @@ def pope(
     from vlmheads_eval.records import predictions_file
     from vlmheads_eval.report.tables import print_pope
 
-    files = [read_questions(path) for path in _truth(predictions, ground_truth)]
+    truth = _truth(predictions, ground_truth, json_file)
+    files = [read_questions(path) for path in truth]
     result = score_pope(files, read_answers(predictions_file(predictions)), parser)
-    _write(json_file, result)
+    _about_run(predictions, result)
     print_pope(result)
+    _write(json_file, result)
 
 
 @score.command()
@@ -160,29 +163,52 @@ def amber(
 
     if download:
         download_nltk_data()
-    folder = _truth(predictions, ground_truth)[0]
+    folders = _truth(predictions, ground_truth, json_file)
+    if len(folders) != 1:
+        raise VlmHeadsError(f"{len(folders)} ground truths", "AMBER's data folder")
+    folder = folders[0]
     truth = load_amber(folder)
     responses = read_responses(predictions_file(predictions))
     result = score_amber(responses, truth, similarity)
     result["intervals"] = amber_intervals(folder, predictions, similarity)
     result["inputs"] = file_hashes([predictions, *truth.files])
-    _write(json_file, result)
+    _about_run(predictions, result)
     print_amber(result)
+    _write(json_file, result)
 
 
 for _command in (*SCORES, *RATINGS):
     score.add_command(_command)
 
 
-def _truth(predictions: Path, given: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Return the ground truth given or that of the run folder; warn about an incomplete run."""
-    from vlmheads_eval.run_folder import CONFIG, ground_truth_of, missing
+def _truth(predictions: Path, given: tuple[Path, ...], json_file: Path | None) -> tuple[Path, ...]:
+    """Return the ground truth given or that of the run folder; refuse to overwrite what is read."""
+    from vlmheads_eval.records import predictions_file
+    from vlmheads_eval.run_folder import CONFIG, ground_truth_of
 
-    if (predictions / CONFIG).is_file():
-        unfinished = missing(predictions)
-        if unfinished:
-            click.echo(f"{predictions}: {unfinished} samples have no prediction yet", err=True)
-    return given or ground_truth_of(predictions)
+    truth = given or ground_truth_of(predictions)
+    inputs = [predictions_file(predictions), *truth]
+    inputs += [path for folder in truth if folder.is_dir() for path in folder.rglob("*.json")]
+    if predictions.is_dir():
+        inputs.append(predictions / CONFIG)
+    check_output(json_file, inputs=inputs)
+    return truth
+
+
+def _about_run(predictions: Path, result: dict[str, Any]) -> None:
+    """Add to a result how many of a run's samples it counts, and say so where some are missing."""
+    from vlmheads_eval.run_folder import CONFIG, counts
+
+    if not (predictions / CONFIG).is_file():
+        return
+    found = counts(predictions)
+    result["run"] = found._asdict()
+    if found.answered < found.samples:
+        click.echo(
+            f"note: {found.answered} of the run's {found.samples} samples are scored; "
+            f"{found.failed} failed, {found.missing} have no prediction yet",
+            err=True,
+        )
 
 
 @contextmanager
@@ -196,26 +222,19 @@ def _spool(wanted: bool) -> Iterator[IO[str] | None]:
 
 
 def _write_with_captions(path: Path, result: dict[str, Any], captions: IO[str]) -> None:
-    captions.seek(0)
-    with _replacing(path) as file:
-        # "overall" comes first for human readers, the captions last.
-        head = {"overall": result["overall"], **result}
-        file.write(json.dumps(head, indent=1).removesuffix("\n}") + ',\n "captions": [\n')
-        shutil.copyfileobj(captions, file)
-        file.write("\n ]\n}\n")
+    # "overall" comes first for human readers, the captions last.
+    head = json.dumps({"overall": result["overall"], **result}, indent=1).removesuffix("\n}")
+
+    def write(place: Path) -> None:
+        captions.seek(0)
+        with place.open("w", encoding="utf-8") as file:
+            file.write(head + ',\n "captions": [\n')
+            shutil.copyfileobj(captions, file)
+            file.write("\n ]\n}\n")
+
+    save(path, write)
 
 
 def _write(path: Path | None, result: dict[str, Any]) -> None:
     if path is not None:
-        with _replacing(path) as file:
-            file.write(json.dumps(result, indent=1) + "\n")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """Write a temporary file next to the path, then move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        yield file
-    os.replace(part, path)
+        save_text(path, json.dumps(result, indent=1) + "\n")

@@ -59,9 +59,16 @@ def _repope(answer: str, label: Reply) -> Reply | None:
     return "yes" if "yes" in text else "no" if "no" in text else None
 
 
+# Words by which an answer goes on to the other reply: "Yes or no", "Yes and also no".
+_GOING_ON = frozenset("or and but also maybe perhaps then".split())
+
+
 def _strict(answer: str, label: Reply) -> Reply | None:
+    """Return the first word; None where the other reply follows it at once, as in "Yes/No"."""
     words = re.findall(r"\w+", answer.lower())
-    return _exactly(words[0]) if words else None
+    reply = _exactly(words[0]) if words else None
+    following = next((word for word in words[1:] if word not in _GOING_ON), "")
+    return None if reply and _exactly(following) not in (None, reply) else reply
 
 
 def _exactly(text: str) -> Reply | None:

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.records import read_records
+from vlmheads_eval.records import nothing_in, read_records
 
 STRATEGIES = ("random", "popular", "adversarial")
 TEMPLATE = "Is there a {} in the image?"
@@ -123,27 +125,36 @@ class QuestionFile:
     sha256: str
 
 
+class _QuestionRecord(msgspec.Struct):
+    """A line of a question file."""
+
+    question_id: int | str
+    image: str | int
+    text: str
+    label: str
+
+
 def read_questions(path: Path) -> QuestionFile:
     """Read POPE, RePOPE, A-OKVQA or GQA questions, JSON Lines or a JSON list.
 
     The split is the strategy in the file name, or the name itself.
+
+    Raises:
+        VlmHeadsError: no question, a question twice, or a line of another form.
     """
-    questions = []
-    for place, record in read_records(path):
-        try:
-            question = Question(
-                int(record["question_id"]),
-                str(record["image"]),
-                str(record["text"]),
-                str(record["label"]).lower(),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise VlmHeadsError(
-                f"{place}: not a question ({error})", "question_id, image, text and label"
-            ) from error
-        if question.label not in ("yes", "no"):
-            raise VlmHeadsError(f"{place}: label {question.label!r}", "yes or no")
-        questions.append(question)
+    questions: dict[int, Question] = {}
+    record: _QuestionRecord
+    for place, record in read_records(path, _QuestionRecord):
+        number, label = str(record.question_id), record.label.lower()
+        if not (number.isascii() and number.isdecimal() and len(number) < 19):
+            raise VlmHeadsError(f"{place}: question_id {number[:40]!r}", "a whole number")
+        if label not in ("yes", "no"):
+            raise VlmHeadsError(f"{place}: label {label[:40]!r}", "yes or no")
+        if int(number) in questions:
+            raise VlmHeadsError(f"{place}: question {number} again", "every question once")
+        questions[int(number)] = Question(int(number), str(record.image), record.text, label)
+    if not questions:
+        raise nothing_in(path, "question")
     split = next((name for name in STRATEGIES if name in path.stem.lower()), path.stem)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return QuestionFile(path, split, tuple(questions), digest)
+    return QuestionFile(path, split, tuple(questions.values()), digest)

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.pope.parsers import PARSERS, Parser
 from vlmheads_eval.pope.questions import Question, QuestionFile
-from vlmheads_eval.records import read_records
+from vlmheads_eval.records import nothing_in, read_records
 
 ANSWER_FIELDS = ("answer", "text", "response", "caption")
 
@@ -30,22 +31,43 @@ class Outcome(NamedTuple):
 
 
 def read_answers(path: Path) -> dict[tuple[str | None, int | None], list[str]]:
-    """Read answers by split and question number, None where a record does not say."""
+    """Read answers by split and question number, None where a record does not say.
+
+    Raises:
+        VlmHeadsError: no answer, a question that is answered twice, or a line of another form.
+    """
     answers: dict[tuple[str | None, int | None], list[str]] = {}
-    for place, record in read_records(path):
-        if record.get("error"):
+    failed = 0
+    record: _AnswerRecord
+    for place, record in read_records(path, _AnswerRecord):
+        if record.error:
+            failed += 1
             continue
-        text = next((record[name] for name in ANSWER_FIELDS if name in record), None)
-        if not isinstance(text, str):
+        given = (getattr(record, name) for name in ANSWER_FIELDS)
+        text = next((one for one in given if one is not None), None)
+        if text is None:
             raise VlmHeadsError(f"{place}: no answer", f"a string as {' or '.join(ANSWER_FIELDS)}")
-        number = record.get("question_id")
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
-            raise VlmHeadsError(f"{place}: question_id {number!r}", "a whole number")
-        same = answers.setdefault((record.get("split"), number), [])
-        if same and number is not None:
-            raise VlmHeadsError(f"{place}: question {number} again", "one answer per question")
+        same = answers.setdefault((record.split, record.question_id), [])
+        if same and record.question_id is not None:
+            raise VlmHeadsError(
+                f"{place}: question {record.question_id} again", "one answer per question"
+            )
         same.append(text)
+    if not answers:
+        raise nothing_in(path, "answer", failed)
     return answers
+
+
+class _AnswerRecord(msgspec.Struct):
+    """A line of answers; one with an error is an image that failed in `predict`."""
+
+    question_id: int | None = None
+    split: str | None = None
+    answer: str | None = None
+    text: str | None = None
+    response: str | None = None
+    caption: str | None = None
+    error: Any = None
 
 
 def match_answers(file: QuestionFile, answers: AnswerTable) -> list[str]:

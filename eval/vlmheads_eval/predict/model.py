@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 import vlmheads
+from vlmheads.entries import installed
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.model.anatomy import examine
@@ -110,7 +111,12 @@ def describe_plugins(plugins: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": plugin["name"], **plugin["options"]} for plugin in described]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that can change answers."""
-    names = ("vlmheads", "torch", "transformers")
+def versions(plugins: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions that can change answers, those of packages of plugins included."""
+    names = ["vlmheads", "torch", "transformers", "tokenizers", "pillow", "numpy"]
+    entries = installed()
+    for plugin in resolve(plugins):
+        entry = entries.get(plugin.name)
+        if entry is not None and entry.dist is not None:
+            names.append(entry.dist.name)
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

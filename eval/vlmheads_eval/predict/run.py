@@ -12,9 +12,17 @@ from vlmheads.images import read_image
 from vlmheads.jobs.batches import in_halves
 from vlmheads.jobs.lines import append, only_writer
 from vlmheads.jobs.processes import OneProcess, Processes, launched, own_device
-from vlmheads.model.fingerprint import model_fingerprint
+from vlmheads.model.fingerprint import model_fingerprint, settled_dtype
+from vlmheads.output import check_folder
+from vlmheads.printable import one_line, printable
 from vlmheads_eval import run_folder
 from vlmheads_eval.data import Material, Sample, load_material
+from vlmheads_eval.predict.fingerprint import (
+    check_images,
+    data_files,
+    image_digest,
+    questions_sha256,
+)
 from vlmheads_eval.predict.model import (
     Answer,
     describe_plugins,
@@ -22,6 +30,9 @@ from vlmheads_eval.predict.model import (
     versions,
 )
 from vlmheads_eval.records import file_sha256
+
+FAILURES_SHOWN = 20
+
 
 Describe = Callable[[Sequence[Any], Sequence[str]], Sequence[Answer]]
 Read = Callable[[Path], Any]
@@ -42,7 +53,8 @@ def predict(
     """Predict all samples without a prediction, and store each answer at once.
 
     It may be killed at any point and called again, with another batch size or number of processes.
-    A sample whose image cannot be read is recorded with its error, and the run goes on.
+    A sample whose image cannot be read is recorded with its error, and the run goes on. The SHA-256
+    of each image is recorded, too, and a run is not resumed with other images.
 
     Args:
         run: the run folder.
@@ -65,6 +77,7 @@ def predict(
             held.enter_context(only_writer(run / run_folder.LOCK))
             run_folder.open_config(run, config)
             run_folder.merge(run)
+            check_images(run, samples, retry_failed=retry_failed)
         job.wait_for_everyone()
         finished = set(run_folder.done(run, failed=not retry_failed))
         job.wait_for_everyone()  # No process writes before all have read what is done.
@@ -99,19 +112,25 @@ def _ask(
         done = 0
         for batch in _batches(samples, batch_size):
             records, readable, images = [], [], []
+            digests = {sample.image: image_digest(sample.image) for sample in batch}
             for sample in batch:
                 try:
                     images.append(read(sample.image) if sample.shown else None)
                     readable.append(sample)
                 except VlmHeadsError as error:
-                    records.append(_record(sample, {"error": " ".join(str(error).split())}))
+                    fields = {"error": one_line(error), **digests[sample.image]}
+                    records.append(_record(sample, fields))
             answers = in_halves(
                 lambda part: describe(*zip(*part, strict=True)),
                 [(image, sample.prompt) for image, sample in zip(images, readable, strict=True)],
             )
             for sample, answer in zip(readable, answers, strict=True):
                 fields = answer._asdict()
-                fields = {sample.answer_field: fields.pop("text"), **fields}
+                fields = {
+                    sample.answer_field: fields.pop("text"),
+                    **fields,
+                    **digests[sample.image],
+                }
                 records.append(_record(sample, fields))
             append(file, records)
             done += len(batch)
@@ -146,8 +165,8 @@ def run_prediction(
     dtype: str,
     device: str | None,
     workspace: Path | None = None,
-) -> None:
-    """Run `vlmheads eval predict`.
+) -> int:
+    """Run `vlmheads eval predict` and return how many samples failed, each of which is named.
 
     Generated scenes and questions are written to the workspace, by default OUT/data.
     """
@@ -167,14 +186,22 @@ def run_prediction(
 
     processes = launched()
     if processes.process_index == 0:
+        check_folder(out)
         load()  # One process generates the scenes and questions.
     processes.wait_for_everyone()
     material = load()
-    truth = [path for path in material.ground_truth if path.is_file()]
+    if not material.samples:
+        raise VlmHeadsError(f"{', '.join(data)} with nothing to ask about", "at least one sample")
     config = {
         "task": task,
         "data": list(data),
-        "data_sha256": {path.name: file_sha256(path) for path in truth} | dict(material.sha256),
+        "data_sha256": {
+            run_folder.relative_to_run(file, out, workspace): file_sha256(file)
+            for path in material.ground_truth
+            for file in data_files(path)
+        }
+        | dict(material.sha256),
+        "questions_sha256": questions_sha256(material),
         "ground_truth": [
             run_folder.relative_to_run(path, out, workspace) for path in material.ground_truth
         ],
@@ -185,9 +212,9 @@ def run_prediction(
         "control_seed": control_seed if control == "random-heads" else None,
         "prompt": prompt,
         "max_new_tokens": max_new_tokens,
-        "dtype": dtype,
+        "dtype": settled_dtype(dtype, device or own_device(processes)),
         "seed": seed,
-        "versions": versions(),
+        "versions": versions(plugins),
         "samples": [sample.key for sample in material.samples],
     }
     run_folder.check_config(out, config)  # Before loading a large model in vain.
@@ -212,8 +239,19 @@ def run_prediction(
             retry_failed=retry_failed,
             progress=progress,
         )
-    if processes.process_index == 0:
-        click.echo(f"{len(material.samples)} predictions in {out}")
+    if processes.process_index != 0:
+        return 0
+    failed = run_folder.failures(out)
+    for error in list(failed.values())[:FAILURES_SHOWN]:
+        click.echo(f"failed: {one_line(error)}", err=True)
+    if len(failed) > FAILURES_SHOWN:
+        click.echo(f"... and {len(failed) - FAILURES_SHOWN} more that failed", err=True)
+    total = len(material.samples)
+    click.echo(
+        f"{total - len(failed)} predictions in {printable(out)}"
+        + (f"; {len(failed)} of {total} samples failed" if failed else "")
+    )
+    return len(failed)
 
 
 @contextmanager

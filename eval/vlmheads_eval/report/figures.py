@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.plotting.drawing import as_svg
+from vlmheads.plotting.drawing import as_svg, label
 from vlmheads.plotting.figures import Interval, Run, bars_figure, frontier_figure
-from vlmheads_eval.data import coco_images
+from vlmheads_eval.data import coco_images, image_folder, instances_file
 from vlmheads_eval.records import ImageId, image_key
 
 
@@ -25,7 +25,7 @@ def frontier_plot(result: Mapping[str, Any], name: str, title: str) -> str:
         if point["recall"] is not None and point[name] is not None
     ]
     runs = {
-        position: Run(run["name"], _reach(run, "recall"), _reach(run, name))
+        position: Run(label(run["name"]), _reach(run, "recall"), _reach(run, name))
         for position, run in enumerate(result["runs"])
         if run["overall"]["recall"] is not None and run["overall"][name] is not None
         if run["name"] not in outside
@@ -75,7 +75,8 @@ def bar_chart(
         title: alternative text of the figure.
         positions: of the runs among all runs, for their colours.
     """
-    return as_svg(bars_figure(labels, series, unit, positions=positions), title)
+    named = {label(name): values for name, values in series.items()}
+    return as_svg(bars_figure([*map(label, labels)], named, unit, positions=positions), title)
 
 
 SIDE = 160  # Pixels of the longer side, at most.
@@ -100,7 +101,11 @@ def pictures_of(ground_truth: Iterable[Path]) -> Pictures:
             folder = folder.parent
         if path.is_dir() or path.name.startswith("instances"):
             entries, _ = coco_images(folder, None)
-            files.update({key: file for key, (_, file) in entries.items()})
+            # A link inside of the folder must not bring in a picture from elsewhere.
+            home = image_folder(folder, instances_file(folder)).resolve()
+            files.update(
+                {k: file for k, (_, file) in entries.items() if file.resolve().is_relative_to(home)}
+            )
 
     def picture(image_id: ImageId) -> str | None:
         file = files.get(image_key(image_id))

@@ -1,13 +1,14 @@
 """A comparison as files: JSON, Markdown, CSV, LaTeX, and one self-contained HTML page."""
 
+import html
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from vlmheads.plotting.palette import style_sheet
+from vlmheads.printable import printable
 from vlmheads_eval.chair.measures import CaptionScore
 from vlmheads_eval.chair.spans import mention_spans
 from vlmheads_eval.compare.runs import RunScores
@@ -53,6 +54,11 @@ mark { background: none; color: var(--figure-unsupported); font-weight: 600;
   border-bottom: 2px solid; }
 footer { color: var(--figure-muted); font-size: 13px; margin-top: 40px; word-break: break-all; }
 """
+
+
+def escape(text: str) -> str:
+    """Return text as HTML that says the same and does nothing."""
+    return html.escape(printable(text))
 
 
 def write_report(

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
+from vlmheads.printable import one_line, plain
 from vlmheads_eval.compare.verdict import labelled, verdict_line
 from vlmheads_eval.report.terminal import Rows, print_rows, turned
 
@@ -197,7 +199,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     if changes:
         print_rows("Against the baseline", turned(changes), console)
     for line in (*verdicts(result), *power(result), footnote(result)):
-        console.print(line, markup=False, highlight=False)
+        console.print(plain(line), highlight=False)
 
 
 def variant_of(result: Mapping[str, Any]) -> str:
@@ -226,15 +228,15 @@ def markdown(rows: Rows) -> str:
     """Return rows as a Markdown table, or an empty text."""
     if not rows:
         return ""
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    head, *body = [[_in_markdown(cell) for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def comma_separated(rows: Rows) -> str:
-    """Return rows as CSV."""
+    """Return rows as CSV; text that a spreadsheet would run as a formula is quoted with a '."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[_in_csv(c) for c in row] for row in rows])
     return text.getvalue()
 
 
@@ -253,7 +255,29 @@ def latex(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What a cell of ours looks like that starts with a sign: "-1.2 [-2.4, +0.1]", or a dash.
+_SIGNED = re.compile(r"[-+]?\d[\d.]*( \[[-+\d.]+, [-+\d.]+\])?|-")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+}
+
+
+def _in_csv(text: str) -> str:
+    runs = text.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(text)
+    return f"'{one_line(text)}" if runs else one_line(text)
+
+
+def _in_markdown(text: str) -> str:
+    """Keep a cell from ending, from being HTML, and from being a link or an image."""
+    signs = {"\\": "\\\\", "|": "\\|", "&": "&amp;", "<": "&lt;", "](": "]\\(", "`": "\\`"}
+    pattern = "|".join(map(re.escape, signs))
+    return re.sub(pattern, lambda match: signs[match[0]], one_line(text))
+
+
 def _escaped(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, "\\" + sign)
-    return text
+    return "".join(_LATEX.get(sign, sign) for sign in one_line(text))

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vlmheads.printable import printable
+
 Rows = list[list[str]]
 WRAP = 18  # Signs in a line of a cell of words.
 FRAME = 3  # Signs that a column takes besides its own: padding and a line.
@@ -28,7 +30,8 @@ def print_rows(title: str, rows: Rows, console: Console | None = None) -> None:
     columns = [[_lines(row[place]) for row in rows] for place in range(len(rows[0]))]
     first, rest = columns[0], columns[1:]
     for number, part in enumerate(_parts(first, rest, console.width)):
-        console.print(Text(title if number == 0 else f"{title}, continued", style="italic"))
+        heading = printable(title if number == 0 else f"{title}, continued")
+        console.print(Text(heading, style="italic"))
         table = Table(box=box.HEAVY_HEAD)
         for place, column in enumerate((first, *part)):
             table.add_column(
@@ -45,7 +48,8 @@ def turned(rows: Rows) -> Rows:
 
 
 def _lines(cell: str) -> list[str]:
-    """Return the lines of a cell: a figure and its interval, or words."""
+    """Return the lines of a cell, safe to print: a figure and its interval, or words."""
+    cell = printable(cell)
     figure, bracket, interval = cell.partition(" [")
     if bracket:
         return [figure, f"[{interval}"]

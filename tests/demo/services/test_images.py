@@ -58,6 +58,21 @@ def test_a_file_that_is_not_a_picture_is_refused_by_name(tmp_path, content):
     assert str(tmp_path) not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.eps", "x.jpg", "x"])
+def test_an_upload_never_reaches_ghostscript(tmp_path, monkeypatch, name):
+    def reached(*_):
+        raise AssertionError("the reader of EPS was asked")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.EpsImageFile._open", reached)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", reached)
+    path = tmp_path / name
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(VlmHeadsError, match=f"^{name} is not a picture"):
+        read_upload(path)
+
+
 def test_the_picture_shown_is_the_one_the_model_sees(result):
     view = result.prompt_measured.view
     assert view.grid == (8, 8)

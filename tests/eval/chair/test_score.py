@@ -139,7 +139,7 @@ def test_an_image_without_annotations_is_known_as_empty(tmp_path):
     ("content", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "a JSON list"),
+        ("[]", "is a list; expected an object"),
         ("{}", "no image"),
         ('{"1": ["unicorn"]}', "category 'unicorn'"),
         ('{"images": [{"id": 1}], "annotations": [{"id": 1}]}', "image_id"),

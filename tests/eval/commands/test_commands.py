@@ -62,12 +62,14 @@ def test_score_writes_captions_in_the_order_of_the_file(run, files, tmp_path):
     ]
 
 
-def test_score_of_an_empty_file_is_written_as_json(run, files, tmp_path):
+def test_score_of_an_empty_file_is_refused_and_nothing_is_written(run, files, tmp_path):
     truth, captions = files
     captions.write_text("")
     out = tmp_path / "result.json"
-    assert run("score", "chair", captions, "-g", truth, "--json", out).exit_code == 0
-    assert json.loads(out.read_text())["captions"] == []
+    result = run("score", "chair", captions, "-g", truth, "--json", out)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "holds no caption" in result.stderr
+    assert not list(tmp_path.glob("result*"))
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,43 @@ def test_never_saying_yes_divides_by_nothing(ask, parser):
     assert (result["precision"], result["recall"], result["f1"]) == (None, None, None)
 
 
-def test_no_questions_at_all_give_no_figures(ask):
-    assert ask([], [])["mean"]["accuracy"] is None
+def test_no_question_or_no_answer_at_all_is_refused(ask):
+    with pytest.raises(VlmHeadsError, match="holds no question"):
+        ask([], [])
+    with pytest.raises(VlmHeadsError, match="holds no answer"):
+        ask(["yes"], [])
+
+
+def test_a_question_that_is_there_twice_is_refused(tmp_path):
+    line = '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "yes"}\n'
+    path = tmp_path / "coco_random.json"
+    path.write_text(line + line)
+    with pytest.raises(VlmHeadsError, match=r"coco_random\.json:2: question 1 again"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    "Yes/No|yes or no|Yes and no|Yes, no|No/yes.|yes, or maybe no|Maybe||/|Yes\\No|yes (no)"
+    "|no - yes|YES OR NO?|Yes. No.|yesno|y".split("|"),
+)
+def test_strict_reads_neither_where_both_are_said(answer):
+    assert PARSERS["strict"].read(answer, "yes") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        ("Yes.", "yes"),
+        ("Yes, there is a dog, but no cat.", "yes"),
+        ("No, no dog.", "no"),
+        ("**No**", "no"),
+        ("yes yes", "yes"),
+        ("Yes and it is brown", "yes"),
+    ],
+)
+def test_strict_reads_the_first_word(answer, reply):
+    assert PARSERS["strict"].read(answer, "no") == reply
 
 
 def test_a_missing_answer_is_named(ask):

@@ -192,7 +192,7 @@ def test_two_samples_of_one_name_are_refused(tmp_path):
 
 def test_a_line_of_something_else_is_named(tmp_path):
     (tmp_path / PREDICTIONS).write_text('{"image_id": 1}\n')
-    with pytest.raises(VlmHeadsError, match=r"predictions\.jsonl:1: no sample"):
+    with pytest.raises(VlmHeadsError, match=r"predictions\.jsonl:1: no key 'sample'"):
         ask(tmp_path)
 
 
