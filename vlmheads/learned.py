@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,9 +18,24 @@ from torch import Tensor
 import vlmheads
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
+from vlmheads.printable import one_line
+from vlmheads.schema import decode
 
 SCHEMA = 1
 KEY = "vlmheads-learned"
+
+
+EXPECTED = "a file that `vlmheads learn` wrote"
+
+
+class _About(msgspec.Struct):
+    """What a file says next to its tensors."""
+
+    schema: int
+    method: str
+    geometry: dict[str, Any]
+    digest: str
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +131,21 @@ class Learned:
                 are not those that were saved.
         """
         if not Path(path).is_file():
-            raise VlmHeadsError(f"no file {path}", "one that `vlmheads learn` wrote")
+            raise VlmHeadsError(f"no file {path}", EXPECTED)
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})[KEY])
+                text = (file.metadata() or {}).get(KEY)
                 values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            schema, geometry = about["schema"], Geometry(**about["geometry"])
-            method, digest, provenance = about["method"], about["digest"], about["provenance"]
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise VlmHeadsError(
-                f"{path} holds nothing learned ({error})", "a file that `vlmheads learn` wrote"
+                f"{path} holds nothing learned ({one_line(error)})", EXPECTED
             ) from error
+        if text is None:
+            raise VlmHeadsError(f"{path} holds nothing learned", EXPECTED)
+        about: _About = decode(text.encode("utf-8", "replace"), _About, str(path), EXPECTED)
+        geometry = Geometry.from_dict(about.geometry, str(path))
+        schema, method, digest = about.schema, about.method, about.digest
+        provenance = about.provenance
         if schema != SCHEMA:
             raise VlmHeadsError(
                 f"{path} has schema {schema}", f"schema {SCHEMA}", "upgrade vlmheads or learn again"

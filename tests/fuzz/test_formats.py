@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from vlmheads_eval.data import load_material
 from vlmheads_eval.sweep import read_sweep
-from vlmheads_plugins.vti import Directions
 
 from vlmheads import load_preset
 from vlmheads.cli import main
@@ -26,6 +25,7 @@ from vlmheads.commands.word_measures import _read_words
 from vlmheads.grounding.scores import Scorer
 from vlmheads.headmap import HeadMap
 from vlmheads.jobs.processes import launched
+from vlmheads.learned import KEY, Learned
 from vlmheads.model.saved import check_files, check_weights
 from vlmheads.registry import parse_plugin
 
@@ -252,10 +252,10 @@ def test_what_the_core_reads(folder: Path, preset: bytes, scorer: bytes, words: 
 def test_head_maps_and_directions(folder: Path, content: bytes) -> None:
     text = content.decode("utf-8", "replace")
     path = folder / "map.safetensors"
-    about = {"vlmheads": text, "vti": text}
+    about = {"vlmheads": text, KEY: text}
     save_file({"values": torch.ones(1, 2, 4), "directions": torch.ones(2, 4)}, path, about)
     refused_or_fine(HeadMap.load, path)
-    refused_or_fine(Directions.load, path)
+    refused_or_fine(Learned.load, path)
     path.write_bytes(content)
     refused_or_fine(HeadMap.load, path)
 

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 
 from vlmheads import Captioner, HeadMap, VlmHeadsError
 from vlmheads.cli import main
-from vlmheads.model import saved
 from vlmheads.model.anatomy import examine
 from vlmheads.model.fingerprint import model_fingerprint
 from vlmheads.model.loading import load_model, saved_dtype
@@ -385,7 +384,7 @@ END = "{% endfor %}{% endfor %}"
 def test_templates_that_fail_are_refused_before_they_are_used(
     folder: Path, monkeypatch: pytest.MonkeyPatch, template: str, match: str
 ) -> None:
-    monkeypatch.setattr(saved, "TEMPLATE_SECONDS", 4)
+    monkeypatch.setattr(template, "TEMPLATE_SECONDS", 4)
     (folder / "chat_template.jinja").write_text(template)
     refused(folder, f"the chat template of .* fails .*({match})")
 

@@ -29,10 +29,10 @@ from vlmheads.model.anatomy import examine
 from vlmheads.model.saved import (
     check_architecture,
     check_files,
-    check_template,
     check_weights,
     in_short,
 )
+from vlmheads.model.template import check_template
 
 GROUP = "vlmheads.models"
 EMBEDDED = "embedded"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,33 +39,6 @@ _LAYERS, _PARTS, _TOKENS = 1024, 65536, 2**24
 # A packed weight may stand for this many numbers.
 _PACKED = 16
 _SLACK = 2**24
-
-TEMPLATE_SECONDS = 20
-_TEMPLATE_MEGABYTES = 4096
-# Renders a chat template with bounded memory. It imports what transformers renders templates with,
-# and neither torch nor a model.
-_TRIAL = """
-import json, sys
-from transformers.utils.chat_template_utils import render_jinja_template
-task = json.load(sys.stdin)
-try:
-    import resource
-    resource.setrlimit(resource.RLIMIT_AS, (task["bytes"], task["bytes"]))
-except (ImportError, ValueError, OSError):
-    pass
-content = [{"type": "image"}, {"type": "text", "text": "Describe the image."}]
-chats = [[{"role": "user", "content": content}]]
-try:
-    (text,), _ = render_jinja_template(
-        chats, chat_template=task["template"], add_generation_prompt=True, **task["tokens"]
-    )
-    problem = "" if len(text) <= task["longest"] else f"it makes {len(text)} characters"
-except MemoryError:
-    problem = "it runs out of memory"
-except Exception as error:
-    problem = f"{type(error).__name__}: {error}"
-print(json.dumps(problem))
-"""
 
 
 def check_files(source: str, name: str) -> dict[str, Any]:
@@ -172,55 +143,6 @@ def check_architecture(config: Any, name: str, held: int) -> None:
             f"config.json of {name} describes a model of {needed:,} parameters, and its weights "
             f"hold {held:,}",
             "the config that the weights were saved with",
-        )
-
-
-def check_template(processor: Any, name: str) -> None:
-    """Try a chat template with one image and one question, within bounds of time and memory.
-
-    Raises:
-        VlmHeadsError: there is none, it fails, or it goes beyond the bounds.
-    """
-    template = getattr(processor, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not template:
-        raise VlmHeadsError(
-            f"the processor of {name} has no chat template", "a model that follows instructions"
-        )
-    longest = _LARGEST[".jinja"] * MEGABYTE
-    if len(template) > longest:
-        raise VlmHeadsError(
-            f"the chat template of {name} has {len(template):,} characters", f"at most {longest:,}"
-        )
-    tokens = {
-        key: str(token)
-        for key, token in processor.tokenizer.special_tokens_map.items()
-        if isinstance(token, str)
-    }
-    task = {
-        "template": template,
-        "tokens": tokens,
-        "longest": longest,
-        "bytes": _TEMPLATE_MEGABYTES * MEGABYTE,
-    }
-    try:
-        trial = subprocess.run(
-            [sys.executable, "-P", "-c", _TRIAL],
-            input=json.dumps(task),
-            capture_output=True,
-            text=True,
-            timeout=TEMPLATE_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        problem = f"it does not end within {TEMPLATE_SECONDS} seconds"
-    else:
-        lines = trial.stdout.splitlines() or [json.dumps("its trial ended early")]
-        problem = str(json.loads(lines[-1]))
-    if problem:
-        raise VlmHeadsError(
-            f"the chat template of {name} fails ({in_short(problem)})",
-            "a template that writes a message with an image and a text",
         )
 
 

@@ -178,10 +178,6 @@ def _pope(data: Sequence[Path], images: Path | None) -> Findings:
             found.problems.append(f"{path.name} is empty")
         labels = Counter(question.label for question in file.questions)
         found.counts |= {f"{path.name}: answer {one}": n for one, n in sorted(labels.items())}
-        numbers = Counter(question.question_id for question in file.questions)
-        twice = [number for number, times in numbers.items() if times > 1]
-        if twice:
-            found.problems.append(f"{path.name}: question {twice[0]} is there twice")
         names += [question.image for question in file.questions]
         found.sha256[str(path)] = file.sha256
     if images is None:

@@ -171,7 +171,8 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
     """Return one line per method: the verdict with the baseline's kind, flags and notes."""
     if result["task"] != "chair":
         return []
-    return [verdict_line(method, result["runs"][0]) for method in result["methods"]]
+    lines = (verdict_line(method, result["runs"][0]) for method in result["methods"])
+    return [one_line(line) for line in lines]
 
 
 def power(result: Mapping[str, Any]) -> list[str]:
@@ -184,8 +185,8 @@ def power(result: Mapping[str, Any]) -> list[str]:
         if number is not None:
             value = 100 * method["at_recall"]["CHAIRs"]["value"]
             lines.append(
-                f"{method['name']}: a true difference of {value:+.1f} points of CHAIR_S at equal "
-                f"recall takes {number:,} images to be detected with 80 % power; there are "
+                f"{one_line(method['name'])}: a true difference of {value:+.1f} points of CHAIR_S "
+                f"at equal recall takes {number:,} images to be detected with 80 % power; there are "
                 f"{result['images']:,}"
             )
     return lines

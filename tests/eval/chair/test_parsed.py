@@ -14,7 +14,8 @@ from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.score import score_captions, truncated_counts
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.commands.score import score
-from vlmheads_eval.compare.chair import compare_chair, score_run
+from vlmheads_eval.compare.chair import compare_chair
+from vlmheads_eval.compare.runs import score_run
 from vlmheads_eval.records import Caption
 
 from vlmheads.errors import VlmHeadsError
