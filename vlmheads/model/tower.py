@@ -120,27 +120,35 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
 
 
 def _tower(anatomy: Anatomy, block: nn.Module) -> nn.Module:
-    """Return the innermost module around a block that knows the size of a patch."""
+    """Return the outermost module around a block that knows the size of a patch."""
     around = [
         module
         for module in anatomy.model.modules()
-        if isinstance(getattr(getattr(module, "config", None), "patch_size", None), int)
+        if _patch_size(module)
         and any(part is block for part in module.modules())
     ]
-    return around[-1] if around else anatomy.model
+    return around[0] if around else anatomy.model
+
+
+def _patch_size(module: Any) -> int:
+    """Return the side of a patch in pixels, or 0 where a module's config does not know it."""
+    size = getattr(getattr(module, "config", None), "patch_size", None)
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
+        size = size[0]
+    return size if isinstance(size, int) else 0
 
 
 def _patches(tower: Any, given: dict[str, Any], shape: torch.Size) -> Patches:
     """Find where the positions of states of a shape lie; nothing where that is not known."""
     if len(shape) == 4:
         return Patches(((shape[1], shape[2]),) * shape[0])
-    size = getattr(tower.config, "patch_size", None)
+    size = _patch_size(tower)
     images, length = (1, shape[0]) if len(shape) == 2 else (shape[0], shape[1])
-    if not isinstance(size, int):
+    if not size:
         return Patches()
     if (grids := given.get("image_grid_thw")) is not None:
         # Blocks of Qwen2.5-VL see windows one after another.
-        plain = type(tower).__name__.startswith("Qwen") and not hasattr(tower, "get_window_index")
+        plain = type(tower).__name__.startswith("Qwen") and not hasattr(tower, "window_size")
         found = tuple((h, w) for t, h, w in grids.tolist() for _ in range(t))
         merge = getattr(tower, "spatial_merge_size", None)
         if plain and merge and sum(h * w for h, w in found) == length:
