@@ -35,6 +35,7 @@ UNITS = {
     "attribution": "log-probability, nats",
     "grounded-effect": "log-probability, nats",
     "hallucinated-effect": "log-probability, nats",
+    "text-path": "log-probability, nats",
     GAIN: "factor on head outputs",
 }
 

@@ -124,8 +124,7 @@ def _tower(anatomy: Anatomy, block: nn.Module) -> nn.Module:
     around = [
         module
         for module in anatomy.model.modules()
-        if _patch_size(module)
-        and any(part is block for part in module.modules())
+        if _patch_size(module) and any(part is block for part in module.modules())
     ]
     return around[0] if around else anatomy.model
 
@@ -160,6 +159,8 @@ def _patches(tower: Any, given: dict[str, Any], shape: torch.Size) -> Patches:
             return Patches(found)
     prefix = int(any(hasattr(part, name) for part in tower.modules() for name in _CLS))
     for name in pixel_names(given):
+        if given[name].ndim < 4:
+            continue
         height, width = given[name].shape[-2:]
         grid = height // size, width // size
         if given[name].shape[-3] == 3 and grid[0] * grid[1] + prefix == length:

@@ -123,7 +123,7 @@ def keep_edited(
     if not kept or not all(map(_ends_as, kept, given)):
         raise VlmHeadsError(
             f"layer {layer} keeps a {type(held).__name__} of other tensors than the keys and "
-            "values that it attends by",
+            "values that it attends by, as MLA and sparse attention do",
             "a layer that caches them as they are, as full and sliding attention do",
             "use a plugin that does not edit the cache",
         )
