@@ -69,8 +69,9 @@ def _lists(anatomy: Anatomy) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
             continue
         block = module[0]
         attends = any(
-            "attention" in type(part).__name__.lower() or "attn" in type(part).__name__.lower()
-            for part in block.children()
+            word in f"{part} {type(child).__name__}".lower()
+            for part, child in block.named_children()
+            for word in ("attention", "attn")
         )
         named = type(block).__name__.endswith(("Layer", "Block"))
         if attends and named and not any(word in name.lower() for word in _OTHERS):
