@@ -70,7 +70,8 @@ def _lists(anatomy: Anatomy) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
         block = module[0]
         attends = any(
             word in f"{part} {type(child).__name__}".lower()
-            for part, child in block.named_children()
+            for each in module
+            for part, child in each.named_children()
             for word in ("attention", "attn")
         )
         named = type(block).__name__.endswith(("Layer", "Block"))
