@@ -32,6 +32,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "instructblipvideo": {"attach": "it takes videos alone"},
     "internvl+deepseek_v3": _OTHER,
     "kimi_k25": _OTHER,
+    "lfm3_vl": _NO_TOWER,  # the tiny one is all convolutions
     "mistral3+mistral4": _OTHER,
     "perception_lm": _NO_TOWER,
     "unlimited_ocr": _TOWERS | _OTHER,
