@@ -101,7 +101,7 @@ class _Probe(Plugin):
         changes = []
         for state, outputs, token in zip(entered, heads, tokens, strict=True):
             # Each head alone; forward() itself, since the hooks are on the call.
-            alone = torch.block_diag(*outputs).to(outputs.dtype)
+            alone = torch.diag_embed(outputs.T).permute(1, 2, 0).flatten(1)
             assert projection is not None
             nothing = projection.forward(torch.zeros_like(alone[:1]))
             added = projection.forward(alone) - nothing

@@ -238,7 +238,7 @@ class UnembedProbe(Plugin):
 
 
 # One plugin for each kind of hook. Of a hidden state there are three sites.
-MLP, CACHE, VISION, HIDING = "MLP outputs", "cache", "vision tower", "stream with hidden keys"
+MLP, CACHE, VISION, HIDING = "MLP outputs", "cache", "vision tower", "hidden keys"
 # Kinds of which a model may be served without, where it refuses them by name.
 OPTIONAL = (CACHE, VISION, HIDING)
 # Kinds that run the main stream in a batch with another one.
