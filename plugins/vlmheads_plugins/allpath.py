@@ -121,7 +121,7 @@ class AllPath(Plugin):
     def fold(self, geometry: Geometry) -> Fold | None:
         """Return the factors of the listed heads."""
         heads, layers = geometry.heads, range(geometry.layers)
-        return Fold(torch.stack([self._factors(geometry, layer, heads) for layer in layers]))
+        return Fold(torch.tensor([self._factors(geometry, layer, heads) for layer in layers]))
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the listed heads of a layer."""
@@ -133,18 +133,21 @@ class AllPath(Plugin):
 
     def _gains(self, request: Request, layer: int, heads: Tensor) -> Tensor | None:
         """Return the factors [B, 1, H, 1] of a layer; None where all are 1."""
-        factors = self._factors(request.geometry, layer, heads.shape[2]).to(heads)
-        if bool((factors == 1).all()):
+        factors = self._factors(request.geometry, layer, heads.shape[2])
+        if all(factor == 1 for factor in factors):
             return None
         rows = request.has_image.to(heads.device)[:, None]
-        return torch.where(rows, factors, 1)[:, None, :, None]
+        return torch.where(rows, heads.new_tensor(factors), 1)[:, None, :, None]
 
-    def _factors(self, geometry: Geometry, layer: int, heads: int) -> Tensor:
-        """Return the factor of each of the heads of a layer, [heads]."""
+    def _factors(self, geometry: Geometry, layer: int, heads: int) -> list[float]:
+        """Return the factor of each of the heads of a layer, as numbers that a graph can hold."""
         suppressed, boosted = self.listed(geometry)
-        gains = torch.ones(heads)
-        gains[[head for index, head in suppressed if index == layer]] = self.low
-        gains[[head for index, head in boosted if index == layer]] = self.high
-        if self.normalise and bool((gains != 1).any()) and bool(gains.any()):
-            gains = gains / gains.mean()
+        gains = [1.0] * heads
+        for listed, factor in ((suppressed, self.low), (boosted, self.high)):
+            for index, head in listed:
+                if index == layer:
+                    gains[head] = factor
+        mean = sum(gains) / heads
+        if self.normalise and mean and any(gain != 1 for gain in gains):
+            gains = [gain / mean for gain in gains]
         return gains
