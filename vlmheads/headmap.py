@@ -39,6 +39,7 @@ UNITS = {
     "attribution": "log-probability, nats",
     "grounded-effect": "log-probability, nats",
     "hallucinated-effect": "log-probability, nats",
+    "text-path": "log-probability, nats",
     GAIN: "factor on head outputs",
 }
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HOOKS", "Plugin", "option"]
 
-HOOKS = ("on_prompt", "on_heads", "on_attention", "on_hidden", "on_logits")
+HOOKS = (
+    *("on_prompt", "on_vision", "on_cache", "on_attention", "on_heads", "on_hidden"),
+    "on_logits",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +109,54 @@ class Plugin:
         return None
 
     def on_prompt(self, request: Request) -> None:
-        """Look at the prompt before its prefill; may run `request.text_only_forward(...)`."""
+        """Look at the prompt before its prefill.
 
-    def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
-        """Edit head outputs [B, S, H, D], those that the output projection is about to mix."""
-        return heads
+        It may run `request.text_only_forward(...)`, `request.image_forward(...)` and
+        `request.probe(...)`, and ask for `request.image_inputs()`.
+        """
+
+    def on_vision(self, request: Request, block: int, hidden: Tensor) -> Tensor:
+        """Edit the states [N, P, Ev] after a block of the vision tower, before the prefill.
+
+        N pictures or tiles of P positions, or one sequence of all of them where the tower runs on
+        such; `request.patches` says where they lie. Each picture stands there once, also with
+        beams. Extra streams see the pictures unedited. generate() has encoded the pictures by then,
+        so that the tower runs a second time; what it gives is used only where something was edited.
+        """
+        return hidden
+
+    def on_cache(
+        self, request: Request, layer: int, keys: Tensor, values: Tensor, new: int
+    ) -> tuple[Tensor, Tensor]:
+        """Edit what a layer attends by: keys [B, Hkv, K, D], rotated, and values [B, Hkv, K, Dv].
+
+        The last `new` of the K positions are those of this forward pass. The edit is returned, as
+        everywhere: tensors of the same shape, or the very ones that were given. It stays in the
+        cache. In the prefill the row of the last prompt token sees it and no other row does, so
+        that keys and values of deeper layers are those of the plain model up to that row; a decoded
+        token's row sees it, too. A sliding window hands out what it still holds. Rows of the batch
+        without an image are never edited.
+
+        An edit is refused where it could not be kept or seen by the right rows: no cache, a static,
+        quantised or offloaded one, a layer that caches something else than it attends by, several
+        tokens per step (prompt lookup); layers that share the cache of others at attach already.
+        """
+        return keys, values
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Edit the attention of the last rows; see `vlmheads.runtime.attention.Rows`."""
         return rows
 
+    def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
+        """Edit head outputs [B, S, H, D], those that the output projection is about to mix."""
+        return heads
+
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
-        """Edit [B, S, E] at site "residual" (a layer's output) or "mlp" (its MLP's output)."""
+        """Edit [B, S, E] at a site of a layer; `request.entering` is what went into the part.
+
+        Sites, in order: "attention", what the output projection of attention gives, before it is
+        added to the residual stream; "mlp", what the MLP gives; "residual", the layer's output.
+        """
         return hidden
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:

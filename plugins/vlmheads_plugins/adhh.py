@@ -45,8 +45,10 @@ class ADHH(Plugin):
     LLaVA-1.5-7B, found by removing one head after the other and measuring object tokens, and
     threshold 0.4. They are the default on a LLaVA of 32 layers of 32 heads; a model that was not
     LLaVA-1.5-7B before fine-tuning needs heads of its own, such as `head_map` lists by the
-    attribution that `vlmheads detect` measures. Deviations: the release sums the mass over the
-    batch, so that it works for one prompt at a time; here each row has its own gate.
+    attribution that `vlmheads detect` measures. The release also lists 35 heads of LLaVA-1.5-13B
+    and 10 of LLaVA-1.6-34B: presets adhh-llava15-13b and adhh-llava-next-34b. Deviations: the
+    release sums the mass over the batch, so that it works for one prompt at a time; here each row
+    has its own gate.
 
     Cost: an attention row a layer with listed heads and token.
 

@@ -28,13 +28,19 @@ class AllPath(Plugin):
     `high`, at every position. With `normalise`, an option of the release, the factors of a layer
     are divided by their mean.
 
-    Source: AllPath, NeurIPS 2025, and SooLab/AllPath. The heads come from scores of the paths text
-    to text and image to text that are measured offline on captions or on questions: for CHAIR 40
-    suppressed and 40 boosted by the first, 50 by the second; for POPE 20, 20 and 10. Deviations:
-    the lists belong to one model and are not published in a form that could be shipped; without
-    them the plugin is refused. `head_map` lists heads by the attribution that `vlmheads detect`
-    measures, in place of the scores of paths, whose formulas we could not read. A bias of the
-    output projection, where a model has one, is no head's and stays.
+    Source: AllPath, NeurIPS 2025, and SooLab/AllPath (MIT), which lists all heads of LLaVA-1.5-7B
+    and Qwen-VL-Chat by two scores. Text path: how much adding the head's contribution to the state
+    that enters its layer raises the log-probability of an object word, read by the vocabulary head
+    without the last norm; the mean over grounded words less that over hallucinated ones. Image
+    path: at the first mention of an object, the head's attention on the patches of its segmentation
+    mask, less that on the whole image where the object is not there. For CHAIR the lowest 40 of the
+    text path are suppressed, its highest 40 and the highest 50 of the image path boosted (preset
+    allpath-llava15); for POPE 20, 20 and 10 (allpath-llava15-pope). `text_paths` of
+    `vlmheads.detect` measures the first score on another model, for `head_map`; the second needs
+    segmentation masks and is not built. A head in both lists is left alone there and refused here.
+    Deviations: `head_map` takes other measures too, and then lists as many heads at either end. A
+    bias of the output projection, where a model has one, is no head's and stays; the release drops
+    it.
 
     Cost: a multiplication a listed layer and token.
 
@@ -95,7 +101,7 @@ class AllPath(Plugin):
             raise VlmHeadsError(
                 f"{self.name} without heads",
                 "suppressed or boosted, lists of (layer, head) measured on this model",
-                "such as allpath:suppressed=[[16,29]], or a head_map to list them",
+                "the preset allpath-llava15 for LLaVA-1.5-7B, or a head_map to list them",
             )
         self.listed(geometry)
 
@@ -115,7 +121,7 @@ class AllPath(Plugin):
     def fold(self, geometry: Geometry) -> Fold | None:
         """Return the factors of the listed heads."""
         heads, layers = geometry.heads, range(geometry.layers)
-        return Fold(torch.stack([self._factors(geometry, layer, heads) for layer in layers]))
+        return Fold(torch.tensor([self._factors(geometry, layer, heads) for layer in layers]))
 
     def on_heads(self, request: Request, layer: int, heads: Tensor) -> Tensor:
         """Scale the listed heads of a layer."""
@@ -127,18 +133,21 @@ class AllPath(Plugin):
 
     def _gains(self, request: Request, layer: int, heads: Tensor) -> Tensor | None:
         """Return the factors [B, 1, H, 1] of a layer; None where all are 1."""
-        factors = self._factors(request.geometry, layer, heads.shape[2]).to(heads)
-        if bool((factors == 1).all()):
+        factors = self._factors(request.geometry, layer, heads.shape[2])
+        if all(factor == 1 for factor in factors):
             return None
         rows = request.has_image.to(heads.device)[:, None]
-        return torch.where(rows, factors, 1)[:, None, :, None]
+        return torch.where(rows, heads.new_tensor(factors), 1)[:, None, :, None]
 
-    def _factors(self, geometry: Geometry, layer: int, heads: int) -> Tensor:
-        """Return the factor of each of the heads of a layer, [heads]."""
+    def _factors(self, geometry: Geometry, layer: int, heads: int) -> list[float]:
+        """Return the factor of each of the heads of a layer, as numbers that a graph can hold."""
         suppressed, boosted = self.listed(geometry)
-        gains = torch.ones(heads)
-        gains[[head for index, head in suppressed if index == layer]] = self.low
-        gains[[head for index, head in boosted if index == layer]] = self.high
-        if self.normalise and bool((gains != 1).any()) and bool(gains.any()):
-            gains = gains / gains.mean()
+        gains = [1.0] * heads
+        for listed, factor in ((suppressed, self.low), (boosted, self.high)):
+            for index, head in listed:
+                if index == layer:
+                    gains[head] = factor
+        mean = sum(gains) / heads
+        if self.normalise and mean and any(gain != 1 for gain in gains):
+            gains = [gain / mean for gain in gains]
         return gains

@@ -25,6 +25,10 @@ class DoLa(Plugin):
     anew for every token, and log p' = log p − strength · log q_M. Tokens with p below `cutoff`
     times the largest are left out.
 
+    With m = (p + q_M) / 2 the paper's divergence is ½ KL(p‖m) + ½ KL(q_M‖m), which is the default.
+    The release calls its function with the arguments the other way round and so chooses by
+    KL(m‖p) + KL(m‖q_M): `form="release"`.
+
     Source: Chuang et al., ICLR 2024, arXiv 2309.03883, and voidism/DoLa: even layers of the lower
     half of 32 (long answers) or of the upper half (short ones), where layer 0 is the word
     embeddings and j the output of the j-th layer. Deviations: layer 0 is left out where the
@@ -49,6 +53,11 @@ class DoLa(Plugin):
     )
     half: str = option(
         "lower", "which half of the layers has the candidates", choices=("lower", "upper")
+    )
+    form: str = option(
+        "paper",
+        "choose the layer by the paper's Jensen-Shannon divergence, or by the release's divergence",
+        choices=("paper", "release"),
     )
     layers: tuple[int, ...] | None = option(
         None,
@@ -110,7 +119,8 @@ class DoLa(Plugin):
         if self.strength:
             early = at_least_float32(request.anatomy.unembed(self._outputs(request), norm=False))
             early = early.log_softmax(dim=-1)
-            farthest = divergence(last[:, None], early).argmax(dim=1)
+            measure = divergence if self.form == "paper" else reverse_divergence
+            farthest = measure(last[:, None], early).argmax(dim=1)
             index = farthest[:, None, None].expand(-1, 1, early.shape[-1])
             edited = last - self.strength * early.gather(1, index)[:, 0]
         return settle(request, edited, logits, plausible(last, self.cutoff))
@@ -125,3 +135,14 @@ def divergence(one: Tensor, other: Tensor) -> Tensor:
         return (log.exp() * (log - middle)).masked_fill(log == -torch.inf, 0).sum(dim=-1)
 
     return (towards(one) + towards(other)) / 2
+
+
+def reverse_divergence(one: Tensor, other: Tensor) -> Tensor:
+    """KL divergences of the mean of two log-probabilities [..., V] from each, added up, in nats."""
+    middle = torch.logaddexp(one, other) - math.log(2)
+
+    def away(log: Tensor) -> Tensor:
+        # A token that the model itself leaves out would be infinitely far in every layer.
+        return (middle.exp() * (middle - log)).masked_fill(log == -torch.inf, 0).sum(dim=-1)
+
+    return away(one) + away(other)

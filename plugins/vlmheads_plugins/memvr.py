@@ -95,7 +95,7 @@ class MemVR(Plugin):
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
         """Measure the uncertainty after a layer, and mix the image into the MLP of the next."""
-        if not self.ratio:
+        if not self.ratio or site == "attention":
             return hidden
         scratch = request.scratch(self)
         if site == "mlp":

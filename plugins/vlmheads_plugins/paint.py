@@ -34,7 +34,8 @@ class PAINT(Plugin):
     Source: Arif et al., 2025, arXiv 2501.12206, and its released code. Deviations: the abstract's
     modulation by the visual sensitivity of each head is in no formula and not in the released code,
     which treats all heads alike, as here. `gamma` is off by default; the shipped runs use 1.1, and
-    then edit attention from the second new token on (`form="release"`). The code can also mark
+    then edit attention from the second new token on (`form="release"`); their guidance runs after
+    generate()'s own logits processors, here it runs before them. The code can also mark
     tokens by their place, which it does not by default and this plugin does not at all. Layers are
     the released 2 to 31 of 32, scaled to the depth.
 

@@ -46,10 +46,33 @@ def test_every_shipped_preset_says_where_it_comes_from(name):
     assert "vlmheads" in preset.versions
 
 
-@pytest.mark.parametrize("name", [name for name in list_presets() if "llava15" in name])
+@pytest.mark.parametrize(
+    "name", [name for name in list_presets() if "llava15" in name and "13b" not in name]
+)
 def test_every_shipped_preset_for_llava_15_fits_its_7b_model(name):
     for plugin in vlmheads.load_preset(name):
         plugin.fit(Geometry("llava", 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "geometry", "count"),
+    [
+        ("adhh-llava15-13b", Geometry("llava", 40, 40), 35),
+        ("adhh-llava-next-34b", Geometry("llava_next", 60, 56), 10),
+    ],
+)
+def test_lists_of_larger_models_fit_them_and_not_the_7b_one(name, geometry, count):
+    (plugin,) = vlmheads.load_preset(name)
+    plugin.fit(geometry)
+    assert len(plugin.heads) == count
+    with pytest.raises(vlmheads.VlmHeadsError):
+        plugin.fit(Geometry("llava", 32, 32))
+
+
+def test_published_heads_of_allpath_are_as_many_as_its_authors_use():
+    for name, counts in {"allpath-llava15": (40, 89), "allpath-llava15-pope": (20, 30)}.items():
+        (plugin,) = vlmheads.load_preset(name)
+        assert (len(plugin.suppressed), len(plugin.boosted)) == counts
 
 
 def test_the_preset_for_the_second_bench_fits_it():

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from build import build
 from inputs import alone, inputs, row_of
-from probes import ByHand, IdleRows, Scaled, Sharper, Shifted
+from probes import ByHand, Scaled, Sharper, Shifted
 from torch import Tensor
 
 from vlmheads import VlmHeadsError, attach
 from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.plugin import Plugin
+from vlmheads.verify.probes import CacheProbe, VisionProbe
 
 LENGTHS = (5, 3)
 TOKENS = 4
@@ -60,10 +61,11 @@ class Case:
         found = dict(EDITS)
         if not any(self.anatomy.mlps):
             del found["mlp"]
-        try:
-            attach(self.model, IdleRows()).detach()
-        except VlmHeadsError:
-            del found["rows"]
+        for name in ("rows", "cache", "vision"):
+            try:
+                self.run("row 0", found[name](self))
+            except VlmHeadsError:
+                del found[name]
         return found
 
     def given(self, name: str) -> dict[str, Any]:
@@ -137,6 +139,9 @@ def some_gains(case: Case) -> Tensor:
 EDITS: dict[str, Callable[[Case], Plugin]] = {
     "heads": lambda case: Scaled(gains=some_gains(case)),
     "rows": lambda case: ByHand(bias=-2.0),
+    "cache": lambda case: CacheProbe(strength=0.5),
+    "vision": lambda case: VisionProbe(strength=0.5),
+    "attention": lambda case: Shifted(site="attention"),
     "residual": lambda case: Shifted(site="residual"),
     "mlp": lambda case: Shifted(site="mlp"),
     "logits": lambda case: Sharper(),

@@ -9,11 +9,12 @@ import torch
 from build import IMAGE
 from case import EDITS, LENGTHS, TOKENS, Case, difference, far, need, same, some_gains
 from inputs import row_of
-from probes import ByHand, Idle, IdleRows, Negative, Scaled, at_interface
+from probes import ByHand, Idle, IdleCache, IdleRows, IdleVision, Negative, Scaled, at_interface
 from torch import Tensor, nn
 
 from vlmheads.model.layout import picks_keys
-from vlmheads.verify.probes import StreamProbe, UnembedProbe
+from vlmheads.model.tower import vision_blocks
+from vlmheads.verify.probes import AheadProbe, HidingProbe, StreamProbe, UnembedProbe, shift
 
 
 def attaches(case: Case) -> None:
@@ -35,6 +36,67 @@ def neutral_rows(case: Case) -> None:
         after = case.run(name, IdleRows())
         gap = difference(after[1], case.before(name)[1])
         need(same(after, case.before(name)), f"idle rows move logits of {name} by {gap:.2g}")
+
+
+def neutral_cache(case: Case) -> None:
+    """Handing out the cache changes no bit."""
+    for name in ("row 0", "batch"):
+        need(same(case.run(name, IdleCache()), case.before(name)), f"idle cache moves {name}")
+
+
+def neutral_vision(case: Case) -> None:
+    """Handing out the states of the vision tower changes no bit; each block is seen, in order."""
+    probe = IdleVision()
+    need(same(case.run("row 0", probe), case.before("row 0")), "idle vision moves logits")
+    count = len(vision_blocks(case.anatomy))
+    runs = max(1, len(probe.blocks) // count)
+    need(probe.blocks == [*range(count)] * runs, f"blocks seen: {probe.blocks}")
+
+
+def vision(case: Case) -> None:
+    """Editing blocks of the vision tower is the model with the same edit made at its modules."""
+
+    def shifted(module: nn.Module, args: Any, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        states = states + shift(states, 0.5)
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    ours = case.run("row 0", case.edits["vision"](case)) if "vision" in case.edits else None
+    if ours is None:
+        case.run("row 0", IdleVision())  # says why it is refused
+        return
+    blocks = vision_blocks(case.anatomy)
+    hooks = [block.register_forward_hook(shifted, prepend=True) for block in blocks]
+    try:
+        theirs = case.run("row 0")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gap = difference(ours[1], theirs[1])
+    need(gap < 2e-4, f"an edited vision tower is off by {gap:.2g}")
+
+
+def ahead(case: Case) -> None:
+    """Tokens generated ahead are the plain model's, and leave no trace."""
+    for name in ("row 0", "batch"):
+        probe = AheadProbe(tokens=TOKENS, recorder=Idle())
+        need(same(case.run(name, probe), case.before(name)), f"a probe moves {name}")
+        (found,) = probe.found
+        ids, logits = case.before(name)
+        need(torch.equal(found.tokens, ids), f"tokens ahead {found.tokens.tolist()}, plain {ids}")
+        gap = difference(found.logits.transpose(0, 1), logits)
+        need(gap < 2e-4, f"logits ahead are off by {gap:.2g}")
+
+
+def hiding(case: Case) -> None:
+    """A stream of the same prompt is the main one, and another one without its image keys."""
+    nothing, everything = HidingProbe(), HidingProbe(strength=0.5)
+    main = case.run("row 0", nothing)[1]
+    gap = difference(torch.stack(nothing.steps), main)
+    need(gap < 5e-4, f"a stream of the same prompt is off by {gap:.2g}")
+    case.run("row 0", everything)
+    need(far(everything.steps[0], main[0], 1e-4), "hiding image keys from a stream does nothing")
+    need(not bool(everything.steps[0].isnan().any()), "not a number")
 
 
 def neutral_stream(case: Case) -> None:
@@ -221,6 +283,8 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "attach": attaches,
     "neutral": neutral,
     "neutral rows": neutral_rows,
+    "neutral cache": neutral_cache,
+    "neutral vision": neutral_vision,
     "neutral stream": neutral_stream,
     "heads": heads,
     "scaling": scaling,
@@ -228,6 +292,9 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "text only": text_only,
     "unembed": unembed,
     **{f"edit {kind}": _edit(kind) for kind in EDITS},
+    "vision": vision,
+    "ahead": ahead,
+    "hiding": hiding,
     "beside": beside,
     "pixels": pixels,
     "batch": batches,

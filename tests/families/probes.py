@@ -48,6 +48,30 @@ class IdleRows(Idle):
 
 
 @dataclass(frozen=True, eq=False)
+class IdleCache(Plugin):
+    """The hook on the cache, and nothing done."""
+
+    name: ClassVar[str] = "idle-cache"
+
+    def on_cache(
+        self, request: Request, layer: int, keys: Tensor, values: Tensor, new: int
+    ) -> tuple[Tensor, Tensor]:
+        return keys, values
+
+
+@dataclass(frozen=True, eq=False)
+class IdleVision(Plugin):
+    """The hook on the vision tower, and nothing done; `blocks` are kept in order."""
+
+    name: ClassVar[str] = "idle-vision"
+    blocks: list[int] = field(default_factory=list)
+
+    def on_vision(self, request: Request, block: int, hidden: Tensor) -> Tensor:
+        self.blocks.append(block)
+        return hidden
+
+
+@dataclass(frozen=True, eq=False)
 class Negative(Plugin):
     """A stream with negatives of the pictures, whose logits are kept per step."""
 
@@ -105,6 +129,8 @@ class Shifted(Plugin):
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
         if site != self.site:
             return hidden
+        if request.entering.shape != hidden.shape:
+            raise AssertionError(f"{site} is entered by {list(request.entering.shape)}")
         self.layers.add(layer)
         return hidden + 0.3 * torch.linspace(-1, 1, hidden.shape[-1], dtype=hidden.dtype)
 

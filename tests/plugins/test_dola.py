@@ -22,7 +22,7 @@ def kl(one: Tensor, other: Tensor) -> float:
 
 
 def reference(
-    family: str, layers: list[int], strength: float, cutoff: float
+    family: str, layers: list[int], strength: float, cutoff: float, form: str = "paper"
 ) -> tuple[list[int], Tensor]:
     """DoLa of one row, with layer 0 the word embeddings: decode with the last token at hand."""
     model = tiny.build(family)
@@ -43,7 +43,9 @@ def reference(
         found = []
         for layer in layers:
             q = (decoder.weights["lm_head.weight"] @ early[layer]).softmax(-1)
-            found.append((0.5 * kl(p, (p + q) / 2) + 0.5 * kl(q, (p + q) / 2), q))
+            m = (p + q) / 2
+            paper, release = kl(p, m) / 2 + kl(q, m) / 2, kl(m, p) + kl(m, q)
+            found.append((paper if form == "paper" else release, q))
         q = max(found, key=lambda pair: pair[0])[1]
         values = p.log() - strength * q.log()
         values[p < cutoff * p.max()] = -torch.inf
@@ -62,12 +64,14 @@ def reference(
         ({"half": "upper"}, [2]),
         ({"layers": (0, 1, 2, 3), "strength": 0.7, "cutoff": 0.0}, [0, 1, 2, 3]),
         ({"layers": (1, 3), "cutoff": 0.4}, [1, 3]),
+        ({"layers": (0, 1, 2, 3), "form": "release"}, [0, 1, 2, 3]),
     ],
 )
 def test_the_last_layer_is_contrasted_with_the_farthest(
     family: str, options: dict[str, Any], layers: list[int]
 ) -> None:
-    expected = reference(family, layers, options.get("strength", 1.0), options.get("cutoff", 0.1))
+    given = options.get("strength", 1.0), options.get("cutoff", 0.1), options.get("form", "paper")
+    expected = reference(family, layers, *given)
     found = agree.generate(tiny.build(family), tiny.inputs(family), DoLa(**options))
     agree.assert_same(expected, found)
 

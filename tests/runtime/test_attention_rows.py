@@ -35,13 +35,17 @@ class Editor:
         self,
         layer: int,
         length: int,
-        keys: int,
+        cached: tuple[Tensor, Tensor],
         rows: Callable[..., Rows],
         plain: Callable[[], Tensor],
     ) -> Tensor:
         editable = torch.ones(self.count, self.last, dtype=torch.bool)
-        self.rows.append(rows(self.count, self.last, torch.zeros(self.count, keys) > 0, editable))
+        none = torch.zeros(self.count, cached[0].shape[2]) > 0
+        self.rows.append(rows(none, none, editable, None))
         return plain()
+
+    def hide_keys(self, layer: int, mask: Tensor | None, *_: Any) -> Tensor | None:
+        return mask
 
 
 def module(family: str) -> Any:
@@ -137,6 +141,7 @@ def test_a_bias_leaves_a_sink_its_score() -> None:
     rows = Rows(
         lambda part: scores[:, :, part],
         torch.ones(1, 4) > 0,
+        torch.zeros(1, 4) > 0,
         torch.ones(1, 1) > 0,
         noise(1, 2, 4, 8),
         sinks=sinks,

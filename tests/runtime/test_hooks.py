@@ -221,7 +221,8 @@ def test_logits_are_told_how_many_tokens_came_before_also_under_prompt_lookup() 
 def test_a_bias_and_weights_that_were_set_before_compose() -> None:
     scores = torch.randn(1, 2, 1, 5, generator=torch.Generator().manual_seed(0))
     values = torch.ones(1, 2, 5, 3)
-    rows = Rows(lambda part: scores[:, :, part], torch.ones(1, 5) > 0, torch.ones(1, 1) > 0, values)
+    keys, row = torch.ones(1, 5) > 0, torch.ones(1, 1) > 0
+    rows = Rows(lambda part: scores[:, :, part], keys, ~keys, row, values)
     halved = rows.with_weights(rows.weights * 0.5)
     bias = torch.tensor([1.0, 0, 0, 0, 0])
     edited = halved.with_bias(bias)

@@ -4,6 +4,7 @@ from vlmheads.detect.attention_sink import AttentionSinks, attention_sinks
 from vlmheads.detect.attribution import Attribution, attribution, correlation
 from vlmheads.detect.divergence import Trace, divergence, divergence_trace
 from vlmheads.detect.dominance import Dominance, text_dominance
+from vlmheads.detect.paths import text_paths
 from vlmheads.detect.retrieval import patches_in_box, retrieval
 from vlmheads.detect.sinks import VisualSinks, visual_sinks
 
@@ -21,5 +22,6 @@ __all__ = [
     "patches_in_box",
     "retrieval",
     "text_dominance",
+    "text_paths",
     "visual_sinks",
 ]

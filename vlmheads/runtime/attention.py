@@ -6,12 +6,11 @@ edits attention are the last rows computed a second time, by hand: memory stays 
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,9 +19,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-from vlmheads.errors import VlmHeadsError
-from vlmheads.precision import at_least_float32
 from vlmheads.runtime.compat import supports_sdpa
+from vlmheads.runtime.scores import refuse_unknown, score
 
 _log = logging.getLogger("vlmheads")
 
@@ -30,6 +28,8 @@ _log = logging.getLogger("vlmheads")
 SDPA, EAGER = "vlmheads", "vlmheads_eager"
 # Set on the attention modules of an attached model, and gone with the attachment.
 EDITOR = "_vlmheads"
+# Keys [B, Hkv, K, D], rotated, and values [B, Hkv, K, Dv], cache included.
+KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,12 @@ class Rows:
     Args:
         compute: gives `scores` of the rows that a slice of the Q names.
         image_keys: [B, K] True where a key is an image token that this layer still holds.
+        generated_keys: [B, K] True where a key is a token generated so far, the one that this
+            forward pass was fed included; all False in the prefill.
         editable: [B, Q] True for rows of text after the image; other rows keep their output.
         values: [B, Hkv, K, Dv] value vectors.
+        newest: the same for the last of several rows, where a plugin edited the cache, which no
+            other row of the forward pass sees.
         edited: post-softmax weights [B, H, Q, K] where a plugin set them; they need not sum to 1.
         sinks: [B or 1, H, Q or 1, 1] scores of a key without a value, which takes its share of each
             row's attention; None where there is none, and weights sum to 1.
@@ -51,10 +55,12 @@ class Rows:
 
     compute: Callable[[slice], Tensor]
     image_keys: Tensor
+    generated_keys: Tensor
     editable: Tensor
     values: Tensor
     edited: Tensor | None = None
     sinks: Tensor | None = None
+    newest: Tensor | None = None
 
     @cached_property
     def scores(self) -> Tensor:
@@ -128,83 +134,22 @@ class Rows:
     def outputs(self) -> Tensor:
         """Head outputs [B, Q, H, Dv] under the present weights."""
         weights = self.weights.to(self.values.dtype)
-        rows, heads, last, keys = weights.shape
-        if last > 1:
+        if weights.shape[2] > 1:
             # A row of padding sees nothing and is not a number, which a product in half precision
             # may spread over its neighbours.
             weights = weights.masked_fill(~self.editable[:, None, :, None], 0)
-        kv_heads, size = self.values.shape[1], self.values.shape[-1]
-        grouped = weights.reshape(rows, kv_heads, heads // kv_heads * last, keys)
-        return (grouped @ self.values).reshape(rows, heads, last, size).transpose(1, 2)
+        made = _mix(weights, self.values)
+        if self.newest is None:
+            return made
+        return torch.cat([made[:, :-1], _mix(weights[:, :, -1:], self.newest)], dim=1)
 
 
-def score(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
-    options: dict[str, Any],
-    last: int,
-    part: slice = slice(None),
-) -> Tensor:
-    """Scaled and masked query-key products [B, H, Q, K] of the last Q rows, at least float32.
-
-    Args:
-        query: [B, H, S, D], rotated.
-        key: [B, Hkv, K, D], rotated, cache included.
-        mask: [B, 1 or H, S, K] as transformers makes it: None where causality is enough, boolean
-            (True: attend), or float to be added.
-        options: what transformers passed on: scaling, softcap, is_causal, position_bias.
-        last: Q.
-        part: which of the Q rows are wanted.
-    """
-    batch, heads, length, size = query.shape
-    kv_heads, keys = key.shape[1:3]
-    first, stop, _ = part.indices(last)
-    count, wanted = stop - first, slice(length - last + first, length - last + stop)
-    rows = query[:, :, wanted].reshape(batch, kv_heads, heads // kv_heads * count, size)
-    scores: Tensor = (rows @ key.transpose(-1, -2)).reshape(batch, heads, count, keys)
-    scores = at_least_float32(scores)
-    scale = options.get("scaling")
-    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if (softcap := options.get("softcap")) is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if (bias := options.get("position_bias")) is not None:
-        scores = scores + bias[:, :, wanted]
-    hidden = _hidden(mask, options["is_causal"], length, wanted, keys, key.device)
-    if mask is not None and mask.dtype != torch.bool:
-        scores = scores + mask[:, :, wanted, :keys]
-    return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
-
-
-# Keywords that attention functions are passed and that `score` and `Rows` do as they do, or that
-# are spoken for: sliding_window by the mask, dropout by evaluation mode.
-_SERVED = {
-    *("module", "query", "key", "value", "attention_mask", "kwargs"),
-    *("dropout", "scaling", "sliding_window", "softcap", "is_causal", "position_bias"),
-    *("s_aux", "sinks", "output_attentions"),
-}
-
-
-@cache
-def refuse_unknown(base: Callable[..., Any], passed: frozenset[str]) -> None:
-    """Refuse keywords that an attention function reads and that rows by hand leave out.
-
-    Args:
-        base: the function; a keyword that it does not name cannot matter.
-        passed: names of the keywords that it is passed a value for.
-
-    Raises:
-        VlmHeadsError: there are any.
-    """
-    code = base.__code__
-    read = {*inspect.signature(base).parameters, *code.co_consts}
-    unknown = sorted((passed & read) - _SERVED)
-    if unknown:
-        raise VlmHeadsError(
-            f"{base.__module__}.{base.__name__} attends by {', '.join(unknown)}",
-            "attention by scaled products, softcap, bias and sinks",
-            "use a plugin that does not edit attention rows",
-        )
+def _mix(weights: Tensor, values: Tensor) -> Tensor:
+    """Return head outputs [B, Q, H, Dv] of weights [B, H, Q, K]."""
+    rows, heads, last, keys = weights.shape
+    kv_heads, size = values.shape[1], values.shape[-1]
+    grouped = weights.reshape(rows, kv_heads, heads // kv_heads * last, keys)
+    return (grouped @ values).reshape(rows, heads, last, size).transpose(1, 2)
 
 
 def _first(value: Tensor | None, count: int) -> Tensor | None:
@@ -226,21 +171,6 @@ def _sinks(
     return _first(sinks, count)
 
 
-def _hidden(
-    mask: Tensor | None, causal: bool, length: int, rows: slice, keys: int, device: torch.device
-) -> Tensor | None:
-    """Mark the keys that a row must not see, [B or 1, H or 1, Q, K]; None where it sees all."""
-    if mask is not None:
-        part = mask[:, :, rows, :keys]
-        # transformers writes the lowest float for "masked"; a plugin must be able to tell.
-        return ~part if part.dtype == torch.bool else part <= torch.finfo(part.dtype).min / 2
-    if length > 1 and causal:
-        # Without a mask row i sees keys up to i, however long a static cache is.
-        index = torch.arange(rows.start, rows.stop, device=device)
-        return torch.arange(keys, device=device) > index[:, None]
-    return None
-
-
 def _attend(
     base: Callable[..., tuple[Tensor, Tensor | None]],
     module: nn.Module,
@@ -257,38 +187,63 @@ def _attend(
     editor = getattr(module, EDITOR, None)
     if editor is None:
         return base(module, query, key, value, mask, **options)
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    sdpa = base is sdpa_attention_forward
+    mask = editor.hide_keys(module.layer_idx, mask, query, key.shape[2], causal, sdpa)
     weights: Tensor | None = None
     made: Tensor | None = None
-    if base is not sdpa_attention_forward:
+    if not sdpa:
         made, weights = base(module, query, key, value, mask, **options)
 
     def plain() -> Tensor:
         """Return the output of all rows, [B, S, H, D]."""
         return base(module, query, key, value, mask, **options)[0] if made is None else made
 
-    causal = options.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-
     # Decoding may be compiled; its prefill, which is given the same keywords, never is.
     if not torch.compiler.is_compiling():
         refuse_unknown(base, frozenset(n for n, given in options.items() if given is not None))
 
-    def rows(count: int, last: int, image_keys: Tensor, editable: Tensor) -> Rows:
-        """Return the last rows of the first `count` batch rows."""
+    def rows(
+        image_keys: Tensor, generated: Tensor, editable: Tensor, edited: KeysValues | None
+    ) -> Rows:
+        """Return the last rows of the first batch rows, those of `editable` [B, Q].
+
+        The very last of them sees the keys and values `edited`, where there are any.
+        """
+        count, last = editable.shape
         given = options | {
             "is_causal": causal,
             "position_bias": _first(options.get("position_bias"), count),
         }
         part = _first(mask, count)
+
+        def compute(chosen: slice) -> Tensor:
+            """Return the scores of some rows."""
+            first, stop, _ = chosen.indices(last)
+            newest = edited is not None and stop == last
+            kept = stop - 1 if newest else stop
+            found = []
+            if kept > first or not newest:
+                asked = slice(first, kept)
+                found.append(score(query[:count], key[:count], part, given, last, asked))
+            if edited is not None and newest:
+                asked = slice(last - 1, last)
+                found.append(score(query[:count], edited[0][:count], part, given, last, asked))
+            return torch.cat(found, dim=2) if len(found) > 1 else found[0]
+
+        own = None if edited is None else edited[1][:count]
         return Rows(
-            lambda chosen: score(query[:count], key[:count], part, given, last, chosen),
+            compute,
             image_keys,
+            generated,
             editable,
-            value[:count],
+            own if own is not None and last == 1 else value[:count],
             sinks=_sinks(base, options, count, last),
+            newest=own if last > 1 else None,
         )
 
-    edited = editor.edit_rows(module.layer_idx, query.shape[2], key.shape[2], rows, plain)
+    edited = editor.edit_rows(module.layer_idx, query.shape[2], (key, value), rows, plain)
     return edited, weights
 
 
@@ -319,6 +274,8 @@ def attend_eager(
 
 def name_for(decoder: Any, before: str) -> str:
     """Return the name under which a decoder's attention is served, by its own up to now."""
+    if before in (SDPA, EAGER):
+        return before
     if before in ("sdpa", "eager"):
         return SDPA if before == "sdpa" else EAGER
     served = "sdpa" if supports_sdpa(decoder) else "eager"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.runtime.compat import is_recording
@@ -84,3 +85,55 @@ class StreamCache(DynamicCache):
         """Reorder every stream as the main one."""
         every = [beam_idx + copy * self.rows for copy in range(self.copies)]
         super().reorder_cache(torch.cat(every))  # type: ignore[arg-type]
+
+
+def keep_edited(
+    cache: Any, layer: int, given: tuple[Tensor, Tensor], edited: tuple[Tensor, Tensor]
+) -> None:
+    """Put edited keys and values [B, Hkv, K, D] in the place of those that a layer has cached.
+
+    Args:
+        cache: that of the forward pass, or None.
+        layer: index of the layer.
+        given: what the layer attends by; a sliding window may keep less of it for the next step.
+        edited: the same, edited.
+
+    Raises:
+        VlmHeadsError: no cache, one that is not a DynamicCache on the device, or a layer that keeps
+            something else than it attends by.
+    """
+    if cache is None:
+        raise VlmHeadsError(
+            "a forward pass without a cache under a plugin that edits it",
+            "a generation with a DynamicCache",
+            "leave use_cache unset, and call model.generate",
+        )
+    kinds, name = (DynamicCache, StreamCache), type(cache).__name__
+    if type(cache) not in kinds or getattr(cache, "offloading", False):
+        raise VlmHeadsError(
+            f"{'an offloaded ' if type(cache) in kinds else 'a '}{name} under a plugin that edits "
+            "the keys and values in it",
+            "a DynamicCache that stays on the device",
+            "leave cache_implementation unset",
+        )
+    held = cache.layers[layer]
+    kept = (
+        (held.keys, held.values) if type(held) in (DynamicLayer, DynamicSlidingWindowLayer) else ()
+    )
+    if not kept or not all(map(_ends_as, kept, given)):
+        raise VlmHeadsError(
+            f"layer {layer} keeps a {type(held).__name__} of other tensors than the keys and "
+            "values that it attends by, as MLA and sparse attention do",
+            "a layer that caches them as they are, as full and sliding attention do",
+            "use a plugin that does not edit the cache",
+        )
+    held.keys, held.values = (
+        torch.cat([old[:, :, : -new.shape[2]], new], dim=2)[:, :, -old.shape[2] :]
+        for old, new in zip(kept, edited, strict=True)
+    )
+
+
+def _ends_as(kept: Tensor, given: Tensor) -> bool:
+    """Whether a tensor [B, H, K, D] is the end of another, or the other way around."""
+    same = kept.shape[:2] == given.shape[:2] and kept.shape[3] == given.shape[3]
+    return same and kept[:, :, -1].data_ptr() == given[:, :, -1].data_ptr()

@@ -129,6 +129,14 @@ def generate_settings(model: Any) -> dict[str, Any]:
     return {}
 
 
+def generate_config(model: Any) -> Any:
+    """Return the generation config of the innermost generate() in this thread, or the model's."""
+    for frame in _frames(sys._getframe()):
+        if _generates(frame, model) and "generation_config" in frame.f_locals:
+            return frame.f_locals["generation_config"] or model.generation_config
+    return model.generation_config
+
+
 def attention_implementation(decoder: Any) -> str:
     """Return the name of the attention function that a decoder uses; there is only a setter."""
     name: str = decoder.config._attn_implementation

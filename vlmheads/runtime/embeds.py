@@ -121,6 +121,16 @@ def embed_streams(
     return torch.cat(made)
 
 
+def with_features(embeds: Tensor, visual: Tensor, seen: Any) -> Tensor:
+    """Return embeddings [B, S, E] with a vision encoder's output at the image tokens [B, S].
+
+    Beams of a sample share its image.
+    """
+    found: Tensor = seen.pooler_output.to(embeds)
+    found = found.repeat_interleave(len(embeds) // len(found), dim=0).flatten(0, 1)
+    return embeds.masked_scatter(visual[..., None], found)
+
+
 def _features(
     anatomy: Anatomy, stream: Stream, main: Tensor, rows: int, media: Mapping[str, Any]
 ) -> Tensor:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
+from vlmheads.model.tower import vision_blocks
 from vlmheads.model.vision import image_inputs
 from vlmheads.plugin import HOOKS, Plugin
-from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, Rows, name_for
+from vlmheads.runtime import layers
+from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, KeysValues, Rows, name_for
 from vlmheads.runtime.cache import cache_argument, filled_cache, given_cache
 from vlmheads.runtime.compat import (
     COMPILED,
@@ -26,18 +26,21 @@ from vlmheads.runtime.compat import (
     generations,
 )
 from vlmheads.runtime.embeds import given_media, named_inputs, without_ids
-from vlmheads.runtime.passes import Reference, reference_pass
-from vlmheads.runtime.prompt import read_prompt, without_last
+from vlmheads.runtime.masks import hide_keys
+from vlmheads.runtime.passes import Probe, Reference, generate_ahead, reference_pass
+from vlmheads.runtime.prompt import Prompt, read_prompt, without_last
 from vlmheads.runtime.refusals import (
     refuse_named,
     refuse_pieces,
     refuse_replaced,
     refuse_second,
     refuse_settings,
+    refuse_shared,
     refuse_sliced,
     unknown_cache,
 )
 from vlmheads.runtime.request import Request
+from vlmheads.runtime.sight import see, with_seen
 from vlmheads.runtime.streams import Batch
 
 
@@ -66,15 +69,22 @@ class Installation:
         self._owner = (0, 0)
         self._handles: list[RemovableHandle] = []
         self._attention: str | None = None
+        # The installation whose place this one takes at the attention modules, for a probe.
+        self._displaced: Any = None
         self._streams = tuple({s.name: s for plugin in plugins for s in plugin.streams}.values())
         self._acting = {
             hook: tuple(plugin for plugin in plugins if hook in plugin.hooks()) for hook in HOOKS
         }
+        self._hiding = any(stream.hide is not None for stream in self._streams)
 
     def install(self) -> None:
         """Put the hooks on the model."""
         parts, add = self.anatomy, self._handles.append
         cache_argument(parts.generator)  # refused here rather than never seen to grow
+        if self._acting["on_vision"]:
+            vision_blocks(parts)
+        if self._acting["on_cache"]:
+            refuse_shared(parts)
         add(parts.generator.register_forward_pre_hook(self._before, with_kwargs=True))
         add(parts.generator.register_forward_hook(self._after))
         for index, layer in enumerate(parts.layers):
@@ -84,11 +94,15 @@ class Installation:
             if self._acting["on_hidden"]:
                 # First of all hooks: output_hidden_states then shows the edited states, whether
                 # transformers put its recording hooks there before or after these.
-                for site, part in (("residual", layer), ("mlp", mlp)):
+                sites = {"attention": projection, "mlp": mlp, "residual": layer}
+                for site, part in sites.items():
                     if part is not None:
                         hook = partial(self._hidden, index, site)
                         add(part.register_forward_hook(hook, prepend=True))
-        if self._acting["on_attention"]:
+                if (attention := parts.attentions[index]) is not None:
+                    before = self._entering
+                    add(attention.register_forward_pre_hook(before, with_kwargs=True))
+        if self._acting["on_attention"] or self._acting["on_cache"] or self._hiding:
             self._name_attention()
 
     def remove(self) -> None:
@@ -98,8 +112,11 @@ class Installation:
             handle.remove()
         self._handles.clear()
         for attention in self.anatomy.attentions:
-            if attention is not None:
-                attention.__dict__.pop(EDITOR, None)
+            if attention is not None and attention.__dict__.get(EDITOR) is self:
+                delattr(attention, EDITOR)
+                if self._displaced is not None:
+                    setattr(attention, EDITOR, self._displaced)
+        self._displaced = None
         # Where the user chose another implementation meanwhile, that choice stays.
         if self._attention is not None and attention_implementation(decoder) in (SDPA, EAGER):
             decoder.set_attn_implementation(self._attention)
@@ -118,6 +135,8 @@ class Installation:
         decoder.set_attn_implementation(name_for(decoder, before))
         for attention in self.anatomy.attentions:
             if attention is not None:
+                found = attention.__dict__.get(EDITOR)
+                self._displaced = self._displaced if found is self else found
                 setattr(attention, EDITOR, self)
 
     def _follow_attention(self) -> None:
@@ -141,7 +160,7 @@ class Installation:
         cache, ids = given_cache(kwargs), kwargs.get("input_ids")
         cached = 0 if cache is None else int(cache.get_seq_length())
         if cached == 0 and not self._goes_on(kwargs):
-            self._open(kwargs)
+            kwargs = self._open(kwargs)
         request = self.request
         if request is None or (cached and not request.follows(cache)):
             raise unknown_cache(self.anatomy.generator, cached)
@@ -152,6 +171,7 @@ class Installation:
             request.ids = ids
             request.advance(cached, ids.shape[1])
             kwargs = kwargs if self._batch is None else self._batch.widen(kwargs, cached)
+            request.begins(given_cache(kwargs))
         return (), without_ids(self.anatomy, kwargs)
 
     def _goes_on(self, kwargs: dict[str, Any]) -> bool:
@@ -167,8 +187,8 @@ class Installation:
             and bool((ids[:, : prompt.shape[1]] == prompt).all())
         )
 
-    def _open(self, kwargs: dict[str, Any]) -> None:
-        """Begin the Request of a new generation."""
+    def _open(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Begin the Request of a new generation; return the arguments of its prefill."""
         refuse_second(self.anatomy.generator, *self._owner)
         refuse_replaced(self.anatomy)
         depth = generations(self.anatomy.generator, current_thread())
@@ -179,21 +199,29 @@ class Installation:
         drafted = self._drafted(kwargs)
         if self._attention is not None:
             refuse_sliced(self.anatomy, drafted, given_cache(kwargs))
-        kwargs = without_last(kwargs, drafted)
-        given = prompt = read_prompt(self.anatomy, kwargs)
+        inputs = without_last(kwargs, drafted)
+        given = prompt = read_prompt(self.anatomy, inputs)
         media = given_media(self.anatomy)
-        media |= {name: value for name, value in kwargs.items() if value is not None}
+        media |= {name: value for name, value in inputs.items() if value is not None}
+        batch: Batch | None = None
         if self._streams and bool(prompt.visual.any()):
-            self._batch = Batch(self.anatomy, prompt, self._streams, kwargs, media)
-            prompt = self._batch.main
+            batch = Batch(self.anatomy, prompt, self._streams, inputs, media)
+            prompt = batch.main
         names = tuple(stream.name for stream in self._streams)
-        request = Request(self.anatomy, prompt, given.ids, names if self._batch else ())
+        request = Request(self.anatomy, prompt, given.ids, names if batch else ())
         if request.active:
-            run = partial(self._pass, given, kwargs)
-            with request.before_prefill(run, partial(image_inputs, self.anatomy, media)):
+            run, ahead = partial(self._pass, given, inputs), partial(self._ahead, given, inputs)
+            images = partial(image_inputs, self.anatomy, media)
+            with request.before_prefill(run, images, ahead):
                 for plugin in self._acting["on_prompt"]:
                     plugin.on_prompt(request)
-        self.request = request
+            seen = see(self._acting["on_vision"], request, media)
+            if batch is not None:
+                batch.look(inputs, media, seen)
+            if seen is not None and (batch is None or batch.media is None):
+                kwargs = with_seen(self.anatomy, kwargs, given, media, seen)
+        self.request, self._batch = request, batch
+        return kwargs
 
     def _drafted(self, kwargs: dict[str, Any]) -> int:
         """Count the tokens that prompt lookup drafted after the prompt, in its first pass."""
@@ -202,7 +230,7 @@ class Installation:
 
     def _pass(
         self,
-        prompt: Any,
+        prompt: Prompt,
         kwargs: dict[str, Any],
         images: bool,
         heads: frozenset[int],
@@ -215,6 +243,24 @@ class Installation:
         finally:
             self._quiet = None
 
+    def _ahead(
+        self, prompt: Prompt, kwargs: dict[str, Any], tokens: int, recorder: Plugin | None
+    ) -> Probe:
+        """Generate tokens that are thrown away, in which no plugin acts but `recorder`."""
+        if tokens < 1:
+            raise VlmHeadsError(f"a probe of {tokens} tokens", "at least one")
+        watchers = () if recorder is None else (recorder,)
+        for plugin in watchers:
+            plugin.fit(self.anatomy.geometry)
+        inside = Installation(self.anatomy, watchers)
+        self._quiet = current_thread()
+        try:
+            inside.install()
+            return generate_ahead(self.anatomy, prompt, kwargs, tokens)
+        finally:
+            inside.remove()
+            self._quiet = None
+
     def _live(self) -> Request | None:
         """Return the Request that plugins act on in this forward pass."""
         request = self.request
@@ -224,77 +270,55 @@ class Installation:
         self,
         layer: int,
         length: int,
-        keys: int,
+        cached: KeysValues,
         rows: Callable[..., Rows],
         plain: Callable[[], Tensor],
     ) -> Tensor:
-        """Let plugins edit the last of `length` attention rows of a layer, [B, S, H, D].
-
-        Where they edit every row, as in decoding, `plain` attention is not computed.
-        """
+        """Let plugins edit the last of `length` attention rows of a layer, [B, S, H, D]."""
         request = self._live()
         if request is None:
             return plain()
-        text = request.editable_rows(length)
-        whole = any(plugin.whole_map for plugin in self._acting["on_attention"])
-        editable = request.real_rows(length) if whole else text
-        last = editable.shape[1]
-        if last == 0:
-            return plain()
-        request.handed_out = last
-        before = after = rows(request.rows, last, request.image_keys(keys), editable)
-        for plugin in self._acting["on_attention"]:
-            if whole and not plugin.whole_map:
-                after = _edit_text(plugin, request, layer, after, text)
-            else:
-                after = plugin.on_attention(request, layer, after)
-        if after is before:
-            return plain()
-        if request.cached and request.all_see and request.copies == 1:
-            return after.outputs().contiguous()
-        output, start = plain(), length - last
-        kept = output[: request.rows, start:]
-        edited = torch.where(editable[:, :, None, None], after.outputs().to(output.dtype), kept)
-        main = torch.cat([output[: request.rows, :start], edited], dim=1) if start else edited
-        return torch.cat([main, output[request.rows :]]) if request.copies > 1 else main
+        return layers.edit_rows(self._acting, request, layer, length, cached, rows, plain)
+
+    def hide_keys(
+        self,
+        layer: int,
+        mask: Tensor | None,
+        query: Tensor,
+        keys: int,
+        causal: bool,
+        boolean: bool,
+    ) -> Tensor | None:
+        """Hide keys of a layer from the rows of extra streams that ask for it."""
+        request = self._live()
+        if request is None or not self._hiding or request.copies == 1:
+            return mask
+        return hide_keys(self._streams, request, layer, mask, query, keys, causal, boolean)
 
     def _heads(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """Let plugins edit the head outputs of a layer."""
         request = self._live()
         if request is None:
             return None
-        heads = self.anatomy.split_heads(layer, args[0])
-        main = heads[: request.rows] if request.copies > 1 else heads
-        if request.copies > 1:
-            others = heads[request.rows :].chunk(request.copies - 1)
-            request.stream_heads = dict(zip(request.stream_names, others, strict=True))
-        edited = main
-        for plugin in self._acting["on_heads"]:
-            edited = plugin.on_heads(request, layer, edited)
-        if edited is main:
-            return None
-        if request.copies > 1:
-            edited = torch.cat([edited, heads[request.rows :]])
-        return (edited.flatten(2), *args[1:])
+        return layers.edit_heads(self._acting["on_heads"], request, layer, args)
+
+    def _entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep what an attention module is given, for the site of its output."""
+        request = self._live()
+        given = kwargs.get("hidden_states", args[0] if args else None)
+        if request is not None and given is not None:
+            request.entering = self.anatomy.flat_states(given)[: request.rows]
 
     def _hidden(
         self, layer: int, site: str, module: nn.Module, args: tuple[Any, ...], output: Any
     ) -> Any:
-        """Let plugins edit the residual stream or the output of an MLP."""
+        """Let plugins edit the residual stream, or what attention or an MLP adds to it."""
         request = self._live()
         if request is None:
             return None
-        states = self.anatomy.flat_states(output)
-        main = states[: request.rows] if request.copies > 1 else states
-        request.entering = self.anatomy.flat_states(args[0])[: request.rows]
-        edited = main
-        for plugin in self._acting["on_hidden"]:
-            edited = plugin.on_hidden(request, layer, edited, site)
-        if edited is main:
-            return None
-        if request.copies > 1:
-            edited = torch.cat([edited, states[request.rows :]])
-        return self.anatomy.with_states(output, edited)
+        if site != "attention":
+            request.entering = self.anatomy.flat_states(args[0])[: request.rows]
+        return layers.edit_hidden(self._acting["on_hidden"], request, layer, site, output)
 
     @_uncompiled
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -313,34 +337,8 @@ class Installation:
         if request.active and self._batch is not None:
             others = self._batch.narrow(output)
         if request.active and self._acting["on_logits"]:
-            output.logits = self._edit_logits(request, output.logits, others)
+            plugins = self._acting["on_logits"]
+            output.logits = layers.edit_logits(plugins, request, output.logits, others)
         request.step += 1
         request.stream_heads = {}
         return output
-
-    def _edit_logits(self, request: Request, logits: Tensor, others: tuple[Tensor, ...]) -> Tensor:
-        """Edit the logits [B, N, V] of the positions that predict new tokens."""
-        count = logits.shape[1]
-        columns = range(count - min(request.predicting, count), count)
-        edited = []
-        for column in columns:
-            request.column = column - count
-            request.generated = request.seen - request.prompt_length - (count - 1 - column)
-            request.streams = {
-                name: other[:, column]
-                for name, other in zip(request.stream_names, others, strict=True)
-            }
-            part = logits[:, column]
-            for plugin in self._acting["on_logits"]:
-                part = plugin.on_logits(request, part)
-            edited.append(part)
-        request.streams = {}
-        return torch.cat([logits[:, : columns.start], torch.stack(edited, dim=1)], dim=1)
-
-
-def _edit_text(plugin: Plugin, request: Request, layer: int, rows: Rows, text: Tensor) -> Rows:
-    """Let a plugin edit the rows `text` [B, Q or less] of a whole map, and no others."""
-    text = F.pad(text, (rows.editable.shape[1] - text.shape[1], 0))
-    given = replace(rows, compute=lambda part: rows.scores[:, :, part], editable=text)
-    edited = plugin.on_attention(request, layer, given)
-    return rows if edited is given else rows.only(text, edited)

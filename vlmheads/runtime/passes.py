@@ -1,4 +1,4 @@
-"""A separate pass over a prompt, with or without its images and always without plugins."""
+"""Separate passes over a prompt: one without plugins, or a few tokens that are thrown away."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.runtime import cache as caches
+from vlmheads.runtime.compat import generate_config
 from vlmheads.runtime.embeds import without_ids
 from vlmheads.runtime.prompt import Prompt
 
 # What a pass of our own sets itself, or does without.
 _LEFT_OUT = (*caches.NAMES, "use_cache", "attention_mask", "logits_to_keep", "return_dict")
+# Settings of a running generate() that tokens generated ahead heed.
+_KEPT = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "bad_words_ids"),
+    *("repetition_penalty", "no_repeat_ngram_size"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,3 +112,60 @@ def positions_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, deltas in kept:
             module.rope_deltas = deltas
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Tokens that were generated and thrown away.
+
+    Args:
+        tokens: [B, N] token ids; N is less than was asked for where every row ended before.
+        alive: [B, N] True up to the token that ends a row, that token included.
+        logits: [B, N, V] that they were chosen from.
+    """
+
+    tokens: Tensor
+    alive: Tensor
+    logits: Tensor
+
+
+def generate_ahead(anatomy: Anatomy, prompt: Prompt, inputs: dict[str, Any], tokens: int) -> Probe:
+    """Generate greedily with a cache of its own, and forget it.
+
+    Of the settings of a running generate(), those that end a row or forbid and penalise tokens are
+    kept; a processor or criterion that was passed as an object is not asked.
+
+    Args:
+        anatomy: the parts of the model.
+        prompt: the prompt as it is.
+        inputs: what the forward pass of the prefill was given, images included.
+        tokens: how many at most.
+    """
+    model = anatomy.generator
+    left = {*_LEFT_OUT, "cache_position", "input_ids"}
+    given = {
+        name: value for name, value in inputs.items() if name not in left and value is not None
+    }
+    if given.get("inputs_embeds") is None:
+        given["input_ids"] = prompt.ids
+    running = generate_config(model)
+    kept = {name: getattr(running, name, None) for name in _KEPT}
+    config = GenerationConfig(
+        **kept,
+        max_new_tokens=tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with torch.no_grad(), positions_kept(anatomy.model):
+        output = model.generate(
+            **given, attention_mask=prompt.mask.long(), generation_config=config
+        )
+    logits = torch.stack(output.logits, dim=1)
+    said = output.sequences[:, -logits.shape[1] :]
+    ends = kept["eos_token_id"]
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    over = torch.isin(said, torch.tensor(ends, device=said.device, dtype=said.dtype)).int()
+    return Probe(said, over.cumsum(dim=1) - over == 0, logits)

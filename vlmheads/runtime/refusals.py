@@ -63,10 +63,30 @@ def refuse_named(anatomy: Anatomy) -> None:
     attentions = [module for module in anatomy.attentions if module is not None]
     if kind := compares_name(part for module in attentions for part in module.modules()):
         raise VlmHeadsError(
-            f"attention rows of {anatomy.family.name}, whose {kind} attends another way unless "
+            f"attention of {anatomy.family.name}, whose {kind} attends another way unless "
             "its implementation is called sdpa or eager",
             "a model that attends the same under every name",
-            "use a plugin that does not edit attention rows",
+            "use a plugin that edits neither attention rows nor the cache",
+        )
+
+
+def refuse_shared(anatomy: Anatomy) -> None:
+    """Refuse to edit the cache where layers attend by the keys and values of another layer.
+
+    Raises:
+        VlmHeadsError: in a prefill they would show all rows what only the last may see.
+    """
+    sharing = [
+        index
+        for index, attention in enumerate(anatomy.attentions)
+        if getattr(attention, "is_kv_shared_layer", False)
+    ]
+    if sharing:
+        raise VlmHeadsError(
+            f"an edit of the cache of {anatomy.family.name}, whose layers {sharing} share the keys "
+            "and values of another layer",
+            "a model whose layers cache their own",
+            "use a plugin that does not edit the cache",
         )
 
 

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,11 +14,17 @@ from torch import Tensor
 
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.geometry import Geometry
-from vlmheads.runtime.passes import Reference
+from vlmheads.runtime.passes import Probe, Reference
 from vlmheads.runtime.prompt import Prompt
+
+if TYPE_CHECKING:
+    from vlmheads.model.tower import Patches
+    from vlmheads.plugin import Plugin
 
 # A pass over a prompt without plugins: (with the image, layers for heads, layers for hidden).
 Pass = Callable[[bool, frozenset[int], frozenset[int]], Reference]
+# A few tokens that are thrown away: (how many, a plugin that looks on).
+Ahead = Callable[[int, "Plugin | None"], Probe]
 
 
 @dataclass(eq=False)
@@ -48,8 +54,10 @@ class Request:
     cached: int = 0
     # Token ids [B, S] of this forward pass, without the columns that only pad a stream.
     ids: Tensor = field(init=False)
-    # What the layer or MLP was given [B, S, E], inside of on_hidden.
+    # What the layer, its attention or its MLP was given [B, S, E], inside of on_hidden.
     entering: Tensor = field(init=False)
+    # Where the positions of a vision tower's states lie, inside of on_vision.
+    patches: Patches = field(init=False)
     # Logits [B, V] of the extra streams, inside of on_logits.
     streams: dict[str, Tensor] = field(default_factory=dict)
     # Head outputs [B, S, H, D] of the extra streams, inside of on_heads.
@@ -60,8 +68,11 @@ class Request:
     column: int = -1
     _scratch: dict[int, dict[str, Any]] = field(default_factory=dict)
     _pass: Pass | None = None
+    _ahead: Ahead | None = None
     _images: Callable[[], dict[str, Any]] | None = None
     _cache: Callable[[], object] | None = None
+    # Likewise, from the beginning of a forward pass on.
+    _filling: Callable[[], object] | None = None
     # Q, the attention rows of the layer at hand, inside of on_attention.
     handed_out: int = 0
     # Both hold for one forward pass, and are shared by its layers.
@@ -130,18 +141,21 @@ class Request:
         return self._scratch.setdefault(id(plugin), {})
 
     @contextmanager
-    def before_prefill(self, run: Pass, images: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    def before_prefill(
+        self, run: Pass, images: Callable[[], dict[str, Any]], ahead: Ahead
+    ) -> Iterator[None]:
         """Let plugins run passes over the prompt and ask for its images, inside of the `with`.
 
         Args:
             run: runs the prompt without plugins.
             images: gives the arguments of the vision encoder.
+            ahead: generates tokens that are thrown away.
         """
-        self._pass, self._images = run, images
+        self._pass, self._images, self._ahead = run, images, ahead
         try:
             yield
         finally:
-            self._pass = self._images = None
+            self._pass = self._images = self._ahead = None
 
     def text_only_forward(
         self, *, heads: Iterable[int] = (), hidden: Iterable[int] = ()
@@ -157,6 +171,27 @@ class Request:
     def image_forward(self, *, heads: Iterable[int] = (), hidden: Iterable[int] = ()) -> Reference:
         """Run the prompt once as it is, without plugins; only from on_prompt."""
         return self._run(True, heads, hidden)
+
+    def probe(self, tokens: int, recorder: Plugin | None = None) -> Probe:
+        """Generate a few tokens greedily, throw them away, and return what they were.
+
+        Only from on_prompt. The attached plugins do not act; `recorder` alone does, under a request
+        of its own whose rows are those of this one, and keeps what its hooks see. Its on_attention
+        is given the row of the last prompt token, among others, and then one row per token. The
+        generation that follows is the same, bit for bit, as without a probe.
+
+        Each row is probed, so that with beams the cost is that of all of them.
+
+        Args:
+            tokens: how many per row, at least 1.
+            recorder: a plugin that looks on.
+
+        Raises:
+            VlmHeadsError: fewer than 1 token, or a recorder that does not fit the model.
+        """
+        if self._ahead is None:
+            raise RuntimeError("tokens can only be generated ahead from on_prompt")
+        return self._ahead(tokens, recorder)
 
     def image_inputs(self) -> dict[str, Any]:
         """Return the arguments of the vision encoder, pixels included; only from on_prompt.
@@ -245,6 +280,15 @@ class Request:
             length += self.prompt_length - self.given.shape[1]
         self.cached, self.seen = cached, cached + length
         self._shared, self._editable = {}, {}
+
+    @property
+    def cache(self) -> Any:
+        """The cache of this forward pass, or None."""
+        return None if self._filling is None else self._filling()
+
+    def begins(self, cache: object) -> None:
+        """Remember which cache this forward pass fills, without keeping it alive."""
+        self._filling = None if cache is None else weakref.ref(cache)
 
     def follows(self, cache: object) -> bool:
         """Whether `cache` is the one that this generation fills."""

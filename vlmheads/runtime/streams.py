@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,12 @@ from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.vision import Media, encode, image_inputs, join, pixel_names
 from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
 from vlmheads.runtime.compat import ENCODED, chain, takes_encoded_images
-from vlmheads.runtime.embeds import embed_streams
+from vlmheads.runtime.embeds import embed_streams, with_features
 from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
 from vlmheads.runtime.refusals import refuse_sparse
+
+if TYPE_CHECKING:
+    from vlmheads.runtime.request import Request
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Stream:
             what depends on where an image ends among the pixels.
         look: makes the stream's prompt, in place of `view`, where it depends on the images: from
             the parts of the model, the main prompt and the arguments of the vision encoder.
+        hide: marks the keys [B, K] that no row of the stream sees in a layer, from the request,
+            the layer and K; None where it sees all. It is asked in every layer of every forward
+            pass, after the main stream's rows of the layers before, so that what `on_attention`
+            saw there, kept in `request.scratch`, can decide.
     """
 
     name: str
@@ -43,6 +50,7 @@ class Stream:
     pixels: Callable[[Tensor], Tensor] | None = None
     images: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     look: Callable[[Anatomy, Prompt, dict[str, Any]], Prompt] | None = None
+    hide: Callable[[Request, int, int], Tensor | None] | None = None
 
     def change(self, given: dict[str, Any]) -> dict[str, Any] | None:
         """Return the stream's own arguments of the vision encoder; None for the main stream's."""
@@ -111,17 +119,32 @@ class Batch:
                         f"on {anatomy.family.name} the same prompt, or one without images",
                         "its image has no positions that could be counted",
                     )
-        self.media, self.embeds = None, None
-        if anatomy.family.inner:
-            embeds = inputs["inputs_embeds"]
-            self.embeds = embed_streams(anatomy, streams, self.prompts, embeds, media)
-        else:
-            self.media = _encode(anatomy, streams, self.prompts[1:], inputs, media)
+        self.streams = streams
+        self.media: Media | None = None
+        self.embeds: Tensor | None = None
 
     @property
     def main(self) -> Prompt:
         """The main stream's prompt, padded to the length of all."""
         return self.prompts[0]
+
+    def look(self, inputs: dict[str, Any], media: dict[str, Any], seen: Any) -> None:
+        """Encode the images of all streams.
+
+        Args:
+            inputs: what the forward pass of the prefill was given.
+            media: see the class.
+            seen: the main stream's images as plugins edited them; None where they did not. The
+                other streams see them unedited.
+        """
+        if self.anatomy.family.inner:
+            embeds = inputs["inputs_embeds"]
+            self.embeds = embed_streams(self.anatomy, self.streams, self.prompts, embeds, media)
+            if seen is not None:
+                main = self.embeds[: self.rows]
+                self.embeds[: self.rows] = with_features(main, self.main.visual, seen)
+        else:
+            self.media = _encode(self.anatomy, self.streams, self.prompts[1:], inputs, media, seen)
 
     def widen(self, inputs: dict[str, Any], cached: int) -> dict[str, Any]:
         """Return the arguments of the same forward pass for all streams."""
@@ -208,8 +231,12 @@ def _encode(
     prompts: list[Prompt],
     inputs: dict[str, Any],
     media: dict[str, Any],
+    seen: Any,
 ) -> Media | None:
-    """Encode the images of all streams, where an extra stream has any."""
+    """Encode the images of all streams, where an extra stream has any.
+
+    `seen` is what the main stream sees, where that is not what its images are encoded to.
+    """
     seeing = [
         stream for stream, prompt in zip(streams, prompts, strict=True) if bool(prompt.visual.any())
     ]
@@ -219,8 +246,10 @@ def _encode(
     changed = [stream.change(given) for stream in seeing]
     if not takes_encoded_images(anatomy.model):
         return Media(given, chain([given, *(part or given for part in changed)]))
-    main = encode(anatomy, given)
-    images = [main if part is None else encode(anatomy, part) for part in changed]
+    same = seen is None or any(part is None for part in changed)
+    plain = encode(anatomy, given) if same else None
+    images = [plain if part is None else encode(anatomy, part) for part in changed]
+    main = plain if seen is None else seen
     return Media(given, {ENCODED: {"image": join(anatomy, inputs, [main, *images])}})
 
 

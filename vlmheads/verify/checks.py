@@ -18,7 +18,10 @@ from vlmheads.runtime.compat import attention_implementation
 from vlmheads.verify.probes import (
     KINDS,
     MLP,
+    OPTIONAL,
+    STREAMS,
     STRENGTH,
+    AheadProbe,
     HeadProbe,
     RowProbe,
     StreamProbe,
@@ -132,6 +135,7 @@ def _checks(case: _Case) -> Iterator[tuple[str, Callable[[_Case], str]]]:
     yield "head shapes", _heads
     yield "unembedding", _unembed
     yield "text-only view", _text_only
+    yield "tokens ahead", _ahead
     for kind in kinds:
         yield f"acts: {kind}", partial(_acts, kind)
     for kind in kinds if case.pads else ():
@@ -146,7 +150,8 @@ def _judged(name: str, check: Callable[[_Case], str], case: _Case) -> Finding:
     except _BrokenError as error:
         return Finding(name, FAIL, str(error))
     except VlmHeadsError as error:
-        return Finding(name, FAIL, f"refused: {' '.join(str(error).split())}")
+        state = INFO if name.partition(": ")[2] in OPTIONAL else FAIL
+        return Finding(name, state, f"refused: {' '.join(str(error).split())}")
     except Exception as error:  # a crash is a row of the report, not the end of it
         return Finding(name, FAIL, f"crash: {first_line(error)}")
 
@@ -159,7 +164,7 @@ def first_line(error: BaseException) -> str:
 
 def _neutral(kind: str, case: _Case) -> str:
     """Check that a plugin that does nothing changes no bit; a stream makes another batch."""
-    if kind == "text-only stream":
+    if kind in STREAMS:
         after = case.subject.run(ROWS[0], KINDS[kind](0.0))
         off = case.near(after, case.subject.plain(ROWS[0]), "logits of the main stream")
         return f"within {off:.1g} of the plain model, in a batch of two streams"
@@ -222,6 +227,17 @@ def _text_only(case: _Case) -> str:
             case.near(seen, truth, f"text-only stream of {name}"),
         )
     return f"pass and stream within {worst:.1g} of a plain text-only prompt"
+
+
+def _ahead(case: _Case) -> str:
+    """Check that tokens generated ahead are those of the plain model, and leave no trace."""
+    recorder = RowProbe(by_hand=True)
+    probe = AheadProbe(recorder=recorder)
+    for name in (ROWS[0], "batch"):
+        case.same(case.subject.run(name, probe), name, "after a probe, logits of")
+    first = probe.found[0].logits[:, 0]
+    off = case.near(first[None], case.subject.plain(ROWS[0])[:1], "logits of the first token ahead")
+    return f"no trace; watched in {len(recorder.shapes)} layers, first logits within {off:.1g}"
 
 
 def _acts(kind: str, case: _Case) -> str:

@@ -186,8 +186,8 @@ def power(result: Mapping[str, Any]) -> list[str]:
             value = 100 * method["at_recall"]["CHAIRs"]["value"]
             lines.append(
                 f"{one_line(method['name'])}: a true difference of {value:+.1f} points of CHAIR_S "
-                f"at equal recall takes {number:,} images to be detected with 80 % power; there are "
-                f"{result['images']:,}"
+                f"at equal recall takes {number:,} images to be detected with 80 % power; there "
+                f"are {result['images']:,}"
             )
     return lines
 
