@@ -73,7 +73,7 @@ def load(plan: Plan) -> Any:
 
     torch.set_num_threads(1)
     quiet_loading(plan.model)
-    return vlmheads.Captioner.from_pretrained(plan.model)
+    return vlmheads.Captioner.from_pretrained(plan.model, ())
 
 
 def work(plan: Plan, needs: dict[str, str], number: int, processes: int) -> None:

@@ -277,7 +277,7 @@ def main(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(
-            Captioner.from_pretrained(model),
+            Captioner.from_pretrained(model, ()),
             prompt,
             Path(folder),
             batch_size,

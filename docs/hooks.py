@@ -29,7 +29,7 @@ import vlmheads
 from vlmheads.cli import main
 from vlmheads.plotting.palette import DARK, LIGHT, variables
 from vlmheads.plugin import Plugin
-from vlmheads.registry import get_plugin, list_plugins, list_presets, read_preset
+from vlmheads.registry import get_plugin, list_plugins, read_preset, shipped_presets
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
@@ -210,7 +210,7 @@ def method_page(name: str) -> str:
     lines += ["", "## Use", "", *_use(name, plugin)]
     presets = [
         f"| `{found}` | {_cell(preset.family)} | {_cell(preset.source)} |"
-        for found, preset in ((found, read_preset(found)) for found in list_presets())
+        for found, preset in ((found, read_preset(found)) for found in shipped_presets())
         if name in {item.name for item in preset.plugins}
     ]
     if presets:

@@ -25,6 +25,7 @@ from vlmheads.model.anatomy import examine, generator_of
 from vlmheads.model.inputs import model_inputs
 from vlmheads.model.loading import EMBEDDED, load_model
 from vlmheads.plugin import Plugin
+from vlmheads.recommended import AUTO, resolve_for
 from vlmheads.registry import resolve
 from vlmheads.runtime.attachment import attach, refuse_attached
 
@@ -56,34 +57,38 @@ class Caption:
 class Captioner:
     """A model, its processor and the plugins under which it describes images.
 
-    >>> captioner = Captioner.from_pretrained("embedded", plugins="vhr")
+    >>> captioner = Captioner.from_pretrained("embedded")
     >>> print(captioner(["scene.png"])[0].text)
 
     Args:
         model: a transformers model for image-text-to-text generation.
         processor: its processor, with a chat template.
-        plugins: what to attach while generating; see `attach`.
+        plugins: what to attach while generating; see `attach`. By default the preset that was
+            measured on this very model, if there is one (`vlmheads presets --for MODEL`); () for
+            plain captions.
         objects: finds the objects of a caption whose words are measured; see `object_finder`.
     """
 
     def __init__(
-        self, model: Any, processor: Any, plugins: Plugins = (), objects: Finder = find_objects
+        self, model: Any, processor: Any, plugins: Plugins = AUTO, objects: Finder = find_objects
     ) -> None:
         self.model, self.processor, self.objects = model, processor, objects
-        self.plugins = resolve(plugins)
+        self.plugins = resolve_for(model, plugins)
 
     @classmethod
     def from_pretrained(
         cls,
         model: str = EMBEDDED,
-        plugins: Plugins = (),
+        plugins: Plugins = AUTO,
         *,
         dtype: str = "auto",
         device: str | None = None,
         **loading: Any,
     ) -> Self:
         """Load a model by name, folder or hub id; `load_model` says what `loading` may hold."""
-        found = resolve(plugins)  # a mistyped plugin is known before the weights are read
+        # A mistyped plugin is known before the weights are read.
+        given = (plugins,) if isinstance(plugins, (str, Plugin)) else tuple(plugins)
+        found = given if AUTO in given else resolve(given)
         return cls(*load_model(model, dtype=dtype, device=device, **loading), found)
 
     def __call__(
@@ -137,7 +142,7 @@ class Captioner:
         """Yield captions in order, batch by batch, reading images as they are needed."""
         if batch_size < 1:
             raise VlmHeadsError(f"batch_size={batch_size}", "at least 1")
-        acting = self.plugins if plugins is None else resolve(plugins)
+        acting = self.plugins if plugins is None else resolve_for(self.model, plugins)
         scorer = self._scorer(words, generate) if words else None
         source = iter(_several(images))
         while batch := tuple(islice(source, batch_size)):
@@ -169,7 +174,7 @@ class Captioner:
             VlmHeadsError: what `attach` refuses, `max_length`, a cache that is already filled, or
                 an assistant model with plugins attached to it.
         """
-        acting = self.plugins if plugins is None else resolve(plugins)
+        acting = self.plugins if plugins is None else resolve_for(self.model, plugins)
         decoding = Decoding.of(self.model, self.processor.tokenizer, generate)
         with attach(self.model, acting) if acting else nullcontext():
             output = self.model.generate(**inputs, **decoding.arguments)
@@ -282,3 +287,7 @@ def _several(images: Any) -> Iterable[Any]:
     if one:
         return [images]
     return images if isinstance(images, Iterable) else [images]  # which is refused by name
+
+
+def _names(plugins: Plugins) -> tuple[str | Plugin, ...]:
+    return (plugins,) if isinstance(plugins, (str, Plugin)) else tuple(plugins)

@@ -28,6 +28,8 @@ Kind = Literal[
     "path",
     "any",
 ]
+# Kinds whose text is the name of a file.
+FILE_KINDS = ("head_map", "learned", "path")
 
 
 def option(
@@ -144,7 +146,7 @@ def fit_options(plugin: Any, name: str, geometry: Geometry, *, attention: bool) 
             geometry.check_layers(value, what, attention=attention)
         elif kind == "heads":
             geometry.check_heads(value, what)
-        elif kind in ("head_map", "learned", "path") and hasattr(value, "geometry"):
+        elif kind in FILE_KINDS and hasattr(value, "geometry"):
             geometry.require(value.geometry, f"{name}: {_called(field)}")
 
 

@@ -5,6 +5,7 @@ A preset is a JSON file of plugins with their options, and where its values come
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,11 @@ import msgspec
 
 from vlmheads.entries import FIX, LIMIT, called, installed, load_entry, report, working
 from vlmheads.errors import VlmHeadsError
+from vlmheads.model.geometry import Geometry
+from vlmheads.options import FILE_KINDS
 from vlmheads.plugin import Plugin
 from vlmheads.schema import decode, read_bytes
+from vlmheads.user_presets import add_preset, user_presets
 
 SCHEMA = 1
 # Each entry names a package whose JSON files are shipped presets.
@@ -144,8 +148,11 @@ class Preset:
         versions: versions of vlmheads, and of what else matters, that the file was written with.
         source: where the values come from: paper and section, or repository and file.
         note: what else the reader should know.
-        weights: name, size in bytes and SHA-256 of the weights file of the one model that it was
-            measured on, where it is a recommendation for that model.
+        weights: name, size in bytes and SHA-256 of each file of weights (or of another file that
+            tells them) of the one model that it was measured on, where it is a recommendation for
+            that model.
+        models: hub ids of the models that it was measured on, where weights are not known.
+        geometry: that of those models.
         evidence: what was measured there: data, effect with interval, controls.
     """
 
@@ -154,7 +161,9 @@ class Preset:
     versions: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     note: str = ""
-    weights: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[Mapping[str, Any], ...] = ()
+    models: tuple[str, ...] = ()
+    geometry: Geometry | None = None
     evidence: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -176,23 +185,87 @@ def load_preset(path: str | Path) -> list[Plugin]:
 def read_preset(path: str | Path) -> Preset:
     """Return everything that a preset file says; arguments and errors are those of `load_preset`.
 
-    Names of files among the options are taken as they are, relative to the working directory.
+    Names of files among the options are looked for next to the preset's file, then as they are,
+    relative to the working directory.
     """
-    about: _PresetFile = decode(_content(path), _PresetFile, str(path), "a preset file")
+    content, folder = _content(path)
+    about: _PresetFile = decode(content, _PresetFile, str(path), "a preset file")
     if about.schema != SCHEMA:
         raise VlmHeadsError(
             f"{path} has schema {about.schema}", f"schema {SCHEMA}", "upgrade vlmheads"
         )
-    plugins = tuple(get_plugin(one.name).from_dict(one.options) for one in about.plugins)
-    weights = {} if about.weights is None else msgspec.to_builtins(about.weights)
     return Preset(
-        plugins, about.family, about.versions, about.source, about.note, weights, about.evidence
+        plugins=tuple(_plugin(one, folder) for one in about.plugins),
+        family=about.family,
+        versions=about.versions,
+        source=about.source,
+        note=about.note,
+        weights=tuple(msgspec.to_builtins(one) for one in about.weights),
+        models=tuple(about.models),
+        geometry=None
+        if about.geometry is None
+        else Geometry(*msgspec.structs.astuple(about.geometry)),
+        evidence=about.evidence,
     )
 
 
 def list_presets() -> list[str]:
-    """Names of the shipped presets, in alphabetical order."""
+    """Names of the presets: those of the user, the one added last first; shipped ones by name."""
+    return [*user_presets(), *shipped_presets()]
+
+
+def shipped_presets() -> list[str]:
+    """Names of the presets that installed packages bring along, in alphabetical order."""
     return sorted(_shipped())
+
+
+def install_preset(path: str | Path, name: str = "") -> str:
+    """Keep a preset for the models that it names, so that "auto" finds it; return its name.
+
+    Files that its options name are kept with it.
+
+    Args:
+        path: the preset's file.
+        name: what to call it; by default as the file.
+
+    Raises:
+        VlmHeadsError: what `read_preset` refuses, a preset that names no model, or a name that is
+            taken.
+    """
+    preset = read_preset(path)
+    if not (preset.weights or preset.models):
+        raise VlmHeadsError(
+            f"{path} names no model that it was measured on", "weights, or models (hub ids)"
+        )
+    content, folder = _content(path)
+    called = f"{(name or Path(path).name).removesuffix(SUFFIX)}{SUFFIX}"
+    if called in _shipped():
+        raise VlmHeadsError(f"a shipped preset is called {called}", "another --name")
+    about: _PresetFile = decode(content, _PresetFile, str(path))
+    files: dict[str, Path] = {}
+    for number, one in enumerate(about.plugins):
+        for key, file in _files(one, folder).items():
+            inside = f"{number}-{key}{file.suffix}"
+            files[inside], one.options[key] = file, inside
+    add_preset(called, msgspec.json.format(msgspec.json.encode(about)), files)
+    return called
+
+
+def _plugin(entry: _PluginEntry, folder: Path | None) -> Plugin:
+    """Make one plugin of a preset, whose files may lie next to it."""
+    files = {key: str(file) for key, file in _files(entry, folder).items()}
+    return get_plugin(entry.name).from_dict(entry.options | files)
+
+
+def _files(entry: _PluginEntry, folder: Path | None) -> dict[str, Path]:
+    """Return the files that options of a plugin in a preset name, by option."""
+    kinds = {f.name: f.metadata.get("kind") for f in dataclasses.fields(get_plugin(entry.name))}
+    found = {}
+    for key, value in entry.options.items():
+        if kinds.get(key) in FILE_KINDS and isinstance(value, str):
+            near = folder / value if folder is not None else Path(value)
+            found[key] = near if near.is_file() else Path(value)
+    return {key: file for key, file in found.items() if file.is_file()}
 
 
 def _shipped() -> dict[str, Any]:
@@ -208,20 +281,22 @@ def _shipped() -> dict[str, Any]:
     return found
 
 
-def _content(path: str | Path) -> bytes:
-    """Read the file at `path`, or the shipped preset of that name."""
-    if Path(path).is_file():
-        return read_bytes(Path(path), "a preset file")
-    shipped = _shipped()
+def _content(path: str | Path) -> tuple[bytes, Path | None]:
+    """Read the file at `path`, or the preset of that name; return it and the folder it lies in."""
     name = str(path) if str(path).endswith(SUFFIX) else f"{path}{SUFFIX}"
+    users = user_presets()
+    file = Path(path) if Path(path).is_file() else users.get(name)
+    if file is not None:
+        return read_bytes(file, "a preset file"), file.parent
+    shipped = _shipped()
     if name not in shipped:
         raise VlmHeadsError(
             f"no preset file {path}",
-            f"a JSON file, or one of {', '.join(sorted(shipped)) or 'none'}",
+            f"a JSON file, or one of {', '.join([*users, *sorted(shipped)]) or 'none'}",
             "check the name",
         )
     content: bytes = shipped[name].read_bytes()
-    return content
+    return content, None
 
 
 class _PluginEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -232,11 +307,20 @@ class _PluginEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Weights(msgspec.Struct, forbid_unknown_fields=True):
-    """The weights file that a preset was measured on."""
+    """A file of the model that a preset was measured on."""
 
     file: str
     bytes: int
     sha256: str
+
+
+class _Geometry(msgspec.Struct, forbid_unknown_fields=True):
+    """The geometry of the models that a preset was measured on."""
+
+    model_type: str
+    layers: int
+    heads: int
+    attention_layers: tuple[int, ...] = ()
 
 
 class _PresetFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -248,5 +332,7 @@ class _PresetFile(msgspec.Struct, forbid_unknown_fields=True):
     versions: dict[str, str]
     source: str
     note: str = ""
-    weights: _Weights | None = None
+    weights: list[_Weights] = []
+    models: list[str] = []
+    geometry: _Geometry | None = None
     evidence: dict[str, str] = {}

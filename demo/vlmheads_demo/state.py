@@ -101,7 +101,7 @@ class ModelRegistry:
 
     def _load(self, name: str) -> Model:
         source = self._sources.get(name, name)
-        captioner = Captioner.from_pretrained(source, dtype=self._dtype, device=self._device)
+        captioner = Captioner.from_pretrained(source, (), dtype=self._dtype, device=self._device)
         return Model(name, captioner, examine(captioner.model).geometry)
 
     def _drop_guests(self) -> None:

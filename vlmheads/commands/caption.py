@@ -119,6 +119,7 @@ def _caption(
     from vlmheads.commands.printed import print_captions
     from vlmheads.jobs.processes import launched, own_device
     from vlmheads.jobs.run import Plan
+    from vlmheads.recommended import AUTO
 
     is_job = about["out"] is not None or about["kind"] is not None
     _check(about, is_job=is_job, as_json=as_json)
@@ -155,17 +156,12 @@ def _caption(
         raise VlmHeadsError("--image-column without a table", "a parquet file or saved dataset")
     if is_job and first:
         ask.check(found)
-    acting = () if plugins == ("none",) else plugins or ("auto",)
-    plain_because = ""
-    if "auto" in acting:
-        acting, plain_because = _recommended(model, acting)
+    acting = () if plugins == ("none",) else plugins or AUTO
     if processes.num_processes > 1:
         device = device or own_device(processes)
     captioner = Captioner.from_pretrained(
         model, acting, device=device, device_map=device_map, **loading
     )
-    if plain_because and first:
-        click.echo(f"note: {plain_because}", err=True)
     word_options = WordOptions.of(
         captioner,
         flag=flag,
@@ -205,14 +201,3 @@ def _found(images: tuple[str, ...], recursive: bool, processes: Any) -> Found:
         place = names.index("-")
         names[place : place + 1] = listing
     return find(names, recursive=recursive)
-
-
-def _recommended(model: str, plugins: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Return what is recommended for a model, and why nothing is where nothing is."""
-    from vlmheads.model.loading import locate
-    from vlmheads.recommended import recommended
-
-    if len(plugins) > 1:
-        raise VlmHeadsError("--plugin auto beside others", "either it or names of plugins")
-    found = recommended(locate(model))
-    return ((), found.reason) if found.preset is None else ((found.preset,), "")

@@ -130,7 +130,7 @@ def detect(
     if plot is not None or overlay is not None:
         import matplotlib.figure  # noqa: F401  # Where it is missing, that is said now.
     show.quiet_loading(model)
-    captioner = Captioner.from_pretrained(model, dtype=dtype, device=device)
+    captioner = Captioner.from_pretrained(model, (), dtype=dtype, device=device)
     about: dict[str, Any] = {"model": model, "prompt": prompt or PROMPT}
     options = Options(
         prompt or PROMPT, about, filtered, tau, max_new_tokens, factor, words, truth, overlay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -121,14 +122,19 @@ def _check(coverage: Coverage) -> None:
     )
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--markdown", is_flag=True, help="Print a table for documents.")
 @click.option("--for", "model", metavar="MODEL", help="Say what is recommended for it, and why.")
-def presets(markdown: bool, model: str | None) -> None:
-    """List the shipped presets: plugins with the settings of a paper, and their source."""
-    from vlmheads.entries import report
-    from vlmheads.registry import list_presets, read_preset
+@click.pass_context
+def presets(context: click.Context, markdown: bool, model: str | None) -> None:
+    """List the presets: plugins with the settings of a paper, or measured for a model.
 
+    `--plugin auto` takes the one that was measured on the model at hand.
+    """
+    if context.invoked_subcommand is not None:
+        if markdown or model is not None:
+            raise click.UsageError(f"{context.invoked_subcommand} takes neither option")
+        return
     if model is not None:
         if markdown:
             raise click.UsageError("--for and --markdown have nothing to do with each other")
@@ -138,7 +144,34 @@ def presets(markdown: bool, model: str | None) -> None:
         found = recommended(locate(model))
         click.echo(f"{found.preset or 'none'}: {found.reason}")
         return
-    for name in list_presets():
+    _list_presets(markdown)
+
+
+@presets.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--name", default="", help="What to call it. [default: as the file]")
+def install(file: Path, name: str) -> None:
+    """Keep the preset in FILE for `--plugin auto`, and the files that it names."""
+    from vlmheads.registry import install_preset
+
+    called = install_preset(file, name)
+    click.echo(f"{called} is installed; `--plugin auto` takes it for the model that it names")
+
+
+@presets.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Delete the installed preset NAME."""
+    from vlmheads.user_presets import remove_preset
+
+    remove_preset(name)
+
+
+def _list_presets(markdown: bool) -> None:
+    from vlmheads.entries import report
+    from vlmheads.registry import list_presets, read_preset, shipped_presets
+
+    for name in shipped_presets() if markdown else list_presets():
         try:
             preset = read_preset(name)
         except VlmHeadsError as error:  # of another package, or for a plugin that is not there

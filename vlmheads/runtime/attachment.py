@@ -11,7 +11,7 @@ from torch import nn
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy, examine, unwrap
 from vlmheads.plugin import Plugin
-from vlmheads.registry import resolve
+from vlmheads.recommended import resolve_for
 from vlmheads.runtime.compat import COMPILED_CALL, is_generating
 from vlmheads.runtime.hooks import Installation
 
@@ -125,14 +125,16 @@ def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attach
     Args:
         model: a transformers model for image-text-to-text generation.
         plugins: a name, a name with options ("vhr:alpha=1.5"), a Plugin object, a preset file, or
-            a list of them, in the order in which they act.
+            a list of them, in the order in which they act; or "auto" for the preset that was
+            measured on this model. Where there is none, nothing is attached, and a line on the log
+            "vlmheads" says so.
 
     Raises:
         VlmHeadsError: a model that cannot be attached to, an unknown plugin, options that do not
             fit the model, two plugins that claim the same site, a model that is generating, or one
             that was compiled before, whose graph would not see the plugins.
     """
-    found = resolve(plugins)
+    found = resolve_for(model, plugins)
     model = unwrap(model)
     stack: _Stack | None = getattr(model, ATTACHED, None)
     anatomy = examine(model) if stack is None else stack.anatomy

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin
-from vlmheads.registry import get_plugin, list_plugins
+from vlmheads.recommended import recommended_for
+from vlmheads.registry import get_plugin, list_plugins, load_preset
 
 PLAIN = "plain"
 MAX_PLUGINS = 4
@@ -210,20 +211,37 @@ def _parse_list(plugin: str, control: Control, value: Any) -> Any:
     return list(value)
 
 
+def recommended_method(model: Any) -> dict[str, Any] | None:
+    """Return the name and options of the method recommended for a loaded model, if there is one.
+
+    None, too, for a preset of several plugins or with options that visitors cannot set.
+    """
+    preset = recommended_for(model).preset
+    plugins = load_preset(preset) if preset else []
+    if len(plugins) != 1:
+        return None
+    (plugin,) = plugins
+    options = _changed(plugin)
+    if set(options) - {control.name for control in controls(type(plugin))}:
+        return None
+    return {"name": plugin.name, "options": options}
+
+
 def spec(plugins: Sequence[Plugin]) -> str:
     """Return plugins as the command line accepts them, such as "vhr:alpha=1.5"."""
     return " + ".join(_spec(plugin) for plugin in plugins) or PLAIN
 
 
+def _changed(plugin: Plugin) -> dict[str, Any]:
+    """Return the options of a plugin that are not left at their defaults, as plain values."""
+    fields = (f for f in dataclasses.fields(plugin) if getattr(plugin, f.name) != f.default)
+    return {f.name: plugin.to_dict()[f.name] for f in fields}
+
+
 def _spec(plugin: Plugin) -> str:
-    changed = {
-        f.name: plugin.to_dict()[f.name]
-        for f in dataclasses.fields(plugin)
-        if getattr(plugin, f.name) != f.default
-    }
     options = ",".join(
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in changed.items()
+        for key, value in _changed(plugin).items()
     )
     return f"{plugin.name}:{options}" if options else plugin.name
 

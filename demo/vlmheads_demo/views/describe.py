@@ -17,7 +17,7 @@ from vlmheads_demo.services.captioning import describe_for, parse_request
 from vlmheads_demo.services.generation import LIMITS
 from vlmheads_demo.services.images import draw_scene, read_upload, uploaded_file
 from vlmheads_demo.services.measurement import TAU
-from vlmheads_demo.services.methods import available_methods
+from vlmheads_demo.services.methods import available_methods, recommended_method
 from vlmheads_demo.services.result import Result, Selection
 from vlmheads_demo.state import AppState
 from vlmheads_demo.views import captions
@@ -49,7 +49,8 @@ def add_describe_tab(state: AppState) -> ModelFields:
     """Add the contents of the tab, and return the fields that select its model."""
     handlers = DescribeHandlers(state)
     select = asset("select.js")
-    offered = available_methods(state.models.get(state.models.default).geometry)
+    default = state.models.get(state.models.default)
+    offered = available_methods(default.geometry)
     with gr.Row(equal_height=False, elem_classes="vh-main"):
         with gr.Column(scale=4, min_width=300, elem_classes="vh-inputs"):
             image = gr.Image(
@@ -80,8 +81,8 @@ def add_describe_tab(state: AppState) -> ModelFields:
                     apply_default_css=False,
                 )
                 for name, label, chosen in (
-                    ("first", "Method", "vhr"),
-                    ("second", "Second method", ""),
+                    ("first", "Method", recommended_method(default.captioner.model)),
+                    ("second", "Second method", None),
                 )
             )
             with gr.Row():

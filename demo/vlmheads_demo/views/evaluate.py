@@ -13,7 +13,7 @@ from vlmheads_demo.compat import visitor_id
 from vlmheads_demo.middleware import error_message
 from vlmheads_demo.services.evaluation import MAX_SCENES, StoppedError, evaluate_for
 from vlmheads_demo.services.images import SPLITS
-from vlmheads_demo.services.methods import available_methods
+from vlmheads_demo.services.methods import available_methods, recommended_method
 from vlmheads_demo.state import AppState
 from vlmheads_demo.views.captions import error_card
 from vlmheads_demo.views.picker import method_picker, picked_method
@@ -29,18 +29,24 @@ PLACEHOLDER = (
 def add_evaluate_tab(state: AppState) -> gr.Dropdown:
     """Add the contents of the tab, and return the field that selects its model."""
     handlers = EvaluateHandlers(state)
-    offered = available_methods(state.models.get(state.models.default).geometry)
+    default = state.models.get(state.models.default)
+    offered = available_methods(default.geometry)
     with gr.Row(equal_height=False, elem_classes="vh-evaluate"):
         with gr.Column(scale=4, min_width=300):
             chosen = [
                 gr.HTML(
-                    picked_method(name),
+                    picked_method(picked),
                     html_template="${frame}",
-                    frame=method_picker(f"evaluate-{number}", label, offered, name),
+                    frame=method_picker(f"evaluate-{number}", label, offered, picked),
                     js_on_load=asset("picker.js"),
                     apply_default_css=False,
                 )
-                for number, (label, name) in enumerate((("Method", "vhr"), ("Second method", "")))
+                for number, (label, picked) in enumerate(
+                    (
+                        ("Method", recommended_method(default.captioner.model)),
+                        ("Second method", None),
+                    )
+                )
             ]
             model = gr.Dropdown(state.models.names, value=state.models.default, label="Model")
             split = gr.Radio(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -18,48 +18,57 @@ SCENES = (
 )
 
 
-def method_picker(name: str, label: str, offered: Sequence[Method], chosen: str = "") -> str:
+def method_picker(
+    name: str, label: str, offered: Sequence[Method], chosen: Mapping[str, Any] | None = None
+) -> str:
     """Return a picker of one method and its options as HTML; `assets/picker.js` reads its values.
 
     Args:
         name: prefix of the ids of its fields.
         label: its label.
         offered: the methods to pick from.
-        chosen: the method that is picked at first; "" for none.
+        chosen: "name" and "options" of the method that is recommended, and picked at first.
     """
+    picked = chosen["name"] if chosen else ""
     options = ['<option value="">none</option>'] + [
-        f'<option value="{escape(method.name)}"{" selected" * (method.name == chosen)}>'
-        f"{escape(method.name)}</option>"
+        f'<option value="{escape(method.name)}"{" selected" * (method.name == picked)}>'
+        f"{escape(method.name)}{' (recommended)' * (method.name == picked)}</option>"
         for method in offered
     ]
-    panels = "".join(_panel(name, method, method.name == chosen) for method in offered)
+    panels = "".join(
+        _panel(name, method, chosen["options"] if chosen and method.name == picked else None)
+        for method in offered
+    )
     return (
         f'<div class="vh-picker"><label for="{name}-method">{escape(label)}</label>'
         f'<select id="{name}-method">{"".join(options)}</select>{panels}</div>'
     )
 
 
-def picked_method(name: str) -> str:
-    """Return the value of a picker with a method and its default options; "" is no method."""
-    return json.dumps({"name": name, "options": {}} if name else None)
+def picked_method(chosen: Mapping[str, Any] | None) -> str:
+    """Return the value of a picker with a method and its options; None is no method."""
+    return json.dumps(chosen)
 
 
-def _panel(picker_name: str, method: Method, shown: bool) -> str:
-    prefix = f"{picker_name}-{method.name}"
-    fields = "".join(_field(prefix, c) for c in method.controls if c.kind == "slider")
-    rest = "".join(_field(prefix, c) for c in method.controls if c.kind != "slider")
+def _panel(picker_name: str, method: Method, options: Mapping[str, Any] | None) -> str:
+    """Return the fields of a method, shown with these options, or hidden with its defaults."""
+    prefix, values = f"{picker_name}-{method.name}", options or {}
+    sliders = [c for c in method.controls if c.kind == "slider"]
+    others = [c for c in method.controls if c.kind != "slider"]
+    fields = "".join(_field(prefix, c, values.get(c.name, c.default)) for c in sliders)
+    rest = "".join(_field(prefix, c, values.get(c.name, c.default)) for c in others)
     if rest and fields:
         rest = f"<details><summary>more options</summary>{rest}</details>"
     paper = f'<p class="vh-paper">{escape(method.paper)} · {escape(method.cost)}</p>'
     return (
-        f'<fieldset data-method="{escape(method.name)}"{"" if shown else " hidden"}>'
+        f'<fieldset data-method="{escape(method.name)}"{" hidden" * (options is None)}>'
         f"<legend>{escape(method.title)}</legend>{paper}{fields}{rest}"
         '<button type="button" class="vh-reset" data-reset disabled>reset to defaults</button>'
         "</fieldset>"
     )
 
 
-def _field(prefix: str, control: Control) -> str:
+def _field(prefix: str, control: Control, chosen: Any) -> str:
     identity = f"{prefix}-{control.name}"
     about = (
         f'data-option="{control.name}" data-kind="{control.kind}" '
@@ -70,33 +79,43 @@ def _field(prefix: str, control: Control) -> str:
     if control.kind == "slider":
         entry = (
             f'<input type="range" {about} min="{control.low:g}" max="{control.high:g}" '
-            f'step="{control.step:g}" value="{control.default:g}">'
+            f'step="{control.step:g}" value="{chosen:g}">'
         )
-        value = f'<output for="{identity}">{control.default:g}</output>'
+        value = f'<output for="{identity}">{chosen:g}</output>'
         end = (
             f'<div class="vh-ends"><span>{control.low:g}</span><span>{control.high:g}</span></div>'
         )
     elif control.kind == "number":
-        shown = "" if control.default is None else f"{control.default:g}"
+        shown = "" if chosen is None else f"{chosen:g}"
         step = "1" if control.whole else "any"
         entry = (
             f'<input type="number" {about} min="{control.low:g}" max="{control.high:.10g}" '
             f'step="{step}" value="{shown}" placeholder="set by the model">'
         )
     elif control.kind == "switch":
-        entry = f'<input type="checkbox" {about}{" checked" * bool(control.default)}>'
+        entry = f'<input type="checkbox" {about}{" checked" * bool(chosen)}>'
     elif control.kind == "choice":
         entry = f"<select {about}>{''.join(_choice(control, c) for c in control.choices)}</select>"
     else:
-        entry = f'<input type="text" {about} value="" placeholder="default" autocomplete="off">'
+        shown = "" if chosen == control.default else escape(_listed(chosen))
+        entry = (
+            f'<input type="text" {about} value="{shown}" placeholder="default" autocomplete="off">'
+        )
     return (
         f'<div class="vh-field vh-{control.kind}"><label for="{identity}">{escape(control.name)}'
         f'</label>{value}{entry}{end}<p id="{identity}-help">{escape(_help(control))}</p></div>'
     )
 
 
-def _choice(control: Control, value: Any) -> str:
-    picked = " selected" if value is control.default or value == control.default else ""
+def _listed(values: Sequence[Any]) -> str:
+    """Return a list as visitors type it: "1, 5, 6" or "16-29, 18-3"."""
+    return ", ".join(
+        "-".join(map(str, v)) if isinstance(v, tuple | list) else str(v) for v in values
+    )
+
+
+def _choice(value: Any, chosen: Any) -> str:
+    picked = " selected" if value is chosen or value == chosen else ""
     text = value if isinstance(value, str) else json.dumps(value)
     return f'<option value="{_json(value)}"{picked}>{escape(text)}</option>'
 

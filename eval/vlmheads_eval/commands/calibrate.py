@@ -144,7 +144,7 @@ def calibrate(
     }
     refuse_overlap(sources, list(tested.values()))
     quiet_loading(model)
-    captioner = vlmheads.Captioner.from_pretrained(model, dtype=dtype, device=device)
+    captioner = vlmheads.Captioner.from_pretrained(model, (), dtype=dtype, device=device)
     wall, cpu = time.monotonic(), time.process_time()
     found = learn(
         captioner,
