@@ -287,7 +287,3 @@ def _several(images: Any) -> Iterable[Any]:
     if one:
         return [images]
     return images if isinstance(images, Iterable) else [images]  # which is refused by name
-
-
-def _names(plugins: Plugins) -> tuple[str | Plugin, ...]:
-    return (plugins,) if isinstance(plugins, (str, Plugin)) else tuple(plugins)

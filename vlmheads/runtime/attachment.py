@@ -109,7 +109,7 @@ class _Stack:
 def attach(model: Any, plugins: str | Plugin | Iterable[str | Plugin]) -> Attachment:
     """Let plugins act on every `model.generate(...)` until the attachment is detached.
 
-    >>> with vlmheads.attach(model, "vhr"):
+    >>> with vlmheads.attach(model, "auto"):
     ...     output = model.generate(**inputs, max_new_tokens=64)
 
     Greedy search, sampling, beams, prompt lookup, batches and streamers work as without. A prompt
