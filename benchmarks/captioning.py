@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    plain = Captioner.from_pretrained(options.model)
+    plain = Captioner.from_pretrained(options.model, ())
     captioners = {
         "job, plain": plain,
         f"job, {options.plugin}": Captioner(plain.model, plain.processor, options.plugin),

@@ -27,7 +27,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    return Captioner.from_pretrained("embedded")
+    return Captioner.from_pretrained("embedded", ())
 
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:

@@ -28,7 +28,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    return Captioner.from_pretrained("embedded")
+    return Captioner.from_pretrained("embedded", ())
 
 
 def run(*arguments: object) -> Result:
@@ -219,4 +219,4 @@ def test_a_captioner_checks_its_arguments_before_it_loads(scenes: Path) -> None:
     with pytest.raises(VlmHeadsError, match="no plugin"):
         Captioner.from_pretrained("./nowhere", plugins="vrh")
     with pytest.raises(VlmHeadsError, match="batch_size=0"):
-        Captioner(None, None)([next(scenes.iterdir())], batch_size=0)
+        Captioner(None, None, ())([next(scenes.iterdir())], batch_size=0)

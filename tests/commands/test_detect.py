@@ -63,7 +63,7 @@ def test_every_measure_is_averaged_over_a_folder(
 
 def test_figures_are_means_over_images_with_their_standard_error(scenes: Path) -> None:
     found = record(scenes, "--measure", "dominance", "--max-new-tokens", 4)["figures"]
-    captioner = Captioner.from_pretrained("embedded")
+    captioner = Captioner.from_pretrained("embedded", ())
     inputs = captioner.prepare(sorted(scenes.iterdir()), "Describe the image.")
     mdi = text_dominance(captioner.model, inputs, max_new_tokens=4, do_sample=False).mdi()[:, 2]
     seen = found["MDI, late layers"]

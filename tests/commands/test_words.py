@@ -130,7 +130,7 @@ def test_words_of_a_folder_are_averaged(scenes: Path, tmp_path: Path) -> None:
     assert found["maps"]["VHD at object words"]["images"] == HeadMap.load(out).images == 3
     assert plot.stat().st_size > 1000
     captions = [record["caption"] for record in found["captions"]]
-    captioner = Captioner.from_pretrained("embedded")
+    captioner = Captioner.from_pretrained("embedded", ())
     plain = captioner(sorted(scenes.iterdir()), words=True)
     assert captions == [caption.text for caption in plain]
     means = []
@@ -144,7 +144,7 @@ def test_words_of_one_image_are_a_table(scenes: Path) -> None:
     image = sorted(scenes.iterdir())[0]
     done = run("detect", image, "--measure", "words", "--max-new-tokens", 12)
     assert done.exit_code == 0, done.output
-    (caption,) = Captioner.from_pretrained("embedded")([image], max_new_tokens=12, words=True)
+    (caption,) = Captioner.from_pretrained("embedded", ())([image], max_new_tokens=12, words=True)
     assert f"caption: {caption.text}" in done.stdout
     for word in caption.words:
         if word.object:

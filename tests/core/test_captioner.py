@@ -24,7 +24,7 @@ from vlmheads.model.inputs import input_device
 
 @cache
 def captioner() -> Captioner:
-    return Captioner.from_pretrained("embedded")
+    return Captioner.from_pretrained("embedded", ())
 
 
 @cache
@@ -104,7 +104,7 @@ def test_a_row_that_was_stopped_next_to_one_at_the_limit_is_not_at_it() -> None:
 def test_a_stop_string_ends_a_row_and_is_no_limit() -> None:
     """At every place at which the text may be cut, the limit included."""
     model, processor = tiny.build("llava"), folders.processor("llava", letters=True)
-    captioner = Captioner(model, processor)
+    captioner = Captioner(model, processor, ())
 
     def spelling(**generate: Any) -> list[Any]:
         torch.manual_seed(1)
@@ -174,7 +174,7 @@ PROMPTS = ("Describe the image.", "Is there a dog in the image?", "Is there a ki
 def test_prompts_of_different_lengths_are_padded_on_the_left(side: str) -> None:
     processor = deepcopy(captioner().processor)
     processor.tokenizer.padding_side = side
-    other = Captioner(captioner().model, processor)
+    other = Captioner(captioner().model, processor, ())
     inputs = other.prepare(pictures(), PROMPTS)
     assert not bool(inputs["attention_mask"].all()), "nothing was padded"
     assert bool(inputs["attention_mask"][:, -1].all())
@@ -197,7 +197,7 @@ def test_prompts_without_images_are_answered() -> None:
 def test_a_batch_without_a_padding_token_is_refused_and_one_image_is_not() -> None:
     processor = deepcopy(captioner().processor)
     processor.tokenizer.pad_token = None
-    other = Captioner(captioner().model, processor)
+    other = Captioner(captioner().model, processor, ())
     with pytest.raises(VlmHeadsError, match=r"without a padding token.*pad_token"):
         other.prepare(pictures(), PROMPTS)
     assert other(pictures(), max_new_tokens=4, batch_size=1) == captioner()(
@@ -218,14 +218,16 @@ def test_weights_that_accelerate_keeps_elsewhere_give_the_same_captions(plugins:
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
     assert model.device == torch.device("meta")
     assert input_device(model) == torch.device("cpu")
-    found = Captioner(model, captioner().processor)(pictures(), plugins=plugins, max_new_tokens=12)
+    found = Captioner(model, captioner().processor, ())(
+        pictures(), plugins=plugins, max_new_tokens=12
+    )
     assert found == captioner()(pictures(), plugins=plugins, max_new_tokens=12)
 
 
 def test_weights_that_accelerate_keeps_elsewhere_give_the_same_words() -> None:
     model = deepcopy(captioner().model)
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    found = Captioner(model, captioner().processor)(pictures(), words=True, max_new_tokens=12)
+    found = Captioner(model, captioner().processor, ())(pictures(), words=True, max_new_tokens=12)
     assert found == captioner()(pictures(), words=True, max_new_tokens=12)
     assert found[0].words
 
@@ -234,7 +236,7 @@ def test_a_model_without_weights_is_refused() -> None:
     with torch.device("meta"):
         model = type(captioner().model)(captioner().model.config)
     with pytest.raises(VlmHeadsError, match="without weights"):
-        Captioner(model, captioner().processor)(pictures())
+        Captioner(model, captioner().processor, ())(pictures())
 
 
 def test_what_does_not_go_with_plugins_is_refused_by_its_own_name() -> None:

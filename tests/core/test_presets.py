@@ -94,7 +94,7 @@ def test_attach_takes_the_name_of_a_preset_among_other_plugins(tmp_path):
         ({"family": 3}, "family is a whole number; expected text"),
         ({"versions": ["0.1"]}, "versions is a list; expected an object"),
         ({"evidence": {"n": 500}}, "evidence.* is a whole number; expected text"),
-        ({"weights": {"file": "model.safetensors"}}, "weights: no key 'bytes'"),
+        ({"weights": [{"file": "model.safetensors"}]}, r"weights\[0\]: no key 'bytes'"),
         ({"plugins": []}, "plugins; expected a list of length >= 1"),
         ({"plugins": [{"name": "vhr", "option": {}}]}, r"plugins\[0\]: unknown key 'option'"),
         ({"plugins": [{"options": {}}]}, r"plugins\[0\]: no key 'name'"),

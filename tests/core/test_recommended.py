@@ -210,11 +210,11 @@ def test_captions_are_made_under_the_recommended_preset(scene: str) -> None:
 
 
 def test_captions_are_plain_where_nothing_is_recommended_and_a_line_says_so(
-    scene: str, tmp_path: Path
+    scene: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     done = run("caption", scene, "--json", "--model", other_weights(tmp_path / "other"))
     assert json.loads(done.stdout)["plugins"] == []
-    assert done.stderr.count(NONE) == 1
+    assert caplog.text.count(NONE) == 1
 
 
 def test_a_captioner_follows_the_recommendation_unless_told_otherwise(scene: str) -> None:

@@ -51,6 +51,7 @@ def opened(browser: Browser, address: str, *, size=DESKTOP, dark: bool = False) 
 def describe(page: Page, scene: str | None = SCENE) -> None:
     if scene:
         page.locator(f'[data-select*="{scene}"]').click()
+    page.locator("#first-method").select_option("vhr")
     page.locator("#vh-go").click()
     page.locator(".vh-legend").wait_for()
     page.locator(".vh-heads table").wait_for()
@@ -230,6 +231,17 @@ def test_contrast_and_names_are_accessible(browser, served, shoot, dark):
             for node in rule["nodes"]
         ]
         assert problems == []
+    page.context.close()
+
+
+def test_the_method_that_was_measured_on_the_model_is_picked_at_first(browser, served):
+    page = opened(browser, served.address)
+    picked = page.locator("#first-method option:checked")
+    expect(picked).to_have_text("vcd (recommended)")
+    expect(page.locator('output[for="first-vcd-alpha"]')).to_have_text("0.25")
+    expect(page.locator("#second-method option:checked")).to_have_text("none")
+    page.locator("#vh-go").click()
+    expect(page.locator(".vh-card h2")).to_have_text(["plain", "vcd:alpha=0.25"])
     page.context.close()
 
 

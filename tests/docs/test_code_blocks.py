@@ -53,7 +53,7 @@ def given(photos: Path) -> dict[str, Any]:
     from vlmheads import Captioner
 
     model, processor = load_model("embedded")
-    inputs = Captioner(model, processor).prepare([photos / "photo.jpg"], "Describe the image.")
+    inputs = Captioner(model, processor, ()).prepare([photos / "photo.jpg"], "Describe the image.")
     return {"model": model, "processor": processor, "inputs": inputs} | {
         "embedded_model": embedded_model
     }

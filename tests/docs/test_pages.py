@@ -116,7 +116,7 @@ def test_the_table_that_is_explained_is_the_one_that_was_measured() -> None:
 
 def test_the_head_map_of_the_tutorial_is_the_one_that_was_measured(tmp_path: Path) -> None:
     write_dataset(tmp_path, "counterfactual", 12, seed=0)
-    captioner = Captioner.from_pretrained("embedded")
+    captioner = Captioner.from_pretrained("embedded", ())
     pictures = sorted((tmp_path / "images").iterdir())
     measured = divergence(captioner.model, captioner.prepare(pictures, "Describe the image."))
     shown = json.loads((ROOT / "docs" / "data" / "heads.json").read_text("utf-8"))

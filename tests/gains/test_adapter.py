@@ -63,7 +63,7 @@ def test_peft_loads_the_adapter_and_agrees_with_the_plugin(
 
 
 def test_bake_can_write_an_adapter(tmp_path: Path) -> None:
-    gains = gains_of(vlmheads.Captioner.from_pretrained("embedded").model)
+    gains = gains_of(vlmheads.Captioner.from_pretrained("embedded", ()).model)
     gains.save(tmp_path / "gains.safetensors")
     out = tmp_path / "adapter"
     arguments = ["bake", "embedded", str(tmp_path / "gains.safetensors"), str(out), "--adapter"]

@@ -25,7 +25,7 @@ ENDING = "Please answer this question with one word."
 
 @cache
 def embedded() -> Captioner:
-    return Captioner.from_pretrained("embedded")
+    return Captioner.from_pretrained("embedded", ())
 
 
 def pictures() -> list[Image.Image]:

@@ -28,7 +28,7 @@ GEOMETRY = Geometry("llava", 8, 8)
 
 @cache
 def embedded() -> Captioner:
-    return Captioner.from_pretrained("embedded")
+    return Captioner.from_pretrained("embedded", ())
 
 
 @cache

@@ -52,7 +52,7 @@ def pictures() -> tuple[Image.Image, ...]:
 @cache
 def by_hand(family: str) -> Captioner:
     """The model and the processor as the tests make them, padding on the right."""
-    return Captioner(tiny.build(family), folders.processor(family))
+    return Captioner(tiny.build(family), folders.processor(family), ())
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_saved_folder_is_captioned_and_measured(
     family: str, saved: Any, images: Path, tmp_path: Path
 ) -> None:
     folder = saved(family)
-    captioner = Captioner.from_pretrained(str(folder))
+    captioner = Captioner.from_pretrained(str(folder), ())
     assert type(captioner.processor).__name__ == folders.RECIPES[family].processor
     assert type(captioner.processor.image_processor).__name__.endswith("Pil")
     captions = captioner(list(pictures()), PROMPTS[0], max_new_tokens=6)
@@ -136,7 +136,7 @@ def test_what_a_processor_raises_is_one_line() -> None:
     processor = folders.processor("llava")
     processor.chat_template = "{{ raise_exception('only\n text') }}"
     with pytest.raises(VlmHeadsError, match=r"LlavaProcessor that fails .*\(only text\)"):
-        Captioner(tiny.build("llava"), processor).prepare(pictures()[0], "a dog")
+        Captioner(tiny.build("llava"), processor, ()).prepare(pictures()[0], "a dog")
 
 
 # Loads the named folders and prints, for each, a caption or the refusal.
@@ -147,7 +147,7 @@ from vlmheads import Captioner, VlmHeadsError
 images = [np.load(file) for file in sys.argv[1:3]]
 for folder in sys.argv[3:]:
     try:
-        captioner = Captioner.from_pretrained(folder)
+        captioner = Captioner.from_pretrained(folder, ())
         captions = captioner(images, "Describe the image .", max_new_tokens=6)
         print(json.dumps([caption.text for caption in captions]))
     except VlmHeadsError as error:
@@ -174,7 +174,7 @@ def test_without_torchvision_families_load_alike_or_say_what_to_install(
     )
     found = dict(zip(names, map(json.loads, done.stdout.splitlines()), strict=True))
     for name in plain:
-        captioner = Captioner.from_pretrained(str(saved(name)))
+        captioner = Captioner.from_pretrained(str(saved(name)), ())
         captions = captioner(list(pictures()), PROMPTS[0], max_new_tokens=6)
         assert found[name] == [caption.text for caption in captions]
     for name in WITH:

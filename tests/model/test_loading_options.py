@@ -24,7 +24,7 @@ def test_a_model_that_is_spread_says_what_it_says_in_one_place() -> None:
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 def test_attention_is_the_one_that_was_asked_for(attn: str) -> None:
-    captioner = Captioner.from_pretrained("embedded", attn=attn)
+    captioner = Captioner.from_pretrained("embedded", (), attn=attn)
     assert captioner.model.config.text_config._attn_implementation == attn
 
 

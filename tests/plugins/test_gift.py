@@ -135,7 +135,7 @@ def test_a_question_that_is_read_too_late_is_refused(options: dict[str, Any]) ->
 
 
 def test_function_words_are_tokens_without_content() -> None:
-    tokenizer = vlmheads.Captioner.from_pretrained("embedded").processor.tokenizer
+    tokenizer = vlmheads.Captioner.from_pretrained("embedded", ()).processor.tokenizer
     found = function_words(tokenizer)
     ids = tokenizer("describe the image .", add_special_tokens=False)["input_ids"]
     assert [token in found for token in ids].count(False) >= 2

@@ -44,7 +44,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vlmheads.Caption
                 raise
             pytest.skip(f"the base model cannot be fetched: {error}")
         assert folder == get_smol()
-        yield vlmheads.Captioner.from_pretrained("smol")
+        yield vlmheads.Captioner.from_pretrained("smol", ())
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def _field(prefix: str, control: Control, chosen: Any) -> str:
     if control.kind == "slider":
         entry = (
             f'<input type="range" {about} min="{control.low:g}" max="{control.high:g}" '
-            f'step="{control.step:g}" value="{chosen:g}">'
+            f'step="{_step(control, chosen):g}" value="{chosen:g}">'
         )
         value = f'<output for="{identity}">{chosen:g}</output>'
         end = (
@@ -95,7 +95,7 @@ def _field(prefix: str, control: Control, chosen: Any) -> str:
     elif control.kind == "switch":
         entry = f'<input type="checkbox" {about}{" checked" * bool(chosen)}>'
     elif control.kind == "choice":
-        entry = f"<select {about}>{''.join(_choice(control, c) for c in control.choices)}</select>"
+        entry = f"<select {about}>{''.join(_choice(c, chosen) for c in control.choices)}</select>"
     else:
         shown = "" if chosen == control.default else escape(_listed(chosen))
         entry = (
@@ -112,6 +112,14 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(
         "-".join(map(str, v)) if isinstance(v, tuple | list) else str(v) for v in values
     )
+
+
+def _step(control: Control, chosen: float) -> float:
+    """Return how far a key press moves a slider that can also stand where it is now."""
+    from_low = chosen - (control.low or 0)
+    steps = (control.step / parts for parts in (1, 2, 4, 5, 10, 20))
+    fits = (step for step in steps if abs(from_low / step - round(from_low / step)) < 1e-6)
+    return next(fits, control.step / 100)
 
 
 def _choice(value: Any, chosen: Any) -> str:

@@ -66,7 +66,9 @@ class Settings:
         """Return the plain model."""
         import vlmheads
 
-        return vlmheads.Captioner.from_pretrained(self.model, dtype=self.dtype, device=self.device)
+        return vlmheads.Captioner.from_pretrained(
+            self.model, (), dtype=self.dtype, device=self.device
+        )
 
 
 def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Learned":

@@ -3,7 +3,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from vlmheads_demo.services.methods import available_methods, controls, parse_plugins, spec
+import tiny
+from vlmheads_demo.services.methods import (
+    available_methods,
+    controls,
+    parse_plugins,
+    recommended_method,
+    spec,
+)
 
 from vlmheads import VlmHeadsError
 from vlmheads.model.geometry import Geometry
@@ -74,3 +81,9 @@ def test_a_method_is_named_as_the_command_line_accepts_it():
     chosen = parse_plugins([{"name": "vhr", "options": {"alpha": 3, "layers": [1, 5]}}])
     assert spec(chosen) == "vhr:alpha=3,layers=[1, 5]"
     assert spec(()) == "plain"
+
+
+def test_the_recommended_method_comes_with_its_options(model):
+    network = model.captioner.model
+    assert recommended_method(network) == {"name": "vcd", "options": {"alpha": 0.25}}
+    assert recommended_method(tiny.build("llava")) is None

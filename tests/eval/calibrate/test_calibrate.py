@@ -73,7 +73,7 @@ def test_a_caption_that_has_named_all_should_end() -> None:
 
 @pytest.fixture(scope="module")
 def captioner() -> vlmheads.Captioner:
-    return vlmheads.Captioner.from_pretrained("embedded")
+    return vlmheads.Captioner.from_pretrained("embedded", ())
 
 
 def test_object_words_are_found_among_the_tokens(captioner: vlmheads.Captioner) -> None:

@@ -24,7 +24,7 @@ TEXT = "There is a beach with a dog. There are two birds."
 
 @pytest.fixture(scope="module")
 def captioner() -> vlmheads.Captioner:
-    return vlmheads.Captioner.from_pretrained("embedded")
+    return vlmheads.Captioner.from_pretrained("embedded", ())
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_the_command_writes_tables_that_act_and_tell_where_they_come_from(
     assert "--fewest 1" in about["command"]
     assert f"{about['words']['real']} real" in text
     plugin = vlmheads.get_plugin("adaiat").from_dict({"tables": str(out)})
-    captioner = vlmheads.Captioner.from_pretrained("embedded")
+    captioner = vlmheads.Captioner.from_pretrained("embedded", ())
     image = next((data / "images").iterdir())
     (caption,) = captioner([image], plugins=[plugin], max_new_tokens=8)
     assert caption.text
@@ -176,7 +176,7 @@ def test_a_pool_of_images_is_learned_without_captions(data: Path, tmp_path: Path
     found = Learned.load(out)
     assert (found.method, len(found.values["pixels"])) == ("cicd", 3)
     assert not (tmp_path / "pool-data" / "captions").exists()
-    captioner = vlmheads.Captioner.from_pretrained("embedded")
+    captioner = vlmheads.Captioner.from_pretrained("embedded", ())
     image = next((data / "images").iterdir())
     (caption,) = captioner([image], plugins=[f"cicd:pool={out}"], max_new_tokens=8)
     assert caption.text
