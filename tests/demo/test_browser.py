@@ -240,6 +240,7 @@ def test_the_method_that_was_measured_on_the_model_is_picked_at_first(browser, s
     expect(picked).to_have_text("vcd (recommended)")
     expect(page.locator('output[for="first-vcd-alpha"]')).to_have_text("0.25")
     expect(page.locator("#second-method option:checked")).to_have_text("none")
+    page.locator(f'[data-select*="{SCENE}"]').click()
     page.locator("#vh-go").click()
     expect(page.locator(".vh-card h2")).to_have_text(["plain", "vcd:alpha=0.25"])
     page.context.close()
