@@ -31,6 +31,7 @@ class Edits:
     scores: Edit = _as_it_is  # [H, Q, K], scaled; minus infinity above the diagonal
     weights: Edit = _as_it_is  # [H, Q, K]
     heads: Edit = _as_it_is  # [Q, H, D], before the output projection
+    attention: Edit = _as_it_is  # [Q, E], the output of the projection
     mlp: Edit = _as_it_is  # [Q, E], the output of the MLP
     residual: Edit = _as_it_is  # [Q, E], the output of the layer
     logits: Edit = _as_it_is  # [V] of the next token; step 0 is the prompt
@@ -100,7 +101,8 @@ class Slow:
         weights = self.edits.scores(layer, scores).softmax(dim=-1)
         weights = self.edits.weights(layer, weights)
         heads = self.edits.heads(layer, torch.einsum("hqk,khd->qhd", weights, values))
-        return self._linear(name + "o_proj", heads.reshape(count, -1))
+        output = self._linear(name + "o_proj", heads.reshape(count, -1))
+        return self.edits.attention(layer, output)
 
     def _rotate(self, vectors: Tensor) -> Tensor:
         """Rotary embedding of [Q, heads, D]: dimension i turns with i + D/2."""

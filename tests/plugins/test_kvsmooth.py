@@ -1,0 +1,122 @@
+"""KVSmooth against its formulas, with the cache of the slow decoder edited between its steps."""
+
+from __future__ import annotations
+
+import math
+
+import agree
+import pytest
+import slow
+import tiny
+import torch
+from torch import Tensor
+from vlmheads_plugins.kvsmooth import KVSmooth
+
+import vlmheads
+from vlmheads.model.geometry import Geometry
+
+
+def by_hand(
+    family: str, layers: tuple[int, ...], window: int, reference: float, tokens: int
+) -> tuple[list[int], Tensor, list[float]]:
+    """Greedy tokens and logits, a step at a time; and the strengths that were used."""
+    entropies: dict[int, float] = {}
+
+    def watch(layer: int, weights: Tensor) -> Tensor:
+        mean = weights[:, -1].mean(dim=0).tolist()
+        entropies[layer] = -sum(one * math.log(one) for one in mean if one > 0)
+        return weights
+
+    decoder = slow.Slow(tiny.build(family), slow.Edits(weights=watch))
+    logits, chosen, used = [decoder.prompt(tiny.inputs(family))], list[int](), list[float]()
+    queues: dict[int, list[float]] = {layer: [] for layer in layers}
+    while True:
+        chosen.append(int(logits[-1].argmax()))
+        if len(chosen) == tokens:
+            return chosen, torch.stack(logits), used
+        logits.append(decoder.token(chosen[-1]))
+        for layer in layers:
+            queue = queues[layer][-window:]
+            share = sum(one < entropies[layer] for one in queue) / window
+            share = min(max(share, max(0.0, reference - 0.2)), min(1.0, reference + 0.2))
+            queues[layer] = [*queue, entropies[layer]]
+            if len(chosen) == 1:
+                continue
+            used.append(share)
+            for cached in (decoder.keys[layer], decoder.values[layer]):
+                cached[-1] = (1 - share) * cached[-1] + share * cached[-2]
+
+
+@pytest.mark.parametrize(
+    ("family", "window", "reference"), [("llava", 2, 0.5), ("llava-gqa", 3, 0.9)]
+)
+def test_cached_tokens_are_averaged_with_the_smoothed_one_before(
+    family: str, window: int, reference: float
+) -> None:
+    layers = (1, 2, 3)
+    tokens, logits, used = by_hand(family, layers, window, reference, 8)
+    plain = slow.decode(tiny.build(family), tiny.inputs(family))
+    assert float((plain[1] - logits).abs().max()) > 1e-3
+    assert len({round(one, 6) for one in used}) > 1
+    plugin = KVSmooth(window=window, reference=reference, layers=layers)
+    found = agree.generate(tiny.build(family), tiny.inputs(family), plugin)
+    agree.assert_same((tokens, logits), found)
+
+
+def test_the_first_three_tokens_are_those_of_the_plain_model() -> None:
+    """The second new token is the first that is smoothed, and the fourth the first to see it."""
+    model, row = tiny.build("llava-gqa"), tiny.inputs("llava-gqa")
+    plain = agree.generate(model, row, KVSmooth.neutral(), 4)[1]
+    found = agree.generate(model, row, KVSmooth(layers=(0, 1, 2, 3)), 4)[1]
+    torch.testing.assert_close(found[:3], plain[:3], atol=1e-5, rtol=0)
+    assert not torch.allclose(found[3], plain[3], atol=1e-5)
+
+
+def test_entropies_follow_their_beams() -> None:
+    """With as many returned as there are beams, each is what greedy search along it gives."""
+    model, plugin = tiny.build("llava-gqa"), KVSmooth(layers=(0, 1, 2, 3), window=3, reference=0.5)
+    row = tiny.inputs("llava-gqa")
+    with vlmheads.attach(model, plugin):
+        beams = model.generate(
+            **row,
+            max_new_tokens=8,
+            num_beams=4,
+            num_return_sequences=4,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    moved = beams.beam_indices[:, :8]
+    assert any(len(set(one.tolist())) > 1 for one in moved)
+    length = row["input_ids"].shape[1]
+    for sequence, score in zip(beams.sequences, beams.sequences_scores, strict=True):
+        path = sequence[length:].tolist()
+        forced = lambda _, ids, path=path: [path[len(ids) - length]]  # noqa: E731
+        with vlmheads.attach(model, plugin):
+            alone = model.generate(
+                **row,
+                max_new_tokens=len(path),
+                do_sample=False,
+                prefix_allowed_tokens_fn=forced,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        logs = torch.cat(alone.logits).log_softmax(dim=-1)
+        total = sum(float(logs[step, token]) for step, token in enumerate(path))
+        assert total / len(path) == pytest.approx(float(score), abs=1e-4)
+
+
+def test_the_published_layers_are_the_default() -> None:
+    assert KVSmooth().chosen_layers(Geometry("llava", 32, 32)) == tuple(range(3, 32))
+
+
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}])
+def test_generation_without_a_cache_that_can_be_edited_is_refused(
+    options: dict[str, object],
+) -> None:
+    model = tiny.build("llava")
+    with (
+        vlmheads.attach(model, KVSmooth(layers=(1, 2))),
+        pytest.raises(vlmheads.VlmHeadsError, match="cache"),
+    ):
+        model.generate(**tiny.inputs("llava"), max_new_tokens=6, do_sample=False, **options)
