@@ -55,11 +55,13 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("alpha=0.5", "prefix={prefix},alpha=0.5"),
         ("alpha=2", "prefix={prefix},alpha=2"),
     ),
+    "kvsmooth": ("", "reference=0.3", "reference=0.6", "strength=0.5"),
     "locore": ("", "beta=0.4", "beta=0.4,window=64", "beta=1"),
     "m3id": ("", "decay=0.05", "decay=0.1", "decay=0.2"),
     "memvr": ("", "threshold=0.5", "threshold=0.25", "ratio=0.3,threshold=0.25"),
     "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),
     "paint": ("", "alpha=0.3,beta=0.1", "alpha=0.5,beta=0.2", "alpha=1,beta=0.5"),
+    "rudder": ("", "alpha=0.1", "alpha=1", "form=release"),
     "spin": ("", "factor=0.5", "keep=0.75", "keep=0.5"),
     "vaf": (
         "",

@@ -42,8 +42,8 @@ GROUP = 3
 # What a method works on. The first four have targets of their own.
 KINDS = {
     "heads": "vhr spin allpath adhh gains",
-    "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore",
-    "steering": "vista-steering vti",
+    "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth",
+    "steering": "vista-steering vti rudder",
     "vista": "vista",
     "contrast": "vcd icd m3id cfg damro cicd pai-guided",
     "logits": "dola deco flb",

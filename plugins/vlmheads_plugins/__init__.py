@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from vlmheads_plugins.gift import GIFT as GIFT
     from vlmheads_plugins.iat import IAT as IAT
     from vlmheads_plugins.icd import ICD as ICD
+    from vlmheads_plugins.kvsmooth import KVSmooth as KVSmooth
     from vlmheads_plugins.locore import LocoRE as LocoRE
     from vlmheads_plugins.m3id import M3ID as M3ID
     from vlmheads_plugins.memvr import MemVR as MemVR
     from vlmheads_plugins.pai import PAI as PAI
     from vlmheads_plugins.paint import PAINT as PAINT
+    from vlmheads_plugins.rudder import RUDDER as RUDDER
     from vlmheads_plugins.spin import SPIN as SPIN
     from vlmheads_plugins.vaf import VAF as VAF
     from vlmheads_plugins.var import VAR as VAR
@@ -53,11 +55,13 @@ _HOMES = {
     "GIFT": "gift",
     "IAT": "iat",
     "ICD": "icd",
+    "KVSmooth": "kvsmooth",
     "LocoRE": "locore",
     "M3ID": "m3id",
     "MemVR": "memvr",
     "PAI": "pai",
     "PAINT": "paint",
+    "RUDDER": "rudder",
     "SPIN": "spin",
     "VAF": "vaf",
     "VAR": "var",

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
@@ -70,6 +71,12 @@ class KVSmooth(Plugin):
         """Smooth the last token but one, by what was noted when it was the last."""
         if not self._acts(request, layer) or request.is_prefill:
             return keys, values
+        if request.cached and new > 1:
+            raise VlmHeadsError(
+                f"{self.name}: {new} tokens in one step",
+                "one token per step: each is smoothed by the one before it",
+                "leave prompt_lookup_num_tokens unset",
+            )
         kept = request.scratch(self).setdefault(layer, {})
         own = keys[:, :, -1].clone()
         if "own" in kept:

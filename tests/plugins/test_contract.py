@@ -36,6 +36,8 @@ MODES: dict[str, dict[str, Any]] = {
     "static": {"cache_implementation": "static"},
     "no cache": {"use_cache": False},
 }
+# What plugins that edit the cache say of other ways to decode.
+CACHE_REFUSALS = {"lookup": "one token per step", "static": "StaticCache", "no cache": "without a"}
 # A random model says image tokens too, which no trained one does.
 UNSAID = [tiny.IMAGE, tiny.VIDEO, 57, 58, 59]
 
@@ -236,6 +238,10 @@ def test_other_ways_to_decode_say_what_greedy_search_says(case: Case) -> None:
     with attach(model, plugin):
         if case.way == "static" and plugin.streams:
             with pytest.raises(VlmHeadsError, match="StaticCache"):
+                run(model, single(case.family), case.way)
+            return
+        if "on_cache" in plugin.hooks():
+            with pytest.raises(VlmHeadsError, match=CACHE_REFUSALS[case.way]):
                 run(model, single(case.family), case.way)
             return
         found = run(model, single(case.family), case.way)

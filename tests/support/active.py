@@ -63,6 +63,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gift": {"alpha": 1.0, "source": 0, "layers": (1, 2, 3)},
     "iat": {"layers": (0, 1, 2, 3)},
     "devils": {"layers": (0, 1, 2, 3)},
+    "kvsmooth": {"window": 2, "reference": 0.5, "layers": (1, 2, 3)},
+    "rudder": {"alpha": 1.0, "layer": 2},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},
     "var": {
