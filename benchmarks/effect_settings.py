@@ -59,6 +59,12 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
     "locore": ("", "beta=0.4", "beta=0.4,window=64", "beta=1"),
     "m3id": ("", "decay=0.05", "decay=0.1", "decay=0.2"),
     "memvr": ("", "threshold=0.5", "threshold=0.25", "ratio=0.3,threshold=0.25"),
+    "nullu": (
+        ("", "basis={basis}"),
+        ("rank=1", "basis={basis},rank=1"),
+        ("rank=2", "basis={basis},rank=2"),
+        ("rank=8", "basis={basis},rank=8"),
+    ),
     "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),
     "paint": ("", "alpha=0.3,beta=0.1", "alpha=0.5,beta=0.2", "alpha=1,beta=0.5"),
     "rudder": ("", "alpha=0.1", "alpha=1", "form=release"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.locore import LocoRE as LocoRE
     from vlmheads_plugins.m3id import M3ID as M3ID
     from vlmheads_plugins.memvr import MemVR as MemVR
+    from vlmheads_plugins.nullu import Nullu as Nullu
     from vlmheads_plugins.pai import PAI as PAI
     from vlmheads_plugins.paint import PAINT as PAINT
     from vlmheads_plugins.rudder import RUDDER as RUDDER
@@ -59,6 +60,7 @@ _HOMES = {
     "LocoRE": "locore",
     "M3ID": "m3id",
     "MemVR": "memvr",
+    "Nullu": "nullu",
     "PAI": "pai",
     "PAINT": "paint",
     "RUDDER": "rudder",

@@ -16,6 +16,7 @@ from torch import Tensor
 from vlmheads_plugins.vti import VTI, measure_directions
 
 import vlmheads
+from vlmheads.detect.directions import first_component
 from vlmheads.learned import Learned
 from vlmheads.model.geometry import Geometry
 
@@ -44,6 +45,30 @@ def test_every_mlp_is_turned_towards_its_direction(family: str, strength: float)
     agree.assert_plugin_is(plugin, slow.Edits(mlp=turn), family)
 
 
+def test_only_the_listed_layers_are_turned() -> None:
+    made = directions()
+
+    def turn(layer: int, outputs: Tensor) -> Tensor:
+        if layer not in (1, 3):
+            return outputs
+        v = made.values["directions"][layer].double()
+        u = outputs / outputs.norm(dim=-1, keepdim=True) + 0.8 * v / v.norm()
+        return outputs.norm(dim=-1, keepdim=True) * u / u.norm(dim=-1, keepdim=True)
+
+    plugin = VTI(directions=made, strength=8.0, layers=(1, 3))
+    agree.assert_plugin_is(plugin, slow.Edits(mlp=turn), "llava")
+
+
+def test_a_component_gets_the_sign_of_the_mean() -> None:
+    generator = torch.Generator().manual_seed(4)
+    data = torch.randn(20, 6, generator=generator) * torch.tensor([9.0, 1, 1, 1, 1, 1])
+    for mean in (torch.tensor([3.0, 0, 0, 0, 0, 0]), torch.tensor([-3.0, 0, 0, 0, 0, 0])):
+        samples = data - data.mean(dim=0) + mean
+        found = first_component(samples)
+        assert float(found @ mean) > 2.5
+        assert float(found.norm()) == pytest.approx(1, abs=1e-5)
+
+
 def pairs(count: int) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """Prompts of the same images with different words behind them."""
     made = []
@@ -70,8 +95,7 @@ def test_directions_are_the_mean_difference_plus_its_first_principal_component()
     mean = data.mean(dim=0)
     # The component is the eigenvector of the covariance with the largest eigenvalue.
     component = torch.linalg.eigh((data - mean).T @ (data - mean)).eigenvectors[:, -1]
-    weights = (data - mean) @ component
-    component = component * weights[weights.abs().argmax()].sign()
+    component = component * (component @ mean).sign()
     found = measure_directions(model, pairs(5))
     expected = (mean + component).view(4, 32).float()
     torch.testing.assert_close(found.values["directions"], expected, atol=1e-4, rtol=0)

@@ -33,6 +33,14 @@ def steering(family: str) -> Learned:
     return Learned("vti", values, shape)
 
 
+def basis(family: str) -> Learned:
+    """Eight random directions for each layer of the tiny model of a family."""
+    shape = geometry(family)
+    width = tiny.build(family).get_input_embeddings().weight.shape[-1]
+    values = torch.randn(shape.layers, width, 8, generator=torch.Generator().manual_seed(5))
+    return Learned("nullu", {"basis": torch.linalg.qr(values).Q}, shape)
+
+
 def tables(family: str) -> Learned:
     """Random attention on generated tokens, as small as to keep the gate of AdaIAT open or not."""
     shape = geometry(family)
@@ -64,6 +72,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "iat": {"layers": (0, 1, 2, 3)},
     "devils": {"layers": (0, 1, 2, 3)},
     "kvsmooth": {"window": 2, "reference": 0.5, "layers": (1, 2, 3)},
+    "nullu": {"basis": basis},
     "rudder": {"alpha": 1.0, "layer": 2},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},

@@ -52,7 +52,8 @@ _METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.ite
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Least number of real, and of hallucinated, object words to learn from.",
+    help="Least number of real, and of hallucinated, object words to learn from, or of pairs of "
+    "captions.",
 )
 @click.option("--variant", type=click.Choice(VARIANTS), default="pattern", show_default=True)
 @click.option("--seed", default=1, show_default=True, help="For the images, and for scenes.")
@@ -63,8 +64,9 @@ def learn(method: str, model: str, out: Path, **options: Any) -> None:
     r"""Learn what METHOD needs from a model, from images with known objects.
 
     The model captions the images; CHAIR says which object words are real and which are
-    hallucinated, and one pass over each caption records what the method compares. The file names
-    the model, the data and the number of words. It can be stopped; call it again to resume.
+    hallucinated, and one pass over each caption records what the method compares; or pairs of a
+    truthful and a hallucinated caption are made of them. The file names the model, the data and
+    the number of words or pairs. It can be stopped; call it again to resume.
 
     \b
     vlmheads learn adaiat --model M --data COCO --out tables.safetensors
@@ -95,7 +97,9 @@ def _refuse_idle(context: click.Context, method: str, captions: Path | None) -> 
     """Refuse options that were given and have no effect."""
     idle: tuple[str, ...] = ("max_new_tokens",) if captions is not None else ()
     needed = "captions that are made here, without --captions"
-    if METHODS[method].words is None:
+    if METHODS[method].pairs is not None and captions is not None:
+        idle = ("max_new_tokens", "batch_size")
+    if METHODS[method].pictures is not None:
         idle = ("captions", "max_new_tokens", "batch_size", "fewest", "variant")
         needed = "a method that learns from captions"
     for name in idle:

@@ -1,8 +1,10 @@
 """What each method learns, as tensors by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from vlmheads_eval.learn.pairs import Pair, nullu_basis, vti_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -10,23 +12,26 @@ if TYPE_CHECKING:
     from vlmheads.detect.mass import WordMass
 
 FromWords = Callable[["WordMass", "Tensor"], "dict[str, Tensor]"]
+FromPairs = Callable[[Any, Sequence[Pair], Mapping[str, frozenset[str]]], "dict[str, Tensor]"]
 FromImages = Callable[[Any, list[Any], str], "dict[str, Tensor]"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a method learns: from recorded object words, or from images alone.
+    """How a method learns: from recorded object words, from pairs of captions, or from images.
 
     Args:
         about: one line for people.
         images: how many images are taken by default.
         words: makes tensors of the masses of all words and [W] whether each object is there.
+        pairs: makes tensors of the captioner, pairs of captions, and key -> objects of all images.
         pictures: makes tensors of the captioner, images and the prompt.
     """
 
     about: str
     images: int
     words: FromWords | None = None
+    pairs: FromPairs | None = None
     pictures: FromImages | None = None
 
 
@@ -77,6 +82,16 @@ METHODS: Mapping[str, Method] = {
         "how much attention generated tokens get, for real and hallucinated words",
         500,
         words=attention_tables,
+    ),
+    "vti": Method(
+        "directions from hallucinated to truthful captions at their last token",
+        500,
+        pairs=vti_directions,
+    ),
+    "nullu": Method(
+        "what tells hallucinated from truthful captions in each layer, as a basis",
+        500,
+        pairs=nullu_basis,
     ),
     "cicd": Method("a pool of other images to contrast with", 16, pictures=image_pool),
 }

@@ -12,7 +12,8 @@ from vlmheads_eval import run_folder
 from vlmheads_eval.calibrate.learn import Source, load_source
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import Sample
-from vlmheads_eval.learn.methods import METHODS, FromImages, FromWords
+from vlmheads_eval.learn.methods import METHODS, FromImages, FromPairs, FromWords
+from vlmheads_eval.learn.pairs import make_pairs
 from vlmheads_eval.learn.words import label, record
 from vlmheads_eval.records import file_sha256, image_key, predictions_file, read_captions
 
@@ -38,7 +39,7 @@ class Settings:
         prompt: what captions are asked for with.
         max_new_tokens: the token limit of a caption.
         batch_size: captions per pass.
-        fewest: the least number of words of either kind to learn from.
+        fewest: the least number of words of either kind, or of pairs of captions, to learn from.
         variant: the variant of CHAIR that finds words.
         seed: for the draw of images, and for the scenes of the test bench.
         dtype: see `vlmheads.Captioner.from_pretrained`.
@@ -75,7 +76,7 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
     """Learn one of METHODS; `say` is told what was found, line by line.
 
     Raises VlmHeadsError for an unknown method, captions of another model or under plugins, images
-    without captions, or too few words.
+    without captions, or too few words or pairs.
     """
     from vlmheads.model.fingerprint import model_fingerprint
     from vlmheads_eval.predict.model import versions
@@ -84,7 +85,7 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
         raise VlmHeadsError(f"method {method!r}", " or ".join(METHODS))
     how, files = METHODS[method], model_fingerprint(settings.model)
     if settings.captions is not None:
-        if how.words is None:
+        if how.pictures is not None:
             raise VlmHeadsError(f"captions for {method}, which learns from images", "none")
         settings = replace(settings, prompt=_prompt_of(settings.captions, settings.prompt, files))
     elif settings.num is None:
@@ -109,7 +110,9 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
     }
     if how.pictures is not None:
         return _from_images(method, how.pictures, settings, source, about)
-    assert how.words is not None  # A method learns from one of the two.
+    if how.pairs is not None:
+        return _from_pairs(method, how.pairs, settings, source, about, say)
+    assert how.words is not None  # A method learns from one of the three.
     return _from_words(method, how.words, settings, source, about, say)
 
 
@@ -153,17 +156,56 @@ def _from_words(
         )
     say(told)
     masses, truth = record(captioner, labelled, settings.batch_size)
-    known = [(one.key, text, sorted(source.truth.objects[one.key])) for one, text in texts]
-    own = settings.captions is None
-    found = {
-        "images": len(texts),
+    found = _of_captions(settings, texts, source.truth.objects) | {
         "words": {"real": real, "hallucinated": hallucinated},
+    }
+    return Learned(method, make(masses, truth), masses.geometry, {**about, **found})
+
+
+def _from_pairs(
+    method: str,
+    make: FromPairs,
+    settings: Settings,
+    source: Source,
+    about: Mapping[str, Any],
+    say: Say,
+) -> "Learned":
+    from vlmheads.learned import Learned
+    from vlmheads.model.anatomy import examine
+
+    texts, truth = _texts(settings.captions or _captioned(settings), source), source.truth.objects
+    pairs = make_pairs(texts, truth, get_variant(settings.variant))
+    told = f"{len(pairs)} pairs of captions from {len(texts)} captions"
+    if len(pairs) < settings.fewest:
+        raise VlmHeadsError(
+            told,
+            f"at least {settings.fewest} to learn from",
+            "use more images with --num, or accept fewer with --fewest",
+        )
+    inserted = sum(pair.inserted for pair in pairs)
+    say(f"{told}: an object inserted in {inserted}, clauses dropped in {len(pairs) - inserted}")
+    captioner = settings.load()
+    values = make(captioner, pairs, truth)
+    found = _of_captions(settings, texts, truth) | {
+        "pairs": {"inserted": inserted, "rewritten": len(pairs) - inserted},
+    }
+    return Learned(method, values, examine(captioner.model).geometry, {**about, **found})
+
+
+def _of_captions(
+    settings: Settings,
+    texts: list[tuple[Sample, str]],
+    truth: Mapping[str, frozenset[str]],
+) -> dict[str, Any]:
+    """Return what is remembered of captions."""
+    own = settings.captions is None
+    return {
+        "images": len(texts),
         "captions": "its own" if own else str(settings.captions),
         "max_new_tokens": settings.max_new_tokens if own else None,
         "variant": settings.variant,
-        "data_digest": digest(known),
+        "data_digest": digest([(one.key, text, sorted(truth[one.key])) for one, text in texts]),
     }
-    return Learned(method, make(masses, truth), masses.geometry, {**about, **found})
 
 
 def _captioned(settings: Settings) -> Path:
