@@ -67,6 +67,12 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
     ),
     "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),
     "paint": ("", "alpha=0.3,beta=0.1", "alpha=0.5,beta=0.2", "alpha=1,beta=0.5"),
+    "revis": (
+        ("", "learned={risk}"),
+        ("alpha=0.5", "learned={risk},alpha=0.5"),
+        ("alpha=1", "learned={risk},alpha=1"),
+        ("form=release", "learned={risk},form=release"),
+    ),
     "rudder": ("", "alpha=0.1", "alpha=1", "form=release"),
     "spin": ("", "factor=0.5", "keep=0.75", "keep=0.5"),
     "vaf": (

@@ -43,7 +43,7 @@ GROUP = 3
 KINDS = {
     "heads": "vhr spin allpath adhh gains",
     "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth",
-    "steering": "vista-steering vti rudder nullu",
+    "steering": "vista-steering vti rudder nullu revis",
     "vista": "vista",
     "contrast": "vcd icd m3id cfg damro cicd pai-guided",
     "logits": "dola deco flb",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.nullu import Nullu as Nullu
     from vlmheads_plugins.pai import PAI as PAI
     from vlmheads_plugins.paint import PAINT as PAINT
+    from vlmheads_plugins.revis import Revis as Revis
     from vlmheads_plugins.rudder import RUDDER as RUDDER
     from vlmheads_plugins.spin import SPIN as SPIN
     from vlmheads_plugins.vaf import VAF as VAF
@@ -63,6 +64,7 @@ _HOMES = {
     "Nullu": "nullu",
     "PAI": "pai",
     "PAINT": "paint",
+    "Revis": "revis",
     "RUDDER": "rudder",
     "SPIN": "spin",
     "VAF": "vaf",

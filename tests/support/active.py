@@ -41,6 +41,16 @@ def basis(family: str) -> Learned:
     return Learned("nullu", {"basis": torch.linalg.qr(values).Q}, shape)
 
 
+def risky(family: str) -> Learned:
+    """Random vectors for each layer of the tiny model of a family, to be added at layer 1."""
+    shape = geometry(family)
+    width = tiny.build(family).get_input_embeddings().weight.shape[-1]
+    vectors = torch.randn(2, shape.layers, width, generator=torch.Generator().manual_seed(7))
+    thresholds, layers = torch.zeros(2, shape.layers), torch.tensor([1.0, 1.0])
+    values = {"vectors": vectors, "thresholds": thresholds, "layers": layers}
+    return Learned("revis", values, shape)
+
+
 def tables(family: str) -> Learned:
     """Random attention on generated tokens, as small as to keep the gate of AdaIAT open or not."""
     shape = geometry(family)
@@ -73,6 +83,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "devils": {"layers": (0, 1, 2, 3)},
     "kvsmooth": {"window": 2, "reference": 0.5, "layers": (1, 2, 3)},
     "nullu": {"basis": basis},
+    "revis": {"learned": risky},
     "rudder": {"alpha": 1.0, "layer": 2},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},

@@ -72,7 +72,9 @@ def first_component(samples: Tensor) -> Tensor:
 
 
 def null_basis(differences: Tensor, rank: int) -> Tensor:
-    """Return Nullu's basis [L, E, rank] of differences [N, L, E]: the largest directions, uncentred.
+    """Return Nullu's basis [L, E, rank]: the largest directions of differences [N, L, E].
+
+    The mean is not taken out first.
 
     Raises:
         VlmHeadsError: fewer pairs than directions.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmheads_eval.learn.pairs import Pair, nullu_basis, vti_directions
+from vlmheads_eval.learn.risk import steering
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +93,11 @@ METHODS: Mapping[str, Method] = {
         "what tells hallucinated from truthful captions in each layer, as a basis",
         500,
         pairs=nullu_basis,
+    ),
+    "revis": Method(
+        "vectors from captions without the image to those with it, and where and when to add them",
+        500,
+        pairs=steering,
     ),
     "cicd": Method("a pool of other images to contrast with", 16, pictures=image_pool),
 }

@@ -11,9 +11,6 @@ from vlmheads_eval.data import Sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a model says that does not know, for Revis.
-UNKNOWN = "I don't know."
-
 
 class Pair(NamedTuple):
     """Two captions of one image, one of which names something that is not there.

@@ -1,0 +1,118 @@
+"""Pairs of a truthful and a hallucinated caption, and what `vlmheads learn` makes of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from vlmheads_eval.chair.variants import get_variant
+from vlmheads_eval.commands.learn import learn
+from vlmheads_eval.data import Sample
+from vlmheads_eval.learn.pairs import Pair, likeliest, make_pairs
+from vlmheads_eval.learn.risk import best_layer, questions
+from vlmheads_testbed.coco import write_dataset
+
+import vlmheads
+from vlmheads.learned import Learned
+
+TRUTH = {
+    "1": frozenset({"dog", "bench"}),
+    "2": frozenset({"dog", "bird", "bench"}),
+    "3": frozenset({"bird", "boat"}),
+    "4": frozenset({"apple", "dog"}),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs") / "scenes"
+    write_dataset(folder, "counterfactual", 8)
+    return folder
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    found = CliRunner().invoke(learn, [str(one) for one in arguments], catch_exceptions=False)
+    return found.exit_code, found.output
+
+
+def pairs_of(text: str, key: str = "1") -> list[tuple[str, str, bool]]:
+    sample = Sample(key, Path("a.png"), "Describe the image.")
+    found = make_pairs([(sample, text)], TRUTH, get_variant("pattern"))
+    return [(one.truthful, one.hallucinated, one.inserted) for one in found]
+
+
+def test_a_hallucinated_caption_loses_the_clauses_that_are_not_true() -> None:
+    text = "There is a dog and a boat. A bird sits on a bench. It is sunny."
+    assert pairs_of(text) == [("There is a dog. It is sunny.", text, False)]
+
+
+def test_a_truthful_caption_gets_the_likeliest_absent_object() -> None:
+    text = "There is a dog on a bench."
+    assert pairs_of(text) == [(text, f"{text} There is also a bird.", True)]
+    assert pairs_of("A boat. ", "3") == [("A boat. ", "A boat. There is also a bench.", True)]
+    apple = {"1": frozenset({"dog"}), "4": TRUTH["4"]}
+    (pair,) = make_pairs(
+        [(Sample("1", Path("a.png"), "?"), "A dog.")], apple, get_variant("pattern")
+    )
+    assert pair.hallucinated == "A dog. There is also an apple."
+
+
+@pytest.mark.parametrize("text", ["It is sunny.", "A boat floats by.", ""])
+def test_what_names_nothing_or_nothing_true_gives_no_pair(text: str) -> None:
+    assert pairs_of(text) == []
+
+
+def test_the_likeliest_object_is_most_often_beside_those_that_are_there() -> None:
+    assert likeliest(TRUTH["1"], TRUTH) == "bird"  # beside two of them in image 2
+    assert likeliest(TRUTH["3"], TRUTH) == "bench"  # before dog, by name
+    every = frozenset[str]().union(*TRUTH.values())
+    assert likeliest(every, TRUTH) is None
+
+
+NEEDS = {"vti": "directions", "nullu": "basis", "revis": "learned"}
+
+
+@pytest.mark.parametrize("method", list(NEEDS))
+def test_the_command_learns_from_pairs_what_acts(method: str, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "learned.safetensors"
+    given = ("--model", "embedded", "--data", data, "--out", out, "--fewest", 2)
+    code, text = run(method, *given, "--max-new-tokens", 48)
+    assert code == 0, text
+    found = Learned.load(out)
+    made = found.provenance["pairs"]
+    assert found.method == method
+    assert sum(made.values()) >= 2
+    assert f"an object inserted in {made['inserted']}" in text
+    plugin = vlmheads.get_plugin(method).from_dict({NEEDS[method]: str(out)})
+    captioner = vlmheads.Captioner.from_pretrained("embedded")
+    image = next((data / "images").iterdir())
+    (caption,) = captioner([image], plugins=[plugin], max_new_tokens=8)
+    assert caption.text
+
+
+def test_too_few_pairs_are_refused_with_the_number_needed(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "basis.safetensors"
+    given = ("--model", "embedded", "--data", data, "--out", out, "--max-new-tokens", 16)
+    code, text = run("nullu", *given)
+    assert code == 2
+    assert "pairs of captions from 8 captions; expected at least 100 to learn from" in text
+    assert not out.exists()
+    code, text = run("nullu", *given, "--captions", tmp_path, "--batch-size", 4)
+    assert (code, "has no effect on nullu" in text) == (2, True)
+
+
+def test_revis_steers_at_the_last_layer_where_wrong_answers_stand_out() -> None:
+    wrong = torch.tensor([True, False, False])
+    risks = torch.tensor([[9.0, 0.4, 0.1, 0.25], [0, 0.1, 0.2, 0.3], [0, 0.1, 0.2, 0.3]])
+    assert best_layer(risks, wrong) == 1
+    # Layer 0 is below the lowest, a share of 10 in 32; nowhere do they stand out above it.
+    assert best_layer(risks - torch.tensor([[0, 0.6, 0, 0], [0] * 4, [0] * 4]), wrong) == 3
+
+
+def test_revis_asks_for_an_object_that_is_there_and_one_that_is_not() -> None:
+    pair = Pair(Sample("1", Path("a.png"), "Describe the image."), "", "", inserted=True)
+    found = questions([pair], TRUTH)
+    assert [(one.sample.prompt, one.present) for one in found] == [
+        ("Is there a bench in the image?", True),
+        ("Is there a bird in the image?", False),
+    ]
