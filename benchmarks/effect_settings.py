@@ -65,6 +65,7 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("rank=2", "basis={basis},rank=2"),
         ("rank=8", "basis={basis},rank=8"),
     ),
+    "only": ("", "collaborate=1", "gamma=0", "gamma=0,contrast=0.5"),
     "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),
     "paint": ("", "alpha=0.3,beta=0.1", "alpha=0.5,beta=0.2", "alpha=1,beta=0.5"),
     "revis": (

@@ -46,7 +46,7 @@ KINDS = {
     "steering": "vista-steering vti rudder nullu revis",
     "vista": "vista",
     "contrast": "vcd icd m3id cfg damro cicd pai-guided",
-    "logits": "dola deco flb",
+    "logits": "dola deco flb only",
     "hidden": "memvr",
 }
 # Most that decoding may cost, by kind, on a CPU and on CUDA; logits and hidden have none.

@@ -103,6 +103,7 @@ REFUSED: dict[tuple[str, str], str] = {
     for family in tiny.FAMILIES
     if family not in ("llava", "llava-gqa", "vipllava")
 } | {("icd", family): "disturbed" for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
+REFUSED |= {("only", "gemma3"): "pre_feedforward_layernorm"}
 REFUSED |= {
     ("cicd", family): "fixed size"
     for family in (
