@@ -84,6 +84,7 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
     ),
     "var": ("", "tau=3", "tau=2.5", "tau=2"),
     "vcd": ("", "alpha=0.25", "alpha=0.5", "alpha=2"),
+    "vga": ("", "map=certainty", "beta=0.5", "beta=1"),
     "vhr": ("", "alpha=1.25", "alpha=1.5", "alpha=3"),
     "vista": ("", "strength=0.05", "strength=0.1", "strength=0.3"),
     "vti": (

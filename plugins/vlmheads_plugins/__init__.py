@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.vaf import VAF as VAF
     from vlmheads_plugins.var import VAR as VAR
     from vlmheads_plugins.vcd import VCD as VCD
+    from vlmheads_plugins.vga import VGA as VGA
     from vlmheads_plugins.vhr import VHR as VHR
     from vlmheads_plugins.vista import VISTA as VISTA
     from vlmheads_plugins.vti import VTI as VTI
@@ -72,6 +73,7 @@ _HOMES = {
     "VAF": "vaf",
     "VAR": "var",
     "VCD": "vcd",
+    "VGA": "vga",
     "VHR": "vhr",
     "VISTA": "vista",
     "VTI": "vti",

@@ -15,6 +15,7 @@ from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._contrast import plausible, settle
+from vlmheads_plugins._mix import mixed
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _RESIDUAL = 0.2  # Share of the residual stream in the second pass through the last layer.
@@ -108,10 +109,10 @@ class ONLY(Plugin):
         left = weights.masked_fill(_outstanding(weights, text) | _outstanding(weights, image), 0)
         ratio = _entropy(left * text) / _entropy(left * image).clamp(min=_TINY)
         chosen = ratio >= ratio.mean(dim=1, keepdim=True)  # [B, H, q]
-        mixed = _mixed(left * chosen[..., None], rows.values)
+        heads = mixed(left * chosen[..., None], rows.values)
         # A module's forward runs no hooks, neither ours nor those of other plugins.
         projection: Any = request.anatomy.projections[layer]
-        request.scratch(self)["output"] = projection.forward(mixed)
+        request.scratch(self)["output"] = projection.forward(heads.flatten(2))
         return rows
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
@@ -155,12 +156,3 @@ def _entropy(weights: Tensor) -> Tensor:
     """Return the entropy [B, H, q] of weights [B, H, q, K] divided by their sum, in nats."""
     share = weights / weights.sum(dim=-1, keepdim=True).clamp(min=_TINY)
     return torch.special.entr(share).sum(dim=-1)
-
-
-def _mixed(weights: Tensor, values: Tensor) -> Tensor:
-    """Return heads side by side [B, q, H * D], of weights [B, H, q, K] and values [B, Hkv, K, D].
-
-    Query heads share values in groups of neighbours.
-    """
-    grouped = weights.to(values.dtype).unflatten(1, (values.shape[1], -1))
-    return torch.einsum("bgrqk,bgkd->bqgrd", grouped, values).flatten(2)

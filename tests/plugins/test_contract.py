@@ -37,7 +37,9 @@ MODES: dict[str, dict[str, Any]] = {
     "no cache": {"use_cache": False},
 }
 # What plugins that edit the cache say of other ways to decode.
-CACHE_REFUSALS = {"lookup": "one token per step", "static": "StaticCache", "no cache": "without a"}
+CACHE_REFUSALS = {"static": "StaticCache", "no cache": "without a cache"}
+# Those that refuse several tokens in one step, since they keep count of what was said.
+STEPWISE = ("kvsmooth", "vga")
 # A random model says image tokens too, which no trained one does.
 UNSAID = [tiny.IMAGE, tiny.VIDEO, 57, 58, 59]
 
@@ -240,11 +242,17 @@ def test_other_ways_to_decode_say_what_greedy_search_says(case: Case) -> None:
             with pytest.raises(VlmHeadsError, match="StaticCache"):
                 run(model, single(case.family), case.way)
             return
-        if "on_cache" in plugin.hooks():
+        if "on_cache" in plugin.hooks() and case.way != "lookup":
             with pytest.raises(VlmHeadsError, match=CACHE_REFUSALS[case.way]):
                 run(model, single(case.family), case.way)
             return
-        found = run(model, single(case.family), case.way)
+        try:
+            found = run(model, single(case.family), case.way)
+        except VlmHeadsError as error:  # only where a draft was found
+            stepwise = case.way == "lookup" and case.name in STEPWISE
+            if not stepwise or "one token per step" not in str(error):
+                raise
+            return
     assert found[0].tolist() == alone(case.family, case.name, case.backend)[0].tolist()
 
 

@@ -86,6 +86,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "revis": {"learned": risky},
     "rudder": {"alpha": 1.0, "layer": 2},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
+    "vga": {"beta": 1.0, "kappa": 0.3, "layers": (1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},
     "var": {
         "tau": 1.3,
