@@ -55,6 +55,7 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("alpha=0.5", "prefix={prefix},alpha=0.5"),
         ("alpha=2", "prefix={prefix},alpha=2"),
     ),
+    "ilvad": ("", "alpha=1", "alpha=2.5", "base=1"),
     "kvsmooth": ("", "reference=0.3", "reference=0.6", "strength=0.5"),
     "locore": ("", "beta=0.4", "beta=0.4,window=64", "beta=1"),
     "m3id": ("", "decay=0.05", "decay=0.1", "decay=0.2"),

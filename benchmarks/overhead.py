@@ -42,7 +42,7 @@ GROUP = 3
 # What a method works on. The first four have targets of their own.
 KINDS = {
     "heads": "vhr spin allpath adhh gains",
-    "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga",
+    "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga ilvad",
     "steering": "vista-steering vti rudder nullu revis",
     "vista": "vista",
     "contrast": "vcd icd m3id cfg damro cicd pai-guided",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.gift import GIFT as GIFT
     from vlmheads_plugins.iat import IAT as IAT
     from vlmheads_plugins.icd import ICD as ICD
+    from vlmheads_plugins.ilvad import ILVAD as ILVAD
     from vlmheads_plugins.kvsmooth import KVSmooth as KVSmooth
     from vlmheads_plugins.locore import LocoRE as LocoRE
     from vlmheads_plugins.m3id import M3ID as M3ID
@@ -59,6 +60,7 @@ _HOMES = {
     "GIFT": "gift",
     "IAT": "iat",
     "ICD": "icd",
+    "ILVAD": "ilvad",
     "KVSmooth": "kvsmooth",
     "LocoRE": "locore",
     "M3ID": "m3id",

@@ -179,7 +179,7 @@ class GIFT(Plugin):
         moved = torch.where(content[:, None, :, None], moved, 0.0).sum(dim=2)  # [B, H, K]
         kept = top_half(moved.sum(dim=-1, keepdim=True))
         # The mean over heads and tokens, up to a factor that the scaling below takes out.
-        gaze = _scaled((moved * kept).sum(dim=1), rows.image_keys)
+        gaze = scaled((moved * kept).sum(dim=1), rows.image_keys)
         dropped = max(0, request.seen - gaze.shape[1])
         return F.pad(gaze, (dropped, 0))[:, : request.prompt_length]
 
@@ -187,14 +187,14 @@ class GIFT(Plugin):
 def top_half(values: Tensor) -> Tensor:
     """[B, H, Q] True for the half of the heads with the largest values, rounded down.
 
-    One head of one counts.
+    One head of one counts. Among equals the first is taken.
     """
     count = max(1, values.shape[1] // 2)
-    chosen = values.topk(count, dim=1).indices
+    chosen = values.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros_like(values, dtype=torch.bool).scatter(1, chosen, True)
 
 
-def _scaled(values: Tensor, image: Tensor) -> Tensor:
+def scaled(values: Tensor, image: Tensor) -> Tensor:
     """Cut [B, K] at three deviations from the mean over the image, and scale it to 0..1 there."""
     count = image.sum(dim=1, keepdim=True).clamp(min=1)
     mean = (values * image).sum(dim=1, keepdim=True) / count

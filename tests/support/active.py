@@ -81,6 +81,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gift": {"alpha": 1.0, "source": 0, "layers": (1, 2, 3)},
     "iat": {"layers": (0, 1, 2, 3)},
     "devils": {"layers": (0, 1, 2, 3)},
+    "ilvad": {"alpha": 1.0, "peak": 1.0, "tokens": 4, "layers": (1, 2, 3)},
     "kvsmooth": {"window": 2, "reference": 0.5, "layers": (1, 2, 3)},
     "nullu": {"basis": basis},
     "revis": {"learned": risky},
