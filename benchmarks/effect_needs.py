@@ -75,10 +75,11 @@ def learned(out: Path, *, draws: int) -> dict[str, str]:
     """Return what options refer to by name, as `learn` kept it.
 
     Gains that `vlmheads calibrate` wrote are taken from OUT/gains.safetensors where they are, what
-    `vlmheads learn` wrote from OUT/tables.safetensors (adaiat) and OUT/pool.safetensors (cicd).
+    `vlmheads learn` wrote from OUT/NAME.safetensors: tables (adaiat), pool (cicd), basis (nullu),
+    risk (revis) and cached (pti).
     """
     needs: dict[str, str] = json.loads((out / "needs.json").read_text())
-    for name in ("tables", "pool"):
+    for name in ("tables", "pool", "basis", "risk", "cached"):
         path = out / f"{name}.safetensors"
         if path.is_file():
             needs[name] = str(path)

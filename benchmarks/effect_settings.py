@@ -69,6 +69,12 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
     "only": ("", "collaborate=1", "gamma=0", "gamma=0,contrast=0.5"),
     "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),
     "paint": ("", "alpha=0.3,beta=0.1", "alpha=0.5,beta=0.2", "alpha=1,beta=0.5"),
+    "pti": (
+        ("form=release", "directions={cached},form=release"),
+        ("", "directions={cached}"),
+        ("release, half", "directions={cached},form=release,key_strength=0.05,value_strength=0.3"),
+        ("release, double", "directions={cached},form=release,key_strength=0.2,value_strength=1.2"),
+    ),
     "revis": (
         ("", "learned={risk}"),
         ("alpha=0.5", "learned={risk},alpha=0.5"),

@@ -35,6 +35,7 @@ import vlmheads
 from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
 from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
+from vlmheads.model.geometry import Geometry
 
 # Plugins between one plain run and the next.
 GROUP = 3
@@ -42,7 +43,8 @@ GROUP = 3
 # What a method works on. The first four have targets of their own.
 KINDS = {
     "heads": "vhr spin allpath adhh gains",
-    "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga ilvad",
+    "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga ilvad "
+    "pti",
     "steering": "vista-steering vti rudder nullu revis",
     "vista": "vista",
     "contrast": "vcd icd m3id cfg damro cicd pai-guided",
@@ -83,17 +85,9 @@ def options(name: str, model: Any) -> dict[str, Any]:
     if name == "gains":
         values = 2 * torch.rand(1, geometry.layers, geometry.heads, generator=generator)
         return {"head_map": HeadMap(values, geometry, "gain")}
-    if name == "vti":
-        width = model.get_input_embeddings().weight.shape[-1]
-        values = torch.randn(geometry.layers, width, generator=generator)
-        return {"directions": Learned("vti", {"directions": values}, geometry)}
-    if name == "adaiat":  # its gate is always open
-        real = torch.ones(geometry.layers, geometry.heads)
-        return {"tables": Learned(name, {"real": real, "hallucinated": real / 2}, geometry)}
-    if name == "cicd":
-        side = model.config.vision_config.image_size
-        pixels = torch.randn(4, 3, side, side, generator=generator)
-        return {"pool": Learned(name, {"pixels": pixels}, geometry), "tau": 0.0}
+    learned = _learned(name, model, geometry, generator)
+    if learned:
+        return learned
     if name == "allpath":  # 40 of each among 1024 heads
         count = max(1, round(len(heads) * 40 / 1024))
         return {"suppressed": tuple(order[:count]), "boosted": tuple(order[count : 2 * count])}
@@ -103,6 +97,46 @@ def options(name: str, model: Any) -> dict[str, Any]:
         return {"prefix": tuple(range(5, 23))}
     if name == "var":
         return {"dimensions": (0, 1), "tau": 1.0, "rho": 0.2, "minimum": 0.0}
+    return {}
+
+
+def _learned(
+    name: str, model: Any, geometry: Geometry, generator: torch.Generator
+) -> dict[str, Any]:
+    """What a method learns from a model, made up; nothing for one that learns nothing."""
+    width, layers = model.get_input_embeddings().weight.shape[-1], geometry.layers
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    if name == "vti":
+        return {"directions": Learned(name, {"directions": random(layers, width)}, geometry)}
+    if name == "nullu":
+        basis = torch.linalg.qr(random(layers, width, 4)).Q
+        return {"basis": Learned(name, {"basis": basis}, geometry)}
+    if name == "revis":
+        values = {
+            "vectors": random(2, layers, width),
+            "thresholds": torch.zeros(2, layers),
+            "layers": torch.full((2,), layers - 2),
+        }
+        return {"learned": Learned(name, values, geometry)}
+    if name == "pti":
+        config = examine(model).decoder.config
+        heads = config.num_key_value_heads
+        size = getattr(config, "head_dim", None) or width // config.num_attention_heads
+        values = {
+            f"{kind}_{part}": random(layers, heads, size)
+            for kind in ("image", "text")
+            for part in ("keys", "values")
+        }
+        return {"directions": Learned(name, values, geometry)}
+    if name == "adaiat":  # its gate is always open
+        real = torch.ones(layers, geometry.heads)
+        return {"tables": Learned(name, {"real": real, "hallucinated": real / 2}, geometry)}
+    if name == "cicd":
+        side = model.config.vision_config.image_size
+        return {"pool": Learned(name, {"pixels": random(4, 3, side, side)}, geometry), "tau": 0.0}
     return {}
 
 

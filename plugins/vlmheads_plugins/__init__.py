@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.only import ONLY as ONLY
     from vlmheads_plugins.pai import PAI as PAI
     from vlmheads_plugins.paint import PAINT as PAINT
+    from vlmheads_plugins.pti import PTI as PTI
     from vlmheads_plugins.revis import Revis as Revis
     from vlmheads_plugins.rudder import RUDDER as RUDDER
     from vlmheads_plugins.spin import SPIN as SPIN
@@ -69,6 +70,7 @@ _HOMES = {
     "ONLY": "only",
     "PAI": "pai",
     "PAINT": "paint",
+    "PTI": "pti",
     "Revis": "revis",
     "RUDDER": "rudder",
     "SPIN": "spin",

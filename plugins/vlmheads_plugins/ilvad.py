@@ -66,8 +66,9 @@ class ILVAD(Plugin):
     generated token is weighed by the row before it, the last prompt token by 0. In the paper's form
     each token is weighed by its own row, as far as the layers have come. In the prefill both go by
     the layers so far. Deviations: every row of a batch has its own map; the map is scaled after it
-    is cut, not before; without any jump there is no map, where the release gives no number; of an
-    odd number of heads half is rounded down, and among heads equal to 0.00001 the first count; layer 0, where beams cannot be told apart, is refused,
+    is cut, not before; without any jump there is no map, where the release gives no number; half of
+    an odd number of heads is rounded down, and among heads equal to 0.00001 the first count; layer
+    0, where beams cannot be told apart, is refused,
     and so are drafts and generation without a cache.
 
     Cost: ten tokens ahead, for each beam; one attention row in every layer and for each token.

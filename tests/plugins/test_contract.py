@@ -41,7 +41,7 @@ CACHE_REFUSALS = {"static": "StaticCache", "no cache": "without a cache"}
 # Those that need a cache without editing it, and those that refuse several tokens in one step: they
 # keep count of what was said.
 UNCACHED = {("ilvad", "no cache")}
-STEPWISE = ("kvsmooth", "vga", "ilvad")
+STEPWISE = ("kvsmooth", "vga", "ilvad", "pti")
 # A random model says image tokens too, which no trained one does.
 UNSAID = [tiny.IMAGE, tiny.VIDEO, 57, 58, 59]
 

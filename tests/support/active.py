@@ -12,6 +12,7 @@ from examples import EXAMPLES
 from vlmheads.entries import installed
 from vlmheads.headmap import HeadMap
 from vlmheads.learned import Learned
+from vlmheads.model.anatomy import examine
 from vlmheads.plugin import Plugin
 from vlmheads.registry import get_plugin
 
@@ -51,6 +52,17 @@ def risky(family: str) -> Learned:
     return Learned("revis", values, shape)
 
 
+def cached(family: str) -> Learned:
+    """Random directions of the keys and values of the tiny model of a family."""
+    anatomy = examine(tiny.build(family))
+    config = anatomy.decoder.config
+    size = (config.num_hidden_layers, config.num_key_value_heads, 8)
+    generator = torch.Generator().manual_seed(8)
+    names = ("image_keys", "image_values", "text_keys", "text_values")
+    values = {name: torch.randn(*size, generator=generator) for name in names}
+    return Learned("pti", values, anatomy.geometry)
+
+
 def tables(family: str) -> Learned:
     """Random attention on generated tokens, as small as to keep the gate of AdaIAT open or not."""
     shape = geometry(family)
@@ -84,6 +96,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ilvad": {"alpha": 1.0, "peak": 1.0, "tokens": 4, "layers": (1, 2, 3)},
     "kvsmooth": {"window": 2, "reference": 0.5, "layers": (1, 2, 3)},
     "nullu": {"basis": basis},
+    "pti": {"directions": cached},
     "revis": {"learned": risky},
     "rudder": {"alpha": 1.0, "layer": 2},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
@@ -135,6 +148,4 @@ def make(name: str, family: str) -> Plugin:
 
 def geometry(family: str) -> Any:
     """Layers and heads of the tiny model of a family."""
-    from vlmheads.model.anatomy import examine
-
     return examine(tiny.build(family)).geometry

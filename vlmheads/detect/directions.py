@@ -13,6 +13,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
 from vlmheads.precision import at_least_float32
+from vlmheads.runtime.cache import filled_cache
 
 Inputs = Mapping[str, Any]
 
@@ -125,6 +126,50 @@ def layer_outputs(model: Any, inputs: Inputs, *, mean: bool = False) -> tuple[Te
             stack.callback(layer.register_forward_hook(keep).remove)
         logits = anatomy.generator(**inputs, use_cache=False, return_dict=True).logits
     return torch.stack(found), at_least_float32(logits[0, -1]).cpu()
+
+
+@torch.no_grad()
+def layer_cache(model: Any, inputs: Inputs, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cached keys [L, Hkv, D] and values [L, Hkv, Dv], mean over some positions.
+
+    Args:
+        model: without plugins attached.
+        inputs: arguments of its forward, one row without padding.
+        place: [S] True for those positions.
+
+    Raises:
+        VlmHeadsError: layers that cache something else than keys and values of all positions, as
+            sliding windows do, or of different shapes.
+    """
+    output = examine(model).generator(**inputs, use_cache=True, return_dict=True)
+    parts = []
+    for layer in filled_cache(output).layers:
+        found = (getattr(layer, "keys", None), getattr(layer, "values", None))
+        if any(one is None or one.shape[2] != len(place) for one in found):
+            raise VlmHeadsError(
+                f"a layer whose {type(layer).__name__} does not hold all {len(place)} positions",
+                "full attention in every layer",
+            )
+        parts.append(
+            [at_least_float32(one[0][:, place.to(one.device)]).mean(dim=1) for one in found]
+        )
+    if len({(one.shape, two.shape) for one, two in parts}) > 1:
+        raise VlmHeadsError("layers that cache keys of different shapes", "the same in all layers")
+    keys, values = (torch.stack([one[kind].cpu() for one in parts]) for kind in (0, 1))
+    return keys, values
+
+
+def cache_direction(differences: Tensor) -> Tensor:
+    """Return PTI's directions [L, H, D] of differences [N, L, H, D].
+
+    In each layer the mean over the samples plus the first principal component, heads side by side.
+    """
+    return torch.stack(
+        [
+            layer.mean(dim=0) + first_component(layer.flatten(1)).view_as(layer[0])
+            for layer in differences.unbind(dim=1)
+        ]
+    )
 
 
 def _last_states(model: Any, inputs: Inputs) -> Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlmheads_eval.calibrate.learn import Source
+from vlmheads_eval.learn.cached import cache_directions
 from vlmheads_eval.learn.pairs import Pair, nullu_basis, vti_directions
 from vlmheads_eval.learn.risk import steering
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from vlmheads.detect.mass import WordMass
 
 FromWords = Callable[["WordMass", "Tensor"], "dict[str, Tensor]"]
-FromPairs = Callable[[Any, Sequence[Pair], Mapping[str, frozenset[str]]], "dict[str, Tensor]"]
+FromPairs = Callable[[Any, Sequence[Pair], Source], "dict[str, Tensor]"]
 FromImages = Callable[[Any, list[Any], str], "dict[str, Tensor]"]
 
 
@@ -25,7 +27,7 @@ class Method:
         about: one line for people.
         images: how many images are taken by default.
         words: makes tensors of the masses of all words and [W] whether each object is there.
-        pairs: makes tensors of the captioner, pairs of captions, and key -> objects of all images.
+        pairs: makes tensors of the captioner, pairs of captions, and the data.
         pictures: makes tensors of the captioner, images and the prompt.
     """
 
@@ -98,6 +100,11 @@ METHODS: Mapping[str, Method] = {
         "vectors from captions without the image to those with it, and where and when to add them",
         500,
         pairs=steering,
+    ),
+    "pti": Method(
+        "directions of cached keys and values, of objects in the image and of their names",
+        500,
+        pairs=cache_directions,
     ),
     "cicd": Method("a pool of other images to contrast with", 16, pictures=image_pool),
 }

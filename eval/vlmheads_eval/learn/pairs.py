@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.chair.spans import mention_spans
 from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.data import Sample
@@ -98,9 +99,7 @@ def inputs_of(captioner: Any, sample: Sample, text: str, *, image: bool = True) 
     return teacher_forced(examine(captioner.model), inputs, torch.tensor([tokens]))
 
 
-def vti_directions(
-    captioner: Any, pairs: Sequence[Pair], truth: Mapping[str, frozenset[str]]
-) -> "dict[str, Tensor]":
+def vti_directions(captioner: Any, pairs: Sequence[Pair], source: Source) -> "dict[str, Tensor]":
     """VTI's "directions" [L, E]; see `vlmheads.detect.directions.measure_directions`."""
     from vlmheads.detect.directions import measure_directions
 
@@ -114,9 +113,7 @@ def vti_directions(
     return dict(measure_directions(captioner.model, both()).values)
 
 
-def nullu_basis(
-    captioner: Any, pairs: Sequence[Pair], truth: Mapping[str, frozenset[str]]
-) -> "dict[str, Tensor]":
+def nullu_basis(captioner: Any, pairs: Sequence[Pair], source: Source) -> "dict[str, Tensor]":
     """Nullu's "basis" [L, E, 8] of half the differences of layer outputs, means over the tokens.
 
     As released, prompt and image count among the tokens.

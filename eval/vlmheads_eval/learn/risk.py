@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.data import Sample
 from vlmheads_eval.learn.pairs import Pair, inputs_of, likeliest
 
@@ -24,9 +25,7 @@ class Question(NamedTuple):
     present: bool
 
 
-def steering(
-    captioner: Any, pairs: Sequence[Pair], truth: Mapping[str, frozenset[str]]
-) -> "dict[str, Tensor]":
+def steering(captioner: Any, pairs: Sequence[Pair], source: Source) -> "dict[str, Tensor]":
     """Revis's "vectors" [2, L, E], "thresholds" [2, L] and "layers" [2], paper's form first.
 
     Raises VlmHeadsError where no question is wrongly answered with yes, or none rightly at all.
@@ -47,7 +46,7 @@ def steering(
         truthful.append(seen - blind)
     samples = torch.stack(prior), torch.stack(truthful)
     vectors = torch.stack([steering_vectors(*samples, form) for form in SHARES])
-    states, wrong, right = answered(captioner, questions(pairs, truth))
+    states, wrong, right = answered(captioner, questions(pairs, source.truth.objects))
     risks = -F.cosine_similarity(states[:, None], vectors[None], dim=-1)  # [Q, 2, L]
     layers = [best_layer(risks[:, form], wrong) for form in range(len(SHARES))]
     thresholds = torch.stack(

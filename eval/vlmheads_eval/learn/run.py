@@ -185,7 +185,7 @@ def _from_pairs(
     inserted = sum(pair.inserted for pair in pairs)
     say(f"{told}: an object inserted in {inserted}, clauses dropped in {len(pairs) - inserted}")
     captioner = settings.load()
-    values = make(captioner, pairs, truth)
+    values = make(captioner, pairs, source)
     found = _of_captions(settings, texts, truth) | {
         "pairs": {"inserted": inserted, "rewritten": len(pairs) - inserted},
     }

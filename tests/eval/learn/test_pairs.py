@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.commands.learn import learn
 from vlmheads_eval.data import Sample
+from vlmheads_eval.learn.cached import blotted, nameless
 from vlmheads_eval.learn.pairs import Pair, likeliest, make_pairs
 from vlmheads_eval.learn.risk import best_layer, questions
 from vlmheads_testbed.coco import write_dataset
@@ -69,7 +71,7 @@ def test_the_likeliest_object_is_most_often_beside_those_that_are_there() -> Non
     assert likeliest(every, TRUTH) is None
 
 
-NEEDS = {"vti": "directions", "nullu": "basis", "revis": "learned"}
+NEEDS = {"vti": "directions", "nullu": "basis", "revis": "learned", "pti": "directions"}
 
 
 @pytest.mark.parametrize("method", list(NEEDS))
@@ -116,3 +118,18 @@ def test_revis_asks_for_an_object_that_is_there_and_one_that_is_not() -> None:
         ("Is there a bench in the image?", True),
         ("Is there a bird in the image?", False),
     ]
+
+
+def test_objects_are_blotted_out_or_left_alone() -> None:
+    image = Image.new("RGB", (6, 4), (0, 0, 0))
+    image.paste((255, 255, 255), (1, 1, 3, 3))
+    boxes = [(1.0, 1.0, 2.0, 2.0)]
+    mean = (42, 42, 42)  # 4 of 24 pixels are white, 42.5 rounded to even
+    gone, alone = (blotted(image, boxes, inside) for inside in (True, False))
+    assert [one.getpixel((1, 1)) for one in (gone, alone)] == [mean, (255, 255, 255)]
+    assert [one.getpixel((4, 0)) for one in (gone, alone)] == [(0, 0, 0), mean]
+
+
+def test_a_caption_loses_the_names_of_its_objects() -> None:
+    assert nameless("A dog sits on a park bench. It is sunny.") == "A sits on a park . It is sunny."
+    assert nameless("It is sunny.") == "It is sunny."
