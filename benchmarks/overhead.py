@@ -122,7 +122,7 @@ def _learned(
         }
         return {"learned": Learned(name, values, geometry)}
     if name == "pti":
-        config = examine(model).decoder.config
+        config: Any = examine(model).decoder.config
         heads = config.num_key_value_heads
         size = getattr(config, "head_dim", None) or width // config.num_attention_heads
         values = {

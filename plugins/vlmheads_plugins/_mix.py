@@ -11,5 +11,7 @@ def mixed(weights: Tensor, values: Tensor) -> Tensor:
 
     Query heads share values in groups of neighbours.
     """
-    grouped = weights.to(values.dtype).unflatten(1, (values.shape[1], -1))
+    rows, heads, last, keys = weights.shape
+    shape = (rows, values.shape[1], heads // values.shape[1], last, keys)
+    grouped = weights.to(values.dtype).reshape(shape)
     return torch.einsum("bgrqk,bgkd->bqgrd", grouped, values).flatten(2, 3)

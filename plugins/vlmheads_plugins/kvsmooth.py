@@ -77,7 +77,7 @@ class KVSmooth(Plugin):
                 "one token per step: each is smoothed by the one before it",
                 "leave prompt_lookup_num_tokens unset",
             )
-        kept = request.scratch(self).setdefault(layer, {})
+        kept = request.scratch(self).setdefault(f"layer {layer}", {})
         own = keys[:, :, -1].clone()
         if "own" in kept:
             # Beams change places between two steps, and the cache goes with them: where the key
@@ -94,7 +94,7 @@ class KVSmooth(Plugin):
         """Note how strongly the newest token is to be smoothed."""
         if not self._acts(request, layer) or request.is_prefill:
             return rows
-        kept = request.scratch(self).setdefault(layer, {})
+        kept = request.scratch(self).setdefault(f"layer {layer}", {})
         weights = at_least_float32(rows.part(slice(-1, None))).mean(dim=1)[:, 0]
         entropy = torch.special.entr(weights.clamp(min=0)).sum(dim=-1)
         before: Tensor = kept.get("entropies", entropy[:, None][:, :0])[:, -self.window :]

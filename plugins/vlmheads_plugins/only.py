@@ -155,4 +155,5 @@ def _outstanding(weights: Tensor, place: Tensor) -> Tensor:
 def _entropy(weights: Tensor) -> Tensor:
     """Return the entropy [B, H, q] of weights [B, H, q, K] divided by their sum, in nats."""
     share = weights / weights.sum(dim=-1, keepdim=True).clamp(min=_TINY)
-    return torch.special.entr(share).sum(dim=-1)
+    entropy: Tensor = torch.special.entr(share).sum(dim=-1)
+    return entropy

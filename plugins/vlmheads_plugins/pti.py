@@ -162,4 +162,5 @@ class PTI(Plugin):
         against = F.cosine_similarity(wide, -along, dim=-1).clamp(min=0)[..., None]
         unit = wide / length.clamp(min=_TINY)
         unit = unit + strength * (1 + against) * F.normalize(along, dim=-1)
-        return (length * F.normalize(unit, dim=-1)).to(states.dtype)
+        turned: Tensor = length * F.normalize(unit, dim=-1)
+        return turned.to(states.dtype)

@@ -119,7 +119,7 @@ class VGA(Plugin):
         words = torch.cat(
             [
                 at_least_float32(request.anatomy.unembed(part, norm=True)).softmax(dim=-1)
-                for part in states.split(_CHUNK, dim=1)
+                for part in torch.split(states, _CHUNK, dim=1)
             ],
             dim=1,
         )

@@ -62,16 +62,18 @@ class ByHand:
         values = torch.stack(self.decoder.values[layer])
         group = heads.shape[1] // values.shape[1]
         own = [
-            sum(g * values[j, h // group] for g, j in zip(self.map, self.image, strict=True))
+            torch.stack(
+                [g * values[j, h // group] for g, j in zip(self.map, self.image, strict=True)]
+            ).sum(dim=0)
             for h in range(heads.shape[1])
         ]
         w = [
             (1 + float(torch.cosine_similarity(d, z, dim=0))) / 2
-            for d, z in zip(own, heads[0], strict=True)  # type: ignore[arg-type]
+            for d, z in zip(own, heads[0], strict=True)
         ]
         y = [max(2 - len(w) * one / sum(w), 0.0) for one in w]
         added = [self.plugin.beta * self.shares[-1] * a * d for a, d in zip(y, own, strict=True)]
-        return heads + torch.stack(added)[None]  # type: ignore[arg-type]
+        return heads + torch.stack(added)[None]
 
 
 @pytest.mark.parametrize("family", ["llava", "llava-gqa"])

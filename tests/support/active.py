@@ -55,7 +55,7 @@ def risky(family: str) -> Learned:
 def cached(family: str) -> Learned:
     """Random directions of the keys and values of the tiny model of a family."""
     anatomy = examine(tiny.build(family))
-    config = anatomy.decoder.config
+    config: Any = anatomy.decoder.config
     size = (config.num_hidden_layers, config.num_key_value_heads, 8)
     generator = torch.Generator().manual_seed(8)
     names = ("image_keys", "image_values", "text_keys", "text_values")

@@ -83,7 +83,8 @@ def null_basis(differences: Tensor, rank: int) -> Tensor:
     if len(differences) < rank:
         raise VlmHeadsError(f"{len(differences)} pairs of captions", f"{rank} or more")
     _, _, right = torch.linalg.svd(differences.transpose(0, 1), full_matrices=False)
-    return right[:, :rank].transpose(1, 2)
+    basis: Tensor = right[:, :rank].transpose(1, 2)
+    return basis
 
 
 def steering_vectors(prior: Tensor, truth: Tensor, form: str) -> Tensor:
@@ -144,8 +145,8 @@ def layer_cache(model: Any, inputs: Inputs, place: Tensor) -> tuple[Tensor, Tens
     output = examine(model).generator(**inputs, use_cache=True, return_dict=True)
     parts = []
     for layer in filled_cache(output).layers:
-        found = (getattr(layer, "keys", None), getattr(layer, "values", None))
-        if any(one is None or one.shape[2] != len(place) for one in found):
+        found = [one for one in map(layer.__dict__.get, ("keys", "values")) if one is not None]
+        if len(found) < 2 or any(one.shape[2] != len(place) for one in found):
             raise VlmHeadsError(
                 f"a layer whose {type(layer).__name__} does not hold all {len(place)} positions",
                 "full attention in every layer",

@@ -44,11 +44,13 @@ def cache_directions(captioner: Any, pairs: Sequence[Pair], source: Source) -> "
     anatomy = examine(captioner.model)
     found: dict[str, list[Tensor]] = {}
 
-    def add(kind: str, one: Any, other: Any, places: list[Any]) -> None:
-        sides = [layer_cache(captioner.model, given, place) for given, place in
-                 zip((one, other), places, strict=True)]  # fmt: skip
+    def add(kind: str, sides: list[Any], places: list[Any]) -> None:
+        one, other = (
+            layer_cache(captioner.model, given, place)
+            for given, place in zip(sides, places, strict=True)
+        )
         for at, name in enumerate(("keys", "values")):
-            found.setdefault(f"{kind}_{name}", []).append(sides[0][at] - sides[1][at])
+            found.setdefault(f"{kind}_{name}", []).append(one[at] - other[at])
 
     for pair in boxed:
         image, sample = read_image(pair.sample.image), pair.sample
@@ -56,10 +58,10 @@ def cache_directions(captioner: Any, pairs: Sequence[Pair], source: Source) -> "
             captioner.prepare([blotted(image, boxes[sample.key], inside)], [sample.prompt])
             for inside in (False, True)
         ]
-        add("image", *seen, [anatomy.is_visual(one["input_ids"])[0] for one in seen])
+        add("image", seen, [anatomy.is_visual(one["input_ids"])[0] for one in seen])
         names = ", ".join(sorted(source.truth.objects[sample.key]))
         texts = [inputs_of(captioner, sample, text) for text in (names, nameless(pair.truthful))]
-        add("text", *texts, [_last(one["input_ids"].shape[1]) for one in texts])
+        add("text", texts, [_last(one["input_ids"].shape[1]) for one in texts])
     return {name: cache_direction(torch.stack(parts)) for name, parts in found.items()}
 
 
