@@ -1,5 +1,6 @@
 """Pairs of a truthful and a hallucinated caption of an image, made of a model's own captions."""
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,12 +22,15 @@ class Pair(NamedTuple):
         truthful: without what is not there.
         hallucinated: with it.
         inserted: whether the hallucinated caption is the made one; else the truthful one is.
+        swapped: the truthful caption with another object in the place of one; empty where it names
+            none, or every object is there.
     """
 
     sample: Sample
     truthful: str
     hallucinated: str
     inserted: bool
+    swapped: str = ""
 
 
 def make_pairs(
@@ -37,7 +41,8 @@ def make_pairs(
     A caption that names an object that is not in the image is the hallucinated one; the truthful
     one is left of it when the clauses with such objects go (`vlmheads.grounding.rewrite`). It gives
     no pair where no true clause is left. To a caption that names objects and none of them wrongly,
-    the sentence "There is also a ..." is added, about the absent object that is `likeliest`.
+    the sentence "There is also a ..." is added, about the absent object that is `likeliest`. The
+    swapped caption has an object of the truthful one and any absent one drawn by the image's key.
     """
     from vlmheads.grounding.rewrite import drop_clauses
 
@@ -52,13 +57,26 @@ def make_pairs(
             if other is not None:
                 article = "an" if other[0] in "aeiou" else "a"
                 added = f"{text.rstrip()} There is also {article} {other}."
-                found.append(Pair(sample, text, added, inserted=True))
+                swapped = _swapped(text, sample.key, truth, variant)
+                found.append(Pair(sample, text, added, inserted=True, swapped=swapped))
             continue
         rest = drop_clauses(text, words, 0.5)
         left = variant.read(rest.text).mentions
         if not rest.unsupported and rest.text and all(one.node in present for one in left):
-            found.append(Pair(sample, rest.text, text, inserted=False))
+            swapped = _swapped(rest.text, sample.key, truth, variant)
+            found.append(Pair(sample, rest.text, text, inserted=False, swapped=swapped))
     return found
+
+
+def _swapped(text: str, key: str, truth: Mapping[str, frozenset[str]], variant: Variant) -> str:
+    """Return a caption with an absent object in the place of one that it names, or nothing."""
+    words = _object_words(text, truth[key], variant)
+    absent = sorted(frozenset().union(*truth.values()) - truth[key])
+    if not words or not absent:
+        return ""
+    draws = random.Random(key)
+    word, other = draws.choice(words), draws.choice(absent)
+    return f"{text[: word.start]}{other}{text[word.end :]}"
 
 
 def likeliest(present: frozenset[str], truth: Mapping[str, frozenset[str]]) -> str | None:
@@ -100,15 +118,20 @@ def inputs_of(captioner: Any, sample: Sample, text: str, *, image: bool = True) 
 
 
 def vti_directions(captioner: Any, pairs: Sequence[Pair], source: Source) -> "dict[str, Tensor]":
-    """VTI's "directions" [L, E]; see `vlmheads.detect.directions.measure_directions`."""
+    """VTI's "directions" [L, E] from the truthful captions and what is made of them by a swap.
+
+    Captions that end at another place would differ at their last token in whether the model is
+    about to go on. See `vlmheads.detect.directions.measure_directions`.
+    """
     from vlmheads.detect.directions import measure_directions
 
     def both() -> Iterator[tuple[Any, Any]]:
         for pair in pairs:
-            yield (
-                inputs_of(captioner, pair.sample, pair.truthful),
-                inputs_of(captioner, pair.sample, pair.hallucinated),
-            )
+            if pair.swapped:
+                yield (
+                    inputs_of(captioner, pair.sample, pair.truthful),
+                    inputs_of(captioner, pair.sample, pair.swapped),
+                )
 
     return dict(measure_directions(captioner.model, both()).values)
 

@@ -59,6 +59,19 @@ def test_a_truthful_caption_gets_the_likeliest_absent_object() -> None:
     assert pair.hallucinated == "A dog. There is also an apple."
 
 
+def test_one_object_of_the_truthful_caption_is_swapped_for_an_absent_one() -> None:
+    sample, variant = Sample("1", Path("a.png"), "Describe the image."), get_variant("pattern")
+    text = "There is a dog and a boat. A bird sits on a bench."
+    (pair,) = make_pairs([(sample, text)], TRUTH, variant)
+    assert pair.truthful == "There is a dog."
+    absent = {f"There is a {name}." for name in ("apple", "bird", "boat")}
+    assert pair.swapped in absent
+    assert [pair] == make_pairs([(sample, text)], TRUTH, variant)
+    (only,) = make_pairs([(sample, "A dog.")], {"1": frozenset({"dog"}), "2": frozenset({"cat"})},
+                         variant)  # fmt: skip
+    assert (only.truthful, only.swapped) == ("A dog.", "A cat.")
+
+
 @pytest.mark.parametrize("text", ["It is sunny.", "A boat floats by.", ""])
 def test_what_names_nothing_or_nothing_true_gives_no_pair(text: str) -> None:
     assert pairs_of(text) == []
