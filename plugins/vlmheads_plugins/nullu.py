@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.gains.folds import Fold
 from vlmheads.learned import Learned
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
@@ -102,6 +103,13 @@ class Nullu(Plugin):
                 f"{self.name}: a basis whose columns are not of length 1 at right angles",
                 "an orthonormal one, as it was learned",
             )
+
+    def fold(self, geometry: Geometry) -> Fold | None:
+        """Return the directions that the MLPs lose."""
+        if not self.rank:
+            return Fold()
+        directions, layers = self.directions(), self.chosen_layers(geometry)
+        return Fold(removed={layer: directions[layer] for layer in layers})
 
     def on_prompt(self, request: Request) -> None:
         """Lay the basis out on the device, and refuse one of another width."""

@@ -347,6 +347,24 @@ def test_directions_are_projected_out_of_an_mlp(tmp_path: Path) -> None:
         combined([Removing(), Removing()], Geometry("llava", 4, 4))
 
 
+def test_nullu_folds_to_what_is_attached(tmp_path: Path) -> None:
+    from vlmheads.learned import Learned
+
+    model, inputs = saved(tmp_path / "before", "llava")
+    generator = torch.Generator().manual_seed(4)
+    basis = torch.linalg.qr(torch.randn(4, 32, 5, generator=generator)).Q
+    learned = Learned("nullu", {"basis": basis}, examine(model).geometry)
+    plugin = get_plugin("nullu")(basis=learned, rank=3, layers=(1, 3))  # type: ignore[call-arg]
+    done = bake(str(tmp_path / "before"), tmp_path / "after", [plugin])
+    assert [name.split("layers.")[1] for name in done.changed] == [
+        "1.mlp.down_proj.weight",
+        "3.mlp.down_proj.weight",
+    ]
+    loaded = type(model).from_pretrained(tmp_path / "after").eval()
+    wanted = attached(model, inputs, plugin)
+    torch.testing.assert_close(logits(loaded, inputs), wanted, atol=1e-5, rtol=0)
+
+
 def test_an_interrupted_bake_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

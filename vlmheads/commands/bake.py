@@ -52,8 +52,8 @@ def bake(
     gains:head_map=HEAD_MAP. OUT is loaded with transformers alone, or by a server; names, data
     types and other files are those of MODEL.
 
-    Possible for constant factors on heads: gains, vhr, spin and adhh with fixed heads, allpath. The
-    others depend on each prompt: `vlmheads serve` keeps them attached.
+    Possible for constant factors on heads: gains, vhr, spin and adhh with fixed heads, allpath; and
+    for nullu, which takes directions out of MLPs. The others depend on each prompt: `vlmheads serve` keeps them attached.
     """
     from vlmheads.errors import VlmHeadsError
     from vlmheads.registry import resolve
