@@ -28,6 +28,11 @@ _PLAIN = (
     "so captions are plain; a plugin that you name acts all the same, and `vlmheads eval` measures "
     "whether it helps"
 )
+_LEARN = (
+    "{name} has the best published evidence for it once something is learned: `vlmheads learn "
+    "{learn} --model {model} --data DATA --out FILE`, then `vlmheads presets install {name} "
+    "--learned FILE`"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def recommended(source: str | Path, geometry: Geometry | None = None) -> Recomme
         source: the folder of a saved model, or a hub id.
         geometry: that of the model, where it is loaded; a preset for another one is passed over.
     """
-    like = []
+    like, learnable = [], ""
     for name in list_presets():
         try:
             preset = read_preset(name)
@@ -66,13 +71,16 @@ def recommended(source: str | Path, geometry: Geometry | None = None) -> Recomme
         alike = geometry is not None and preset.geometry == geometry
         if preset.geometry is not None and geometry is not None and not alike:
             continue
-        if found := _match(preset, source):
+        if (found := _match(preset, source)) and preset.learn:
+            learnable = learnable or _LEARN.format(name=name, model=source, learn=preset.learn)
+        elif found:
             told = "; ".join(f"{key}: {text}" for key, text in preset.evidence.items())
             return Recommendation(name, f"measured on {found}; {told or preset.source}")
         if alike:
             like.append(name)
     other = f" ({', '.join(like)}: for another model of its geometry)" if like else ""
-    return Recommendation(None, f"no preset was measured on this model{other}, {_PLAIN}")
+    reason = f"no preset was measured on this model{other}, {_PLAIN}"
+    return Recommendation(None, f"{reason}; {learnable}" if learnable else reason)
 
 
 def recommended_for(model: Any) -> Recommendation:

@@ -154,6 +154,8 @@ class Preset:
         models: hub ids of the models that it was measured on, where weights are not known.
         geometry: that of those models.
         evidence: what was measured there: data, effect with interval, controls.
+        learn: what `vlmheads learn` has to learn from a model before the preset can act on it; ""
+            where nothing.
     """
 
     plugins: tuple[Plugin, ...]
@@ -165,6 +167,7 @@ class Preset:
     models: tuple[str, ...] = ()
     geometry: Geometry | None = None
     evidence: Mapping[str, str] = field(default_factory=dict)
+    learn: str = ""
 
 
 def load_preset(path: str | Path) -> list[Plugin]:
@@ -206,6 +209,7 @@ def read_preset(path: str | Path) -> Preset:
         if about.geometry is None
         else Geometry(*msgspec.structs.astuple(about.geometry)),
         evidence=about.evidence,
+        learn=about.learn,
     )
 
 
@@ -219,29 +223,44 @@ def shipped_presets() -> list[str]:
     return sorted(_shipped())
 
 
-def install_preset(path: str | Path, name: str = "") -> str:
+def install_preset(path: str | Path, name: str = "", learned: str | Path | None = None) -> str:
     """Keep a preset for the models that it names, so that "auto" finds it; return its name.
 
     Files that its options name are kept with it.
 
     Args:
-        path: the preset's file.
+        path: the preset's file, or the name of a shipped one.
         name: what to call it; by default as the file.
+        learned: what `vlmheads learn` wrote, for a preset that needs it.
 
     Raises:
-        VlmHeadsError: what `read_preset` refuses, a preset that names no model, or a name that is
-            taken.
+        VlmHeadsError: what `read_preset` refuses, a preset that names no model, one that needs
+            something learned without it or the other way round, or a name that is taken.
     """
     preset = read_preset(path)
     if not (preset.weights or preset.models):
         raise VlmHeadsError(
             f"{path} names no model that it was measured on", "weights, or models (hub ids)"
         )
+    if bool(preset.learn) != (learned is not None):
+        todo = f"learn it with `vlmheads learn {preset.learn} --model MODEL --data DATA --out FILE`"
+        raise VlmHeadsError(
+            f"{path} {'without' if preset.learn else 'with'} a learned file",
+            "one" if preset.learn else "none: it needs nothing learned",
+            f"{todo}, and pass --learned FILE" if preset.learn else "",
+        )
     content, folder = _content(path)
-    called = f"{(name or Path(path).name).removesuffix(SUFFIX)}{SUFFIX}"
+    stem = Path(path).name.removesuffix(SUFFIX) + ("-learned" if learned else "")
+    called = f"{(name or stem).removesuffix(SUFFIX)}{SUFFIX}"
     if called in _shipped():
         raise VlmHeadsError(f"a shipped preset is called {called}", "another --name")
     about: _PresetFile = decode(content, _PresetFile, str(path))
+    if learned is not None:
+        about.learn = ""
+        for one in about.plugins:
+            missing = [key for key, kind in _kinds(one).items() if kind == "learned"]
+            one.options |= {key: str(Path(learned).resolve()) for key in missing}
+            get_plugin(one.name).from_dict(one.options)  # It refuses a file of another method.
     files: dict[str, Path] = {}
     for number, one in enumerate(about.plugins):
         for key, file in _files(one, folder).items():
@@ -249,6 +268,11 @@ def install_preset(path: str | Path, name: str = "") -> str:
             files[inside], one.options[key] = file, inside
     add_preset(called, msgspec.json.format(msgspec.json.encode(about)), files)
     return called
+
+
+def _kinds(entry: _PluginEntry) -> dict[str, Any]:
+    """Return the kind of each option of a plugin in a preset."""
+    return {f.name: f.metadata.get("kind") for f in dataclasses.fields(get_plugin(entry.name))}
 
 
 def _plugin(entry: _PluginEntry, folder: Path | None) -> Plugin:
@@ -259,7 +283,7 @@ def _plugin(entry: _PluginEntry, folder: Path | None) -> Plugin:
 
 def _files(entry: _PluginEntry, folder: Path | None) -> dict[str, Path]:
     """Return the files that options of a plugin in a preset name, by option."""
-    kinds = {f.name: f.metadata.get("kind") for f in dataclasses.fields(get_plugin(entry.name))}
+    kinds = _kinds(entry)
     found = {}
     for key, value in entry.options.items():
         if kinds.get(key) in FILE_KINDS and isinstance(value, str):
@@ -336,3 +360,4 @@ class _PresetFile(msgspec.Struct, forbid_unknown_fields=True):
     models: list[str] = []
     geometry: _Geometry | None = None
     evidence: dict[str, str] = {}
+    learn: str = ""

@@ -194,6 +194,38 @@ def test_presets_explains_the_choice() -> None:
     assert done.stdout.startswith("none: ")
 
 
+def test_what_has_to_be_learned_first_is_named_and_not_taken(tmp_path: Path) -> None:
+    import torch
+
+    from vlmheads.learned import Learned
+    from vlmheads.model.geometry import Geometry
+
+    model = "llava-hf/llava-1.5-7b-hf"
+    found = recommended(model)
+    assert found.preset is None
+    assert "vlmheads learn adaiat --model llava-hf/llava-1.5-7b-hf" in found.reason
+    done = run("presets", "install", "adaiat-llava15.json")
+    assert done.exit_code == 2
+    assert "without a learned file; expected one; learn it with" in done.stderr
+    tables = {name: torch.full((32, 32), 0.1) for name in ("real", "hallucinated")}
+    learned = Learned("adaiat", tables, Geometry("llava", 32, 32))
+    learned.save(tmp_path / "tables.safetensors")
+    Learned("vti", {"directions": torch.ones(32, 4)}, Geometry("llava", 32, 32)).save(
+        tmp_path / "other.safetensors"
+    )
+    given = ("presets", "install", "adaiat-llava15.json", "--learned")
+    assert "learned for 'vti'" in run(*given, tmp_path / "other.safetensors").stderr
+    assert run(*given, tmp_path / "tables.safetensors").exit_code == 0
+    (tmp_path / "tables.safetensors").unlink()
+    assert recommended(model).preset == "adaiat-llava15-learned.json"
+    (plugin,) = read_preset("adaiat-llava15-learned.json").plugins
+    assert plugin.tables.digest == learned.digest  # type: ignore[attr-defined]
+    needless = preset(tmp_path, models=["a/b"])
+    learned.save(tmp_path / "tables.safetensors")
+    done = run("presets", "install", needless, "--learned", tmp_path / "tables.safetensors")
+    assert "expected none: it needs nothing learned" in done.stderr
+
+
 def test_for_and_markdown_exclude_each_other() -> None:
     assert run("presets", "--for", "embedded", "--markdown").exit_code == 2
 

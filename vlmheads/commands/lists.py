@@ -148,13 +148,18 @@ def presets(context: click.Context, markdown: bool, model: str | None) -> None:
 
 
 @presets.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file")
 @click.option("--name", default="", help="What to call it. [default: as the file]")
-def install(file: Path, name: str) -> None:
-    """Keep the preset in FILE for `--plugin auto`, and the files that it names."""
+@click.option(
+    "--learned",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What `vlmheads learn` wrote, for a preset that needs it.",
+)
+def install(file: str, name: str, learned: Path | None) -> None:
+    """Keep the preset FILE, or a shipped one, and the files that it names for `--plugin auto`."""
     from vlmheads.registry import install_preset
 
-    called = install_preset(file, name)
+    called = install_preset(file, name, learned)
     click.echo(f"{called} is installed; `--plugin auto` takes it for the model that it names")
 
 
