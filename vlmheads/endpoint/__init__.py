@@ -1,0 +1,1 @@
+"""Models behind an OpenAI-compatible server, in place of one that is loaded here."""
