@@ -26,7 +26,7 @@ class Answer:
         tokens: how many the server counts, None where it does not.
         at_limit: whether the limit on new tokens ended it.
         first: the log-probabilities of the first token, as the server gave them.
-        prompt: those of the tokens of the prompt, where they were asked for and the server has them.
+        prompt: those of the prompt's tokens, where they were asked for and the server has them.
         prompt_tokens: how many tokens the prompt had, its image among them.
         model: what the server calls the model that answered.
         system_fingerprint: what it says of its own version.
@@ -66,15 +66,14 @@ def read_completion(completion: Any, about: str) -> Answer | Failure:
         completion: what the openai package made of the body; anything, where a server misbehaves.
         about: which server and model, for errors.
     """
-    choices = getattr(completion, "choices", None)
-    message = (
-        getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    )
+    choices: Any = getattr(completion, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
     if message is None:
         return Failure(
             VlmHeadsError(f"{about} answered without a message", "an OpenAI-compatible server")
         )
-    reason = getattr(choices[0], "finish_reason", None)
+    reason = getattr(choice, "finish_reason", None)
     refusal = getattr(message, "refusal", None)
     if refusal or reason == "content_filter":
         why = f"refusal: {in_short(refusal)}" if refusal else "content_filter"
@@ -87,7 +86,7 @@ def read_completion(completion: Any, about: str) -> Answer | Failure:
     if not _is_utf8(text):
         return Failure(VlmHeadsError(f"{about} answered with text that is not UTF-8"), refused=True)
     usage = completion.usage
-    listed = getattr(choices[0].logprobs, "content", None) if choices[0].logprobs else None
+    listed = getattr(getattr(choice, "logprobs", None), "content", None)
     extra = completion.model_extra or {}
     given = extra.get("prompt_logprobs")
     return Answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -28,7 +28,8 @@ class Question(Generic[K]):
         key: what it is about; returned with the answer.
         prompt: the text.
         image: a data URL, which stands before the text, so that servers which keep prefixes read
-            an image once for several questions; None for text alone.
+            an image once for several questions; None for text alone; what is wrong with one that
+            cannot be read, which is the answer then.
         max_tokens: of the answer.
         fields: further fields of the request.
         continued: the beginning of the answer, which the request ends with.
@@ -36,7 +37,7 @@ class Question(Generic[K]):
 
     key: K
     prompt: str
-    image: str | None
+    image: str | VlmHeadsError | None
     max_tokens: int
     fields: Mapping[str, Any] = field(default_factory=dict)
     continued: str = ""
@@ -68,7 +69,7 @@ class Client:
 
     def ask(
         self, questions: Iterable[Question[K]]
-    ) -> Iterator[tuple[Question[K], Answer | Failure]]:
+    ) -> Generator[tuple[Question[K], Answer | Failure]]:
         """Yield each question with its answer or failure, in the order in which they come.
 
         Questions are taken from the iterator as requests become free.
@@ -143,6 +144,8 @@ class Client:
                 self.runner.run(stop())
 
     async def _answer(self, question: Question[K]) -> tuple[Question[K], Answer | Failure]:
+        if isinstance(question.image, VlmHeadsError):
+            return question, Failure(question.image, refused=True)
         fields = {**self.endpoint.fields, **question.fields}
         try:
             completion = await self.openai.chat.completions.create(

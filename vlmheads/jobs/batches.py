@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import decode_image, image_size, quiet_reading
 from vlmheads.jobs.inputs import Item, printable
@@ -22,6 +20,7 @@ WINDOW, AHEAD = 8, 2
 T = TypeVar("T")
 R = TypeVar("R")
 Cost = Callable[[tuple[int, int]], int]
+Decode = Callable[[bytes, str], Any]
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class Picture:
     Args:
         item: which one.
         source: size and checksum of its file, and when that was changed; None for no file.
-        image: None where it cannot be read.
+        image: what `decode` made of its file; None where it cannot be read.
         error: why.
     """
 
     item: Item
     source: dict[str, Any] | None
-    image: Image.Image | None = None
+    image: Any = None
     error: VlmHeadsError | None = None
 
 
@@ -49,6 +48,7 @@ def batches(
     by_size: bool = True,
     budget: int | None = None,
     cost: Cost | None = None,
+    decode: Decode = decode_image,
 ) -> Generator[list[Picture]]:
     """Yield batches of images, reading further ones in threads meanwhile.
 
@@ -64,12 +64,13 @@ def batches(
         by_size: whether to sort; without, batches are in order of input.
         budget: tokens per batch at most.
         cost: the tokens that an image of a width and height takes, its answer included.
+        decode: from the bytes of a file, and its name, to what is described.
     """
     with ThreadPoolExecutor(workers) as pool, quiet_reading():
         under_way: deque[list[Future[Picture]]] = deque()
         try:
             for batch in _planned(iter(items), batch_size, pool, by_size, budget, cost):
-                under_way.append([pool.submit(read, item) for item in batch])
+                under_way.append([pool.submit(read, item, decode) for item in batch])
                 if len(under_way) > AHEAD:
                     yield [future.result() for future in under_way.popleft()]
             while under_way:
@@ -113,14 +114,14 @@ def _size(item: Item) -> tuple[int, int]:
     return (0, 0) if item.problem is not None or found is None else image_size(found)
 
 
-def read(item: Item) -> Picture:
+def read(item: Item, decode: Decode = decode_image) -> Picture:
     """Read one image; what is wrong with it is kept instead of raised."""
     source = None
     try:
         content = item.read()
         source = source_of(item, content)
         name = item.key if item.path is None else printable(str(item.path))
-        return Picture(item, source, decode_image(content, name))
+        return Picture(item, source, decode(content, name))
     except VlmHeadsError as error:
         return Picture(item, source, error=error)
     except OSError as error:  # it went away meanwhile

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
-
 from vlmheads.errors import VlmHeadsError
+from vlmheads.images import decode_image
 from vlmheads.jobs import resume, shards, sidecars
+from vlmheads.jobs.answers import KEPT, Describe, Stream, answers
 from vlmheads.jobs.archives import number_of_images, require
-from vlmheads.jobs.batches import Cost, Picture, batches, in_halves
+from vlmheads.jobs.batches import Cost, Picture, batches
 from vlmheads.jobs.inputs import Found, Item, file_item, items, key_of
 from vlmheads.jobs.lines import append, finite, only_writer, writing
 from vlmheads.jobs.outputs import METADATA, PACKED, PARQUET, TXT, Output
 from vlmheads.jobs.processes import OneProcess, Processes, falls_to
 
-# After so many failures of the model in a row it is not the images that are at fault.
-HOPELESS = 10
-KEPT = "what is finished is kept: run the same command again to go on"
-
-Describe = Callable[[Sequence[Image.Image]], Sequence[Mapping[str, Any]]]
 Progress = Callable[[int, int | None, str], None]
 
 
@@ -32,12 +27,13 @@ class Work:
     """What is done to each image.
 
     Args:
-        describe: from images to records with `text`, and whatever else is known of each.
+        describe: from images to records with `text`, and whatever else is known of each; or what
+            answers images one by one.
         settings: everything that determines a record, as JSON has it.
         cost: the tokens that an image of a width and height takes, its answer included.
     """
 
-    describe: Describe
+    describe: Describe | Stream
     settings: Mapping[str, Any]
     cost: Cost | None = None
 
@@ -207,7 +203,6 @@ class _Task:
         self.keys: list[str] = []  # of all processes, in order
         self.seen: set[str] = set()
         self.mended: set[str] = set()  # of all processes: those that failed before, and need not
-        self.in_a_row = 0  # failures of the model
 
     def look_up(self) -> None:
         """Read what is done and what failed, and choose the files that are still to do."""
@@ -263,25 +258,30 @@ class _Task:
                 stack.enter_context(only_writer(lines))
             lines.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(lines.open("a", encoding="utf-8"))
-            plan, cost = self.plan, self.work.cost
+            plan, describe = self.plan, self.work.describe
             source = batches(
                 self._items(),
                 plan.batch_size,
                 workers=plan.workers,
+                by_size=not isinstance(describe, Stream),
                 budget=plan.budget,
-                cost=cost,
+                cost=self.work.cost,
+                decode=describe.decode if isinstance(describe, Stream) else decode_image,
             )
-            for batch in stack.enter_context(closing(source)):
-                self._store(batch, file, failed)
+            pictures = stack.enter_context(closing(source))
+            answered = stack.enter_context(closing(answers(describe, pictures)))
+            for results in answered:
+                self._store(results, file, failed)
 
-    def _store(self, batch: Sequence[Picture], file: IO[str], failed: Path) -> None:
-        """Caption one batch, and write down what came of it."""
-        readable = [picture for picture in batch if picture.image is not None]
-        said = self._describe([picture.image for picture in readable if picture.image is not None])
-        results = {picture.item.key: one for picture, one in zip(readable, said, strict=True)}
+    def _store(
+        self,
+        results: Iterable[tuple[Picture, Mapping[str, Any] | VlmHeadsError]],
+        file: IO[str],
+        failed: Path,
+    ) -> None:
+        """Write down what came of a few images."""
         records, errors = [], []
-        for picture in batch:
-            found = picture.error or results[picture.item.key]
+        for picture, found in results:
             if not isinstance(found, VlmHeadsError) and not str(found["text"]).strip():
                 found = VlmHeadsError(f"{picture.item.key} got an empty caption", "words")
             if isinstance(found, VlmHeadsError):
@@ -310,35 +310,3 @@ class _Task:
             "source": picture.source,
             "previous": None if done is None else done.checksum,
         }
-
-    def _describe(
-        self, images: Sequence[Image.Image]
-    ) -> Sequence[Mapping[str, Any] | VlmHeadsError]:
-        """Describe images; where the model fails at several, each for itself.
-
-        Raises:
-            VlmHeadsError: it has failed at too many in a row.
-        """
-        if not images:
-            return []
-        try:
-            found = in_halves(self.work.describe, images)
-        except (ValueError, RuntimeError, MemoryError) as error:
-            if len(images) > 1:
-                half = len(images) // 2
-                return [*self._describe(images[:half]), *self._describe(images[half:])]
-            self.in_a_row += 1
-            failure = VlmHeadsError(f"the model fails at this image ({_in_short(error)})")
-            if self.in_a_row >= HOPELESS:
-                raise VlmHeadsError(
-                    f"the model failed at {HOPELESS} images in a row, lastly with: "
-                    f"{_in_short(error)}",
-                    todo=f"{KEPT}, with --retry-failed",
-                ) from error
-            return [failure]
-        self.in_a_row = 0
-        return found
-
-
-def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

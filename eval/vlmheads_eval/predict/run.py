@@ -29,6 +29,7 @@ from vlmheads_eval.predict.model import (
     load_generator,
     versions,
 )
+from vlmheads_eval.predict.served import Served
 from vlmheads_eval.records import file_sha256
 
 FAILURES_SHOWN = 20
@@ -42,7 +43,7 @@ def predict(
     run: Path,
     config: Mapping[str, Any],
     samples: Sequence[Sample],
-    describe: Describe,
+    describe: Describe | Served,
     *,
     read: Read,
     batch_size: int = 8,
@@ -60,7 +61,7 @@ def predict(
         run: the run folder.
         config: everything that determines the answers; a run started with another one is refused.
         samples: what to ask; the same on every process.
-        describe: from images and prompts to answers.
+        describe: from images and prompts to answers, or a served model, which reads images itself.
         read: from an image file to an image; raises VlmHeadsError for any other file.
         batch_size: samples per generation; halved when memory runs out.
         processes: of the job; one by default.
@@ -96,7 +97,7 @@ def predict(
 def _ask(
     run: Path,
     samples: Sequence[Sample],
-    describe: Describe,
+    describe: Describe | Served,
     read: Read,
     batch_size: int,
     job: Processes,
@@ -109,6 +110,11 @@ def _ask(
         if job.num_processes > 1:
             held.enter_context(only_writer(path))
         file = held.enter_context(path.open("a", encoding="utf-8"))
+        if isinstance(describe, Served):
+            for done, (sample, fields) in enumerate(describe.answers(samples), start=1):
+                append(file, [_record(sample, fields)])
+                progress(done, len(samples))
+            return
         done = 0
         for batch in _batches(samples, batch_size):
             records, readable, images = [], [], []
