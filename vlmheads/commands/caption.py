@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vlmheads.commands.endpoint_options import endpoint_of, endpoint_options
 from vlmheads.commands.job_options import job_options, loading_options
 from vlmheads.commands.show import model_options
 from vlmheads.errors import VlmHeadsError
 
 if TYPE_CHECKING:
+    from vlmheads.endpoint.settings import Endpoint
     from vlmheads.jobs.inputs import Found
 
 # What only a job with an output has, with the value that means nothing was said.
@@ -22,6 +24,10 @@ _OF_JOBS: dict[str, Any] = {
     "retry_failed": False,
     "token_budget": None,
 }
+# What only a model has that is loaded here.
+LOCAL = tuple(
+    """plugins compare dtype device device_map quantization attn batch_size token_budget""".split()
+)
 
 
 @click.command()
@@ -29,6 +35,7 @@ _OF_JOBS: dict[str, Any] = {
 @job_options
 @model_options
 @loading_options
+@endpoint_options
 @click.option(
     "--plugin",
     "plugins",
@@ -75,14 +82,16 @@ def caption(images: tuple[str, ...], **options: Any) -> None:
     docs/captioning-jobs.md.
 
     --flag and --drop measure on the plain model how far the image supports each object that the
-    caption names: docs/words.md says how often they are right.
+    caption names: docs/words.md says how often they are right. With --endpoint they ask the served
+    model whether each object is there: docs/serving.md.
 
     An image that cannot be read is reported, the rest is done, and the exit code is 2.
     """
     from vlmheads.commands import job
 
+    endpoint = endpoint_of(options, LOCAL)
     try:
-        _caption(images, **options)
+        _caption(images, endpoint=endpoint, **options)
     except KeyboardInterrupt:
         if options["out"] is None and options["kind"] is None:
             raise
@@ -92,6 +101,7 @@ def caption(images: tuple[str, ...], **options: Any) -> None:
 def _caption(
     images: tuple[str, ...],
     *,
+    endpoint: Endpoint | None,
     model: str,
     dtype: str,
     device: str | None,
@@ -154,6 +164,14 @@ def _caption(
     )
     if about["image_column"] is not None and not found.archives:
         raise VlmHeadsError("--image-column without a table", "a parquet file or saved dataset")
+    if endpoint is not None:
+        from vlmheads.commands.served import caption_served, words_asked
+
+        if processes.num_processes > 1:
+            raise VlmHeadsError("several processes with --endpoint", "one, and --concurrency")
+        words = words_asked(flag=flag, drop=drop, threshold=threshold, scorer=scorer)
+        caption_served(found, ask, endpoint, words, as_json=as_json)
+        return
     if is_job and first:
         ask.check(found)
     acting = () if plugins == ("none",) else plugins or AUTO

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Ask:
         kind: the format of the output.
         root: what names in it are relative to.
         plan: how to run.
+        server: what tells the server and its model from others; None for a model loaded here.
     """
 
     model: str
@@ -52,6 +53,11 @@ class Ask:
     kind: str | None
     root: Path | None
     plan: Plan
+    server: Mapping[str, Any] | None = None
+
+    def served_by(self, server: Mapping[str, Any]) -> Ask:
+        """Return the same for a model behind a server."""
+        return replace(self, loading={}, server=server)
 
     def locate(self, found: Found) -> tuple[Output, Path]:
         """Return where captions go; what cannot be is refused before a model is loaded."""
@@ -71,7 +77,7 @@ class Ask:
 
         return {
             "model": self.model,
-            "files": model_fingerprint(self.model),
+            **(self.server or {"files": model_fingerprint(self.model)}),
             **self.loading,
             "prompt": self.prompt,
             "max_new_tokens": self.max_new_tokens,
@@ -106,9 +112,6 @@ def run_job(
     """Run a job and print how it ended; exits with 2 where images failed."""
     from vlmheads.caption import Caption
     from vlmheads.jobs.api import words_of, work_of
-    from vlmheads.jobs.run import run
-
-    output, root = ask.locate(found)
 
     def annotate(caption: Caption) -> dict[str, Any]:
         if words is None:
@@ -125,31 +128,38 @@ def run_job(
         annotate=annotate,
         about={"drop": words is not None and words.drop},
     )
-    first = processes.process_index == 0
-    if first:
+    if processes.process_index == 0:
         work = _noticing(work, captioner, ask.model)
+    finish_job(found, ask, work, processes, flagged=words is not None)
+
+
+def finish_job(found: Found, ask: Ask, work: Work, processes: Any, *, flagged: bool) -> None:
+    """Run a job whose work is known, and print how it ended; exits with 2 where images failed."""
+    from vlmheads.jobs.run import run
+
+    output, root = ask.locate(found)
+    first = processes.process_index == 0
     with _progress(output, first) as progress:
         summary = run(found, root, output, work, ask.plan, processes=processes, progress=progress)
     if first:
-        click.echo(summed_up(summary, output, flagged=words is not None))
+        click.echo(summed_up(summary, output, flagged=flagged))
         if summary.failed:
             sys.exit(2)
 
 
 def _noticing(work: Work, captioner: Captioner, model: str) -> Work:
     """Say once that a packaged model knows only its own scenes, where an image is none of them."""
-    from dataclasses import replace
-
     from vlmheads.commands.printed import notice
 
-    said = False
+    said, plain = False, work.describe
+    assert callable(plain)
 
     def describe(images: Sequence[Image]) -> Sequence[Mapping[str, Any]]:
         nonlocal said
         if not said and (text := notice(captioner, model, images)):
             click.echo(text, err=True)
             said = True
-        return work.describe(images)
+        return plain(images)
 
     return replace(work, describe=describe)
 
