@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from vlmheads.commands.edge import CommandError, OneLineGroup, one_line_errors
+from vlmheads.commands.endpoint_options import endpoint_of, endpoint_options
 from vlmheads.output import check_folder, check_output, save_text
 from vlmheads.printable import printable
 from vlmheads_eval.chair.mentions import VARIANTS
@@ -23,6 +24,9 @@ from vlmheads_eval.records import predictions_file
 MOST_DRAWS = 100_000  # Intervals do not get better beyond; memory grows with them.
 SEED = click.IntRange(0, 2**32 - 1)
 AUTO_BATCH = 32  # Where "auto" starts; a batch that does not fit is halved.
+
+# What only a model has that is loaded here.
+LOCAL = ("plugins", "control", "control_seed", "batch_size", "dtype", "device")
 
 
 def _batch_size(context: click.Context, option: click.Parameter, value: str) -> int:
@@ -65,6 +69,7 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
 @click.option("--retry-failed", is_flag=True, help="Retry images that failed.")
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", help="For example cpu or cuda:0.")
+@endpoint_options
 @one_line_errors
 def predict(name: str | None, task: str | None, **options: Any) -> None:
     """Ask a model about images and store the answers in the folder OUT.
@@ -73,14 +78,16 @@ def predict(name: str | None, task: str | None, **options: Any) -> None:
 
     It can be stopped at any point; call it again to resume. An image that cannot be read is
     reported, the rest is done, and the exit code is 2. Start it with `accelerate launch -m
-    vlmheads_eval predict ...` to share the work between processes.
+    vlmheads_eval predict ...` to share the work between processes. With --endpoint a served model
+    is asked: docs/serving.md.
     """
     from vlmheads.errors import VlmHeadsError
     from vlmheads_eval.predict.run import run_prediction
 
     if name and task:
         raise VlmHeadsError(f"{name} and --task {task}", "one of them")
-    if run_prediction(task=name or task or "caption", **options):
+    endpoint = endpoint_of(options, LOCAL)
+    if run_prediction(task=name or task or "caption", endpoint=endpoint, **options):
         raise click.exceptions.Exit(2)
 
 

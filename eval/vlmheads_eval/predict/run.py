@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vlmheads.endpoint.settings import Endpoint
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import read_image
 from vlmheads.jobs.batches import in_halves
@@ -29,7 +30,7 @@ from vlmheads_eval.predict.model import (
     load_generator,
     versions,
 )
-from vlmheads_eval.predict.served import Served
+from vlmheads_eval.predict.served import Served, about_server, empty_and_cut, only_client
 from vlmheads_eval.records import file_sha256
 
 FAILURES_SHOWN = 20
@@ -171,10 +172,12 @@ def run_prediction(
     dtype: str,
     device: str | None,
     workspace: Path | None = None,
+    endpoint: Endpoint | None = None,
 ) -> int:
     """Run `vlmheads eval predict` and return how many samples failed, each of which is named.
 
-    Generated scenes and questions are written to the workspace, by default OUT/data.
+    Generated scenes and questions are written to the workspace, by default OUT/data. With an
+    endpoint, its model is asked, and what is about a model loaded here is left out of account.
     """
     workspace = workspace or out / "data"
 
@@ -198,53 +201,62 @@ def run_prediction(
     material = load()
     if not material.samples:
         raise VlmHeadsError(f"{', '.join(data)} with nothing to ask about", "at least one sample")
-    config = {
-        "task": task,
-        "data": list(data),
-        "data_sha256": {
-            run_folder.relative_to_run(file, out, workspace): file_sha256(file)
-            for path in material.ground_truth
-            for file in data_files(path)
+    with ExitStack() as stack:
+        client = None if endpoint is None else stack.enter_context(only_client(endpoint, processes))
+        config = {
+            "task": task,
+            "data": list(data),
+            "data_sha256": {
+                run_folder.relative_to_run(file, out, workspace): file_sha256(file)
+                for path in material.ground_truth
+                for file in data_files(path)
+            }
+            | dict(material.sha256),
+            "questions_sha256": questions_sha256(material),
+            "ground_truth": [
+                run_folder.relative_to_run(path, out, workspace) for path in material.ground_truth
+            ],
+            "model": model,
+            "plugins": describe_plugins(plugins),
+            "control": control,
+            "control_seed": control_seed if control == "random-heads" else None,
+            "prompt": prompt,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "samples": [sample.key for sample in material.samples],
         }
-        | dict(material.sha256),
-        "questions_sha256": questions_sha256(material),
-        "ground_truth": [
-            run_folder.relative_to_run(path, out, workspace) for path in material.ground_truth
-        ],
-        "model": model,
-        "model_files": model_fingerprint(model),
-        "plugins": describe_plugins(plugins),
-        "control": control,
-        "control_seed": control_seed if control == "random-heads" else None,
-        "prompt": prompt,
-        "max_new_tokens": max_new_tokens,
-        "dtype": settled_dtype(dtype, device or own_device(processes)),
-        "seed": seed,
-        "versions": versions(plugins),
-        "samples": [sample.key for sample in material.samples],
-    }
-    run_folder.check_config(out, config)  # Before loading a large model in vain.
-    describe = load_generator(
-        model,
-        plugins,
-        max_new_tokens,
-        control=control,
-        control_seed=control_seed,
-        dtype=dtype,
-        device=device or own_device(processes),
-    )
-    with _progress(processes.process_index == 0) as progress:
-        predict(
-            out,
-            config,
-            material.samples,
-            describe,
-            read=read_image,
-            batch_size=batch_size,
-            processes=processes,
-            retry_failed=retry_failed,
-            progress=progress,
+        if client is None:
+            config["model_files"] = model_fingerprint(model)
+            config["dtype"] = settled_dtype(dtype, device or own_device(processes))
+            config["versions"] = versions(plugins)
+        else:
+            config |= about_server(client)
+        run_folder.check_config(out, config)  # Before loading a large model in vain.
+        describe: Describe | Served = (
+            Served(client, max_new_tokens)
+            if client is not None
+            else load_generator(
+                model,
+                plugins,
+                max_new_tokens,
+                control=control,
+                control_seed=control_seed,
+                dtype=dtype,
+                device=device or own_device(processes),
+            )
         )
+        with _progress(processes.process_index == 0) as progress:
+            predict(
+                out,
+                config,
+                material.samples,
+                describe,
+                read=read_image,
+                batch_size=batch_size,
+                processes=processes,
+                retry_failed=retry_failed,
+                progress=progress,
+            )
     if processes.process_index != 0:
         return 0
     failed = run_folder.failures(out)
@@ -257,6 +269,8 @@ def run_prediction(
         f"{total - len(failed)} predictions in {printable(out)}"
         + (f"; {len(failed)} of {total} samples failed" if failed else "")
     )
+    if endpoint is not None and (note := empty_and_cut(out, material.samples, max_new_tokens)):
+        click.echo(f"note: {note}", err=True)
     return len(failed)
 
 
