@@ -22,6 +22,7 @@ _OWN = {
     "families": "vlmheads.commands.lists:families",
     "plugins": "vlmheads.commands.lists:plugins",
     "presets": "vlmheads.commands.lists:presets",
+    "serve": "vlmheads.commands.serve:serve",
     "verify": "vlmheads.commands.verify:verify",
 }
 

@@ -39,12 +39,29 @@ def model_inputs(
         raise VlmHeadsError(
             f"{len(texts)} prompts for {len(pictures)} images", "one for all, or one per image"
         )
-    for text in set(texts):
-        _refuse_placeholders(model, processor, text)
     chats = [
         [{"role": "user", "content": _content(picture, text)}]
         for picture, text in zip(pictures, texts, strict=True)
     ]
+    return chat_inputs(model, processor, chats)
+
+
+def chat_inputs(model: Any, processor: Any, chats: Sequence[Sequence[dict[str, Any]]]) -> Any:
+    """Make model inputs of conversations: left padded, and where the model takes them.
+
+    Args:
+        model: a transformers model for image-text-to-text generation.
+        processor: its processor, with a chat template.
+        chats: one per row: messages with a `role`, and as `content` parts {"type": "text", "text"}
+            and {"type": "image", "image"}, where an image is a Pillow image.
+
+    Raises:
+        VlmHeadsError: a text that holds the model's own image token, a template or a processor that
+            fails, or one that cannot pad.
+    """
+    texts = (part.get("text") for chat in chats for said in chat for part in said["content"])
+    for text in {text for text in texts if text is not None}:
+        _refuse_placeholders(model, processor, text)
     options: dict[str, Any] = {"padding_side": "left"}
     if len(chats) > 1:
         if processor.tokenizer.pad_token is None:
