@@ -1,0 +1,194 @@
+"""Show that vLLM says what transformers says, plain and with a plugin baked into the checkpoint.
+
+    python benchmarks/serving.py --vllm /path/to/vllm/bin/python --out out/serving.json
+
+vLLM lives in an environment of its own, whose Python is given. Four things are shown on scenes of
+the test bench: plain vLLM gives the tokens of plain transformers; the baked checkpoint in vLLM
+gives those of the attached plugin; `vlmheads eval predict --endpoint` against vLLM's OpenAI server
+gives the captions of the attached plugin; and the baked checkpoint is as fast as the plain one,
+both loaded side by side and timed in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from vlmheads_testbed.scenes import scene
+
+from vlmheads import __version__
+from vlmheads.caption import PROMPT, Captioner
+from vlmheads.endpoint.images import data_url_of
+from vlmheads.gains.bake import bake
+from vlmheads.model.loading import locate
+from vlmheads.registry import resolve
+
+HERE = Path(__file__).parent
+GAINS = HERE / "results" / "gains-embedded.safetensors"
+MAX_TOKENS, CONTEXT = 128, 512
+START = 300  # seconds that vLLM may take to load on a busy CPU
+# vLLM looks for a distribution called "vllm" where its CPU build is called otherwise.
+SERVER = "vllm.entrypoints.openai.api_server"
+
+
+def captions(
+    model: str, plugins: Sequence[Any], images: Sequence[Any]
+) -> tuple[list[list[int]], list[str]]:
+    """Tokens and texts of the images by transformers, in float32."""
+    captioner = Captioner.from_pretrained(model, plugins, dtype="float32", device="cpu")
+    found = captioner(images, max_new_tokens=MAX_TOKENS, batch_size=1)
+    return [list(one.ids) for one in found], [one.text for one in found]
+
+
+def same(first: Sequence[Any], second: Sequence[Any]) -> int:
+    return sum(one == other for one, other in zip(first, second, strict=True))
+
+
+def without_end(tokens: Sequence[Sequence[int]], end: int) -> list[list[int]]:
+    return [list(row[:-1]) if row and row[-1] == end else list(row) for row in tokens]
+
+
+def environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+@contextmanager
+def served(python: str, model: Path, name: str, log: Path) -> Iterator[str]:
+    """vLLM's OpenAI server for a checkpoint, on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "-m", SERVER, "--model", str(model), "--served-model-name", name]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "8", "--enforce-eager"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment())
+        try:
+            deadline = time.monotonic() + START
+            while time.monotonic() < deadline and process.poll() is None:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+                    break
+                except OSError:
+                    time.sleep(1)
+            else:
+                raise SystemExit(f"vLLM did not start: {log.read_text('utf-8')[-2000:]}")
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def predictions(out: Path, *options: str) -> list[str]:
+    """Captions of `vlmheads eval predict`, by image."""
+    command = [sys.executable, "-m", "vlmheads", "eval", "predict", "--out", str(out), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lines = (out / "predictions.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line)["caption"] for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vllm", required=True, help="Python of an environment with vLLM")
+    parser.add_argument("--scenes", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds over all scenes")
+    parser.add_argument("--batch", type=int, default=8, help="sequences that vLLM runs at a time")
+    parser.add_argument("--plugin", default=f"gains:head_map={GAINS}")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    plugins = resolve([options.plugin])
+    pictures = [scene("test", 0, index).image for index in range(options.scenes)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        baked = bake("embedded", folder / "baked", plugins, layout="published")
+        plain, _ = captions("embedded", (), pictures)
+        attached, texts = captions("embedded", plugins, pictures)
+        task = {
+            "models": {"plain": locate("embedded"), "baked": str(baked.folder)},
+            "images": [data_url_of(picture) for picture in pictures],
+            "prompt": PROMPT,
+            "max_tokens": MAX_TOKENS,
+            "max_model_len": CONTEXT,
+            "batch": options.batch,
+            "rounds": options.rounds,
+        }
+        (folder / "task.json").write_text(json.dumps(task), "utf-8")
+        worker = [options.vllm, str(HERE / "serving_worker.py")]
+        worker += [str(folder / "task.json"), str(folder / "found.json")]
+        subprocess.run(worker, check=True, env=environment())
+        found = json.loads((folder / "found.json").read_text("utf-8"))
+        end = json.loads((baked.folder / "generation_config.json").read_text("utf-8"))
+        tokens = {
+            name: without_end(rows, end["eos_token_id"]) for name, rows in found["tokens"].items()
+        }
+        number = ("--num", str(options.scenes), "--max-new-tokens", str(MAX_TOKENS))
+        here = predictions(folder / "here", "--plugin", options.plugin, *number)
+        with served(options.vllm, baked.folder, "baked", folder / "server.log") as url:
+            started = time.perf_counter()
+            endpoint = ("--endpoint", url, "--model", "baked")
+            there = predictions(folder / "there", *endpoint, *number)
+            seconds = time.perf_counter() - started
+        config = json.loads((folder / "there" / "config.json").read_text("utf-8"))
+    times = found["seconds"]
+    ratios = [before / after for before, after in zip(times["plain"], times["baked"], strict=True)]
+    result = {
+        "scenes": options.scenes,
+        "plugin": Path(options.plugin).name
+        if options.plugin.startswith("gains:")
+        else options.plugin,
+        "plain vLLM = plain transformers": same(tokens["plain"], plain),
+        "baked vLLM = attached plugin": same(tokens["baked"], attached),
+        "captions that the plugin changes": options.scenes - same(plain, attached),
+        "eval predict: endpoint = attached plugin": same(there, here),
+        "eval predict: seconds": round(seconds, 1),
+        "baked over plain, images a second": {
+            "median": round(statistics.median(ratios), 3),
+            "rounds": [round(ratio, 3) for ratio in ratios],
+        },
+        "images a second": {
+            name: round(options.scenes / statistics.median(found), 2)
+            for name, found in times.items()
+        },
+        "server": {key: config["server"][key] for key in ("answered", "logprobs")}
+        | {"system_fingerprint": config["server"]["system_fingerprint"]},
+        "versions": {
+            "vlmheads": __version__,
+            "here": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "there": found["versions"],
+        },
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+    }
+    assert len(texts) == options.scenes
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
