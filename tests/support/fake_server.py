@@ -91,7 +91,8 @@ def fake_server(answer: Answer, *, models: Reply | None = None) -> Iterator[Fake
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with lock:
                 fake.keys.append(self.headers.get("authorization"))
-                probing = body.get("max_tokens") == 1 and "Describe" in json.dumps(body)
+                limit = body.get("max_tokens") or body.get("max_completion_tokens")
+                probing = limit == 1 and "Describe" in json.dumps(body)
                 if not probing:
                     fake.asked.append(body)
                 number = len(fake.asked)

@@ -122,12 +122,15 @@ def _listen(host: str, port: int) -> socket.socket:
     Raises:
         VlmHeadsError: it is in use, or no address of this machine.
     """
+    listening = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise VlmHeadsError(
             f"{host}:{port} cannot be listened on ({error.strerror})",
             "an address of this machine, and a free port",
