@@ -33,14 +33,21 @@ from vlmheads_testbed.scenes import scene
 
 from vlmheads import __version__
 from vlmheads.caption import PROMPT, Captioner
+from vlmheads.endpoint.answers import Failure
+from vlmheads.endpoint.client import Question, connected
 from vlmheads.endpoint.images import data_url_of
+from vlmheads.endpoint.probe import LOGPROBS
+from vlmheads.endpoint.settings import Endpoint
+from vlmheads.endpoint.words import read_chance
 from vlmheads.gains.bake import bake
+from vlmheads.grounding.questions import p_yes, question_about
 from vlmheads.model.loading import locate
 from vlmheads.registry import resolve
 
 HERE = Path(__file__).parent
 GAINS = HERE / "results" / "gains-embedded.safetensors"
 MAX_TOKENS, CONTEXT = 128, 512
+ASKED = ("cat", "fork", "person", "car")
 START = 300  # seconds that vLLM may take to load on a busy CPU
 # vLLM looks for a distribution called "vllm" where its CPU build is called otherwise.
 SERVER = "vllm.entrypoints.openai.api_server"
@@ -105,19 +112,39 @@ def served(python: str, model: Path, name: str, log: Path) -> Iterator[str]:
                 process.wait()
 
 
-def predictions(out: Path, *options: str) -> list[str]:
-    """Captions of `vlmheads eval predict`, by image."""
+def predictions(out: Path, field: str, *options: str) -> list[str]:
+    """Answers of `vlmheads eval predict`, by sample."""
     command = [sys.executable, "-m", "vlmheads", "eval", "predict", "--out", str(out), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lines = (out / "predictions.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line)["caption"] for line in lines]
+    return [json.loads(line)[field] for line in lines]
+
+
+def p_yes_apart(url: str, model: Path, pictures: Sequence[Any]) -> tuple[int, float]:
+    """Number of questions, and the largest difference of P(yes) over the endpoint and here."""
+    captioner = Captioner.from_pretrained(str(model), (), dtype="float32", device="cpu")
+    here = p_yes(captioner.model, captioner.processor, pictures, [ASKED] * len(pictures))
+    questions = [
+        Question((number, name), question_about(name), data_url_of(picture), 1, LOGPROBS)
+        for number, picture in enumerate(pictures)
+        for name in ASKED
+    ]
+    apart = []
+    with connected(Endpoint(url, "baked")) as client:
+        for question, answer in client.ask(questions):
+            if isinstance(answer, Failure):
+                raise answer.error
+            number, name = question.key
+            found = read_chance(answer).p_yes
+            apart.append(float("inf") if found is None else abs(found - here[number][name]))
+    return len(apart), max(apart)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vllm", required=True, help="Python of an environment with vLLM")
     parser.add_argument("--scenes", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds over all scenes")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds over all scenes")
     parser.add_argument("--batch", type=int, default=8, help="sequences that vLLM runs at a time")
     parser.add_argument("--plugin", default=f"gains:head_map={GAINS}")
     parser.add_argument("--out", type=Path, required=True)
@@ -128,7 +155,7 @@ def main() -> None:
         folder = Path(temporary)
         baked = bake("embedded", folder / "baked", plugins, layout="published")
         plain, _ = captions("embedded", (), pictures)
-        attached, texts = captions("embedded", plugins, pictures)
+        attached, _ = captions("embedded", plugins, pictures)
         task = {
             "models": {"plain": locate("embedded"), "baked": str(baked.folder)},
             "images": [data_url_of(picture) for picture in pictures],
@@ -148,12 +175,16 @@ def main() -> None:
             name: without_end(rows, end["eos_token_id"]) for name, rows in found["tokens"].items()
         }
         number = ("--num", str(options.scenes), "--max-new-tokens", str(MAX_TOKENS))
-        here = predictions(folder / "here", "--plugin", options.plugin, *number)
+        here = predictions(folder / "here", "caption", "--plugin", options.plugin, *number)
+        pope = ("--task", "pope", "--num", str(max(6, options.scenes // 5)))
+        asked = predictions(folder / "pope", "answer", "--plugin", options.plugin, *pope)
         with served(options.vllm, baked.folder, "baked", folder / "server.log") as url:
             started = time.perf_counter()
             endpoint = ("--endpoint", url, "--model", "baked")
-            there = predictions(folder / "there", *endpoint, *number)
+            there = predictions(folder / "there", "caption", *endpoint, *number)
             seconds = time.perf_counter() - started
+            answered = predictions(folder / "answered", "answer", *endpoint, *pope)
+            questions, apart = p_yes_apart(url, baked.folder, pictures[:8])
         config = json.loads((folder / "there" / "config.json").read_text("utf-8"))
     times = found["seconds"]
     ratios = [before / after for before, after in zip(times["plain"], times["baked"], strict=True)]
@@ -167,8 +198,12 @@ def main() -> None:
         "captions that the plugin changes": options.scenes - same(plain, attached),
         "eval predict: endpoint = attached plugin": same(there, here),
         "eval predict: seconds": round(seconds, 1),
+        "POPE questions": len(asked),
+        "POPE: endpoint = attached plugin": same(answered, asked),
+        "P(yes)": {"questions": questions, "largest difference": float(f"{apart:.2g}")},
         "baked over plain, images a second": {
             "median": round(statistics.median(ratios), 3),
+            "quartiles": [round(one, 3) for one in statistics.quantiles(ratios)[::2]],
             "rounds": [round(ratio, 3) for ratio in ratios],
         },
         "images a second": {
@@ -184,7 +219,6 @@ def main() -> None:
         },
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
     }
-    assert len(texts) == options.scenes
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(result, indent=1))

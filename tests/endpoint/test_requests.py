@@ -258,4 +258,48 @@ def test_a_scorer_of_what_servers_do_not_return_is_refused(tmp_path: Path):
     about += ["--flag", "--scorer", str(tmp_path / "s.json")]
     result = CliRunner().invoke(main, ["caption", "x.png", *about])
     assert result.exit_code == 2
-    assert "weighs attention, which no server returns" in result.stderr
+    assert "weighs attention, which p-yes does not give" in result.stderr
+
+
+def prompt_logprobs(tokens, logs):
+    """As vLLM has them: nothing for the first token, and further ones where they were likelier."""
+    entries = [
+        {"7": {"logprob": log, "rank": 2, "decoded_token": token}, "8": {"logprob": 0.0}}
+        for token, log in zip(tokens, logs, strict=True)
+    ]
+    return [None, *[{"1": {"logprob": -1.0, "decoded_token": "<image>"}}] * 3, *entries]
+
+
+def test_the_gain_of_the_image_is_read_from_the_end_of_the_prompt(tmp_path):
+    from math import exp
+
+    RED.save(tmp_path / "x.png")
+    tokens = ["A", "\u0120do", "g", " and", "\u2581a", "cat", "."]
+    given = [-1, -2, -3, -1, -1, -4, -1]
+
+    def answer(body, number):
+        if body.get("prompt_logprobs") != 0:
+            return completion("A dog and a cat.")
+        if "image_url" not in json.dumps(body):
+            without = [-1, -4, -4, -1, -1, -1, -1]
+            return completion("", prompt_logprobs=prompt_logprobs(tokens, without))
+        return completion("", prompt_logprobs=prompt_logprobs(tokens, given))
+
+    with fake_server(answer) as fake:
+        about = ["--endpoint", fake.url, "--model", MODEL, "--flag", "--json", "--signal", "gain"]
+        result = CliRunner().invoke(main, ["caption", str(tmp_path / "x.png"), *about])
+    assert result.exit_code == 0, result.stderr
+    found = {word["text"]: word["score"] for word in json.loads(result.stdout)["words"]}
+    assert found == pytest.approx({"dog": 1 / (1 + exp(-3)), "cat": 1 / (1 + exp(3))})
+    asked = [body for body in fake.asked if "prompt_logprobs" in body]
+    assert {body["messages"][-1]["content"] for body in asked[1:]} == {"A dog and a cat."}
+    assert all(body["continue_final_message"] is True for body in asked)
+
+
+def test_a_server_without_log_probabilities_of_the_prompt_has_no_gain(tmp_path):
+    RED.save(tmp_path / "x.png")
+    with fake_server(lambda body, number: completion()) as fake:
+        about = ["--endpoint", fake.url, "--model", MODEL, "--flag", "--signal", "gain"]
+        result = CliRunner().invoke(main, ["caption", str(tmp_path / "x.png"), *about])
+    assert result.exit_code == 2
+    assert "returns no log-probabilities of the prompt (prompt_logprobs)" in result.stderr

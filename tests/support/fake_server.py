@@ -93,6 +93,7 @@ def fake_server(answer: Answer, *, models: Reply | None = None) -> Iterator[Fake
                 fake.keys.append(self.headers.get("authorization"))
                 limit = body.get("max_tokens") or body.get("max_completion_tokens")
                 probing = limit == 1 and "Describe" in json.dumps(body)
+                probing = probing and "prompt_logprobs" not in body
                 if not probing:
                     fake.asked.append(body)
                 number = len(fake.asked)

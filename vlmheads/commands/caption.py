@@ -70,6 +70,12 @@ LOCAL = tuple(
     help="--flag, --drop: what counts as an object: a file of categories with synonyms (COCO, "
     "LVIS, Objects365, or a table of words), or nouns for all noun phrases. [default: COCO's 80]",
 )
+@click.option(
+    "--signal",
+    type=click.Choice(("p-yes", "gain")),
+    help="--flag, --drop of a served model: P(yes) of a question about each object, or what the "
+    "image adds to the log-probability of its name. [default: p-yes]",
+)
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
@@ -169,9 +175,13 @@ def _caption(
 
         if processes.num_processes > 1:
             raise VlmHeadsError("several processes with --endpoint", "one, and --concurrency")
-        words = words_asked(flag=flag, drop=drop, threshold=threshold, scorer=scorer)
+        words = words_asked(
+            flag=flag, drop=drop, threshold=threshold, scorer=scorer, signal=about["signal"]
+        )
         caption_served(found, ask, endpoint, words, as_json=as_json)
         return
+    if about["signal"] is not None:
+        raise VlmHeadsError("--signal without --endpoint", "a served model")
     if is_job and first:
         ask.check(found)
     acting = () if plugins == ("none",) else plugins or AUTO

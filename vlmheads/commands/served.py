@@ -16,7 +16,7 @@ from vlmheads.endpoint.client import Client, connected
 from vlmheads.endpoint.images import data_url
 from vlmheads.endpoint.probe import Server, probe
 from vlmheads.endpoint.settings import Endpoint
-from vlmheads.endpoint.words import THRESHOLD, UNCALIBRATED, WordsAsked, require_logprobs
+from vlmheads.endpoint.words import P_YES, THRESHOLD, WordsAsked, require_signal
 from vlmheads.errors import VlmHeadsError
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 
 def words_asked(
-    *, flag: bool, drop: bool, threshold: float | None, scorer: Path | None
+    *,
+    flag: bool,
+    drop: bool,
+    threshold: float | None,
+    scorer: Path | None,
+    signal: str | None,
 ) -> WordsAsked | None:
     """Return how words are scored by the options; None for not at all.
 
@@ -38,11 +43,9 @@ def words_asked(
     from vlmheads.grounding.words import require_finders
 
     if not (flag or drop):
-        if threshold is not None or scorer is not None:
-            raise VlmHeadsError(
-                f"--{'scorer' if threshold is None else 'threshold'} alone",
-                "--flag or --drop with it",
-            )
+        said = {"threshold": threshold, "scorer": scorer, "signal": signal}
+        if alone := [name for name, value in said.items() if value is not None]:
+            raise VlmHeadsError(f"--{alone[0]} alone", "--flag or --drop with it")
         return None
     require_finders()
     found = None if scorer is None else Scorer.load(scorer)
@@ -50,7 +53,7 @@ def words_asked(
     if limit is None:
         limit = THRESHOLD if found is None else found.threshold
     check_threshold(limit)
-    return WordsAsked(flag, drop, limit, found)
+    return WordsAsked(flag, drop, limit, found, signal or P_YES)
 
 
 def caption_served(
@@ -65,9 +68,9 @@ def caption_served(
     with connected(endpoint) as client:
         server = probe(client)
         if words is not None:
-            require_logprobs(server)
-            if words.scorer is None:
-                click.echo(f"note: {UNCALIBRATED.format(threshold=words.threshold)}", err=True)
+            require_signal(client, server, words.signal)
+            if words.caveat:
+                click.echo(f"note: {words.caveat}", err=True)
         if notice := found.notice():
             click.echo(f"note: {notice}", err=True)
         asking = Asking(ask.prompt, ask.max_new_tokens, words)

@@ -10,15 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from vlmheads.endpoint.answers import Answer, Failure
 from vlmheads.endpoint.client import Client, Question
-from vlmheads.endpoint.words import (
-    QUESTION_FIELDS,
-    WordsAsked,
-    names_in,
-    question,
-    read_chance,
-)
+from vlmheads.endpoint.words import WordsAsked
 from vlmheads.errors import VlmHeadsError
-from vlmheads.grounding.questions import Answered
 
 K = TypeVar("K")
 
@@ -45,7 +38,7 @@ class _Part(Generic[K]):
     key: K
     image: str | VlmHeadsError
     said: Answer | None = None
-    chances: dict[str, Answered] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
     waiting: int = 0
     error: VlmHeadsError | None = None
 
@@ -69,18 +62,15 @@ def captions(
     questions = _Questions(images, asking)
     with closing(client.ask(questions)) as asked:
         for one, found in asked:
-            part, name = one.key
+            part, label = one.key
             if isinstance(found, Failure):
                 part.error = part.error or found.error
-            elif name is None:
+            elif label is None:
                 part.said = found
                 questions.follow(part)
             else:
-                try:
-                    part.chances[name] = read_chance(found)
-                except VlmHeadsError as error:
-                    part.error = part.error or error
-            part.waiting -= name is not None
+                part.answers[label] = found
+            part.waiting -= label is not None
             if not part.waiting:
                 yield part.key, part.error or _record(client, part, asking)
 
@@ -90,12 +80,12 @@ class _Questions(Generic[K]):
 
     def __init__(self, images: Iterable[tuple[K, str | VlmHeadsError]], asking: Asking) -> None:
         self.images, self.asking = iter(images), asking
-        self.further: deque[Question[tuple[_Part[K], str | None]]] = deque()
+        self.further: deque[Question[tuple[_Part[K], Any]]] = deque()
 
-    def __iter__(self) -> Iterator[Question[tuple[_Part[K], str | None]]]:
+    def __iter__(self) -> Iterator[Question[tuple[_Part[K], Any]]]:
         return self
 
-    def __next__(self) -> Question[tuple[_Part[K], str | None]]:
+    def __next__(self) -> Question[tuple[_Part[K], Any]]:
         if self.further:
             return self.further.popleft()
         key, image = next(self.images)
@@ -106,14 +96,13 @@ class _Questions(Generic[K]):
         """Ask about the objects of a caption."""
         if self.asking.words is None or part.said is None:
             return
-        names = names_in(part.said.text)
-        part.waiting = len(names)
-        self.further.extend(
-            Question((part, name), question(name), part.image, 1, QUESTION_FIELDS) for name in names
-        )
+        words, asking = self.asking.words, self.asking
+        further = words.follow_up(part, part.image, asking.prompt, part.said.text)
+        part.waiting = len(further)
+        self.further.extend(further)
 
 
-def _record(client: Client, part: _Part[K], asking: Asking) -> dict[str, Any]:
+def _record(client: Client, part: _Part[K], asking: Asking) -> dict[str, Any] | VlmHeadsError:
     said = part.said
     assert said is not None
     record: dict[str, Any] = {
@@ -124,5 +113,9 @@ def _record(client: Client, part: _Part[K], asking: Asking) -> dict[str, Any]:
         "plugins": [],
     }
     if asking.words is not None:
-        record |= asking.words.record(said.text, asking.words.words(said.text, part.chances))
+        try:
+            words = asking.words.words(said.text, part.answers)
+        except VlmHeadsError as error:
+            return error
+        record |= asking.words.record(said.text, words)
     return record
