@@ -52,6 +52,12 @@ REFERENCE = {
         "Any number of images; see [Captioning jobs](../captioning-jobs.md).",
         "jobs.api jobs.run jobs.inputs jobs.outputs",
     ),
+    "endpoint": (
+        "Endpoints",
+        "Models behind a server; see [Serving](../serving.md). Needs the extra `endpoint`.",
+        "endpoint.settings endpoint.client endpoint.probe endpoint.answers endpoint.captions "
+        "endpoint.words endpoint.images",
+    ),
     "words": (
         "Words",
         "How far the image supports each word of a caption.",

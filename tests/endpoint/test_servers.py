@@ -136,7 +136,10 @@ def test_a_run_of_questions_is_the_same_and_resumed(servers, scenes, tmp_path, k
     plugin = () if kind == "transformers" else ("--plugin", LOCAL[kind])
     run(*task, "--out", tmp_path / "here", *plugin)
     there, here = (
-        [json.loads(line) for line in (tmp_path / name / "predictions.jsonl").open()]
+        [
+            json.loads(line)
+            for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()
+        ]
         for name in ("there", "here")
     )
     assert [line["answer"] for line in there] == [line["answer"] for line in here]
