@@ -120,8 +120,8 @@ def predictions(out: Path, field: str, *options: str) -> list[str]:
     return [json.loads(line)[field] for line in lines]
 
 
-def p_yes_apart(url: str, model: Path, pictures: Sequence[Any]) -> tuple[int, float]:
-    """Number of questions, and the largest difference of P(yes) over the endpoint and here."""
+def p_yes_apart(url: str, model: Path, pictures: Sequence[Any]) -> dict[str, Any]:
+    """How far P(yes) over an endpoint, from twenty listed tokens, is from P(yes) here."""
     captioner = Captioner.from_pretrained(str(model), (), dtype="float32", device="cpu")
     here = p_yes(captioner.model, captioner.processor, pictures, [ASKED] * len(pictures), ending="")
     questions = [
@@ -129,15 +129,22 @@ def p_yes_apart(url: str, model: Path, pictures: Sequence[Any]) -> tuple[int, fl
         for number, picture in enumerate(pictures)
         for name in ASKED
     ]
-    apart = []
+    apart, outside = [], 0
     with connected(Endpoint(url, "baked")) as client:
         for question, answer in client.ask(questions):
             if isinstance(answer, Failure):
                 raise answer.error
             number, name = question.key
-            found = read_chance(answer).p_yes
-            apart.append(float("inf") if found is None else abs(found - here[number][name]))
-    return len(apart), max(apart)
+            found, known = read_chance(answer), here[number][name]
+            outside += not found.low - 1e-4 <= known <= found.high + 1e-4
+            if found.p_yes is not None and found.high - found.low < 0.01:
+                apart.append(abs(found.p_yes - known))
+    return {
+        "questions": len(questions),
+        "outside of their bounds": outside,
+        "with bounds closer than 0.01": len(apart),
+        "largest difference of those": float(f"{max(apart):.2g}"),
+    }
 
 
 def main() -> None:
@@ -184,7 +191,7 @@ def main() -> None:
             there = predictions(folder / "there", "caption", *endpoint, *number)
             seconds = time.perf_counter() - started
             answered = predictions(folder / "answered", "answer", *endpoint, *pope)
-            questions, apart = p_yes_apart(url, baked.folder, pictures[:8])
+            chances = p_yes_apart(url, baked.folder, pictures[:8])
         config = json.loads((folder / "there" / "config.json").read_text("utf-8"))
 
     def ratios(kind: str) -> dict[str, Any]:
@@ -208,7 +215,7 @@ def main() -> None:
         "eval predict: seconds": round(seconds, 1),
         "POPE questions": len(asked),
         "POPE: endpoint = attached plugin": same(answered, asked),
-        "P(yes)": {"questions": questions, "largest difference": float(f"{apart:.2g}")},
+        "P(yes)": chances,
         "baked over plain, images per processor second": ratios("processor"),
         "baked over plain, images a second": ratios("seconds"),
         "images per processor second": {

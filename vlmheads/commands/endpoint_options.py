@@ -98,9 +98,9 @@ def endpoint_of(options: dict[str, Any], local: Collection[str]) -> Endpoint | N
     for name in local:
         if said(name):
             raise VlmHeadsError(
-                f"{_flag(name)} with --endpoint, where it would have no effect",
-                "options of requests",
-                "start the server with what the model needs: see docs/serving.md",
+                f"{_flag(name)} with --endpoint",
+                "a model loaded here: on a served one it would have no effect",
+                "leave it out, or serve the model so: docs/serving.md",
             )
     if not said("model"):
         raise VlmHeadsError("--endpoint without --model", "the name under which it is served")
