@@ -176,7 +176,12 @@ def _caption(
         if processes.num_processes > 1:
             raise VlmHeadsError("several processes with --endpoint", "one, and --concurrency")
         words = words_asked(
-            flag=flag, drop=drop, threshold=threshold, scorer=scorer, signal=about["signal"]
+            flag=flag,
+            drop=drop,
+            threshold=threshold,
+            scorer=scorer,
+            signal=about["signal"],
+            vocabulary=vocabulary,
         )
         caption_served(found, ask, endpoint, words, as_json=as_json)
         return

@@ -60,7 +60,7 @@ def serve(
     environment variable VLMHEADS_SERVE_KEY, where it is set.
     """
     from vlmheads.commands import show
-    from vlmheads.commands.caption import recommended_plugins
+    from vlmheads.recommended import AUTO
 
     try:
         import uvicorn
@@ -75,11 +75,7 @@ def serve(
 
     listening = _listen(host, port)
     show.quiet_loading(model)
-    acting = () if plugins == ("none",) else plugins or ("auto",)
-    if "auto" in acting:
-        acting, reason = recommended_plugins(model, acting)
-        if reason:
-            click.echo(f"note: {reason}", err=True)
+    acting = () if plugins == ("none",) else plugins or AUTO
     captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
     stopping = threading.Event()
     service = Service(

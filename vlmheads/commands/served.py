@@ -33,6 +33,7 @@ def words_asked(
     threshold: float | None,
     scorer: Path | None,
     signal: str | None,
+    vocabulary: str | None,
 ) -> WordsAsked | None:
     """Return how words are scored by the options; None for not at all.
 
@@ -40,20 +41,21 @@ def words_asked(
         VlmHeadsError: a threshold or scorer for nothing, or one that cannot be.
     """
     from vlmheads.grounding.scores import Scorer, check_threshold
-    from vlmheads.grounding.words import require_finders
 
     if not (flag or drop):
-        said = {"threshold": threshold, "scorer": scorer, "signal": signal}
+        said: dict[str, Any] = {"threshold": threshold, "scorer": scorer, "signal": signal}
+        said |= {"vocabulary": vocabulary}
         if alone := [name for name, value in said.items() if value is not None]:
             raise VlmHeadsError(f"--{alone[0]} alone", "--flag or --drop with it")
         return None
-    require_finders()
     found = None if scorer is None else Scorer.load(scorer)
     limit = threshold
     if limit is None:
         limit = THRESHOLD if found is None else found.threshold
     check_threshold(limit)
-    return WordsAsked(flag, drop, limit, found, signal or P_YES)
+    words = WordsAsked(flag, drop, limit, found, signal or P_YES, vocabulary)
+    words.objects("")  # A vocabulary that cannot be is refused before anything is asked.
+    return words
 
 
 def caption_served(

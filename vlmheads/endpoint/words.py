@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from vlmheads.endpoint import gain
@@ -15,7 +16,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.questions import Answered, question_about, read_served_answer
 from vlmheads.grounding.rewrite import drop_clauses
 from vlmheads.grounding.scores import Scorer
-from vlmheads.grounding.words import Word, find_objects
+from vlmheads.grounding.words import Finder, Word, object_finder
 
 K = TypeVar("K")
 THRESHOLD = 0.5
@@ -42,6 +43,7 @@ class WordsAsked:
         threshold: objects with a lower score are flagged.
         scorer: makes a score of what the signal gives; None for P(yes) itself, or p/(p+p0).
         signal: one of SIGNALS: what the server is asked for.
+        vocabulary: what counts as an object; see `object_finder`.
     """
 
     flag: bool
@@ -49,6 +51,7 @@ class WordsAsked:
     threshold: float = THRESHOLD
     scorer: Scorer | None = None
     signal: str = P_YES
+    vocabulary: str | None = None
 
     def __post_init__(self) -> None:
         given = GIVEN[self.signal]
@@ -79,7 +82,13 @@ class WordsAsked:
     def settings(self) -> dict[str, Any]:
         """Return what determines the words of a record."""
         scorer = None if self.scorer is None else self.scorer.to_dict()
-        return {"signal": self.signal, "threshold": self.threshold, "scorer": scorer}
+        about = {"signal": self.signal, "threshold": self.threshold, "scorer": scorer}
+        return about | {"vocabulary": self.vocabulary}
+
+    @cached_property
+    def objects(self) -> Finder:
+        """Finds the objects of a caption."""
+        return object_finder(self.vocabulary)
 
     def follow_up(
         self, key: K, image: str | VlmHeadsError, prompt: str, text: str
@@ -92,7 +101,7 @@ class WordsAsked:
             prompt: that the caption answers.
             text: the caption.
         """
-        names = list(dict.fromkeys(name for _, _, name in find_objects(text)))
+        names = list(dict.fromkeys(name for _, _, name in self.objects(text)))
         if self.signal == P_YES:
             return [
                 Question((key, name), question_about(name), image, 1, LOGPROBS) for name in names
@@ -120,7 +129,7 @@ class WordsAsked:
             if self.signal == GAIN
         }
         found = []
-        for start, end, name in find_objects(text):
+        for start, end, name in self.objects(text):
             log = log_without = p_yes = math.nan
             if self.signal == GAIN:
                 log, log_without = (
