@@ -3,6 +3,7 @@ import json
 import pytest
 
 import vlmheads
+from vlmheads import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.registry import list_presets, read_preset, resolve
 
