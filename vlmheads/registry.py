@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.options import FILE_KINDS
 from vlmheads.plugin import Plugin
+from vlmheads.preset_file import PluginEntry, PresetFile
 from vlmheads.schema import decode, read_bytes
 from vlmheads.user_presets import add_preset, user_presets
 
@@ -192,7 +193,7 @@ def read_preset(path: str | Path) -> Preset:
     relative to the working directory.
     """
     content, folder = _content(path)
-    about: _PresetFile = decode(content, _PresetFile, str(path), "a preset file")
+    about: PresetFile = decode(content, PresetFile, str(path), "a preset file")
     if about.schema != SCHEMA:
         raise VlmHeadsError(
             f"{path} has schema {about.schema}", f"schema {SCHEMA}", "upgrade vlmheads"
@@ -254,7 +255,7 @@ def install_preset(path: str | Path, name: str = "", learned: str | Path | None 
     called = f"{(name or stem).removesuffix(SUFFIX)}{SUFFIX}"
     if called in _shipped():
         raise VlmHeadsError(f"a shipped preset is called {called}", "another --name")
-    about: _PresetFile = decode(content, _PresetFile, str(path))
+    about: PresetFile = decode(content, PresetFile, str(path))
     if learned is not None:
         about.learn = ""
         for one in about.plugins:
@@ -270,18 +271,18 @@ def install_preset(path: str | Path, name: str = "", learned: str | Path | None 
     return called
 
 
-def _kinds(entry: _PluginEntry) -> dict[str, Any]:
+def _kinds(entry: PluginEntry) -> dict[str, Any]:
     """Return the kind of each option of a plugin in a preset."""
     return {f.name: f.metadata.get("kind") for f in dataclasses.fields(get_plugin(entry.name))}
 
 
-def _plugin(entry: _PluginEntry, folder: Path | None) -> Plugin:
+def _plugin(entry: PluginEntry, folder: Path | None) -> Plugin:
     """Make one plugin of a preset, whose files may lie next to it."""
     files = {key: str(file) for key, file in _files(entry, folder).items()}
     return get_plugin(entry.name).from_dict(entry.options | files)
 
 
-def _files(entry: _PluginEntry, folder: Path | None) -> dict[str, Path]:
+def _files(entry: PluginEntry, folder: Path | None) -> dict[str, Path]:
     """Return the files that options of a plugin in a preset name, by option."""
     kinds = _kinds(entry)
     found = {}
@@ -321,43 +322,3 @@ def _content(path: str | Path) -> tuple[bytes, Path | None]:
         )
     content: bytes = shipped[name].read_bytes()
     return content, None
-
-
-class _PluginEntry(msgspec.Struct, forbid_unknown_fields=True):
-    """One plugin of a preset file."""
-
-    name: str
-    options: dict[str, Any] = {}
-
-
-class _Weights(msgspec.Struct, forbid_unknown_fields=True):
-    """A file of the model that a preset was measured on."""
-
-    file: str
-    bytes: int
-    sha256: str
-
-
-class _Geometry(msgspec.Struct, forbid_unknown_fields=True):
-    """The geometry of the models that a preset was measured on."""
-
-    model_type: str
-    layers: int
-    heads: int
-    attention_layers: tuple[int, ...] = ()
-
-
-class _PresetFile(msgspec.Struct, forbid_unknown_fields=True):
-    """The form of a preset file; see `Preset`."""
-
-    schema: int
-    plugins: Annotated[list[_PluginEntry], msgspec.Meta(min_length=1)]
-    family: str
-    versions: dict[str, str]
-    source: str
-    note: str = ""
-    weights: list[_Weights] = []
-    models: list[str] = []
-    geometry: _Geometry | None = None
-    evidence: dict[str, str] = {}
-    learn: str = ""
