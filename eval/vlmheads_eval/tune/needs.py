@@ -1,0 +1,193 @@
+"""What candidates need of the model itself, learned from the images to learn from."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads_eval.chair.ground_truth import GroundTruth
+from vlmheads_eval.chair.spans import caption_spans
+from vlmheads_eval.chair.variants import Variant
+from vlmheads_eval.data import Material, Sample
+from vlmheads_eval.learn.methods import METHODS
+from vlmheads_eval.tune.candidates import ATTRIBUTION, GAINS, file_of
+
+if TYPE_CHECKING:
+    from vlmheads.headmap import HeadMap
+    from vlmheads.learned import Learned
+
+ROUNDS = 4  # Of calibration.
+TOGETHER = 4  # Captions of an attribution at a time: a gradient keeps what each layer said.
+FAILED = "failed.json"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What there is to learn from.
+
+    Args:
+        captioner: the plain model.
+        samples: the images.
+        texts: image key -> the plain model's caption.
+        truth: the objects in the images.
+        variant: the variant of CHAIR that finds objects.
+        batch_size: captions per pass.
+        max_new_tokens: token limit of captions.
+        seed: of what is drawn.
+        about: provenance, plain values.
+    """
+
+    captioner: Any
+    samples: Sequence[Sample]
+    texts: Mapping[str, str]
+    truth: GroundTruth
+    variant: Variant
+    batch_size: int
+    max_new_tokens: int
+    seed: int
+    about: Mapping[str, Any]
+
+    @property
+    def captioned(self) -> list[Sample]:
+        """The images that have a caption."""
+        return [sample for sample in self.samples if sample.key in self.texts]
+
+
+def learn_needs(
+    needs: Sequence[str], out: Path, lesson: Lesson, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Learn what is not there yet, each into its file in OUT; return what failed, with the reason.
+
+    A file is there once it is whole. What cannot be learned from these captions, such as heads for
+    hallucinated words where there are none, fails by name and is not tried again.
+    """
+    (out / file_of("")).parent.mkdir(parents=True, exist_ok=True)
+    record = (out / file_of("")).parent / FAILED
+    failed: dict[str, str] = json.loads(record.read_bytes()) if record.is_file() else {}
+    for need in needs:
+        path = out / file_of(need)
+        if path.is_file() or need in failed:
+            continue
+        say(f"learning {need} from {len(lesson.captioned)} images")
+        try:
+            found = _learn(need, lesson, say)
+        except VlmHeadsError as error:
+            failed[need] = " ".join(str(error).split())
+            _replace(record, json.dumps(failed, indent=1).encode() + b"\n")
+            say(f"{need} cannot be learned: {failed[need]}")
+            continue
+        part = path.with_suffix(".part")
+        found.save(part)
+        os.replace(part, path)
+    return {need: failed[need] for need in needs if need in failed}
+
+
+def _learn(need: str, lesson: Lesson, say: Callable[[str], None]) -> "HeadMap | Learned":
+    if not lesson.captioned:
+        raise VlmHeadsError("no image with a caption", "at least one to learn from")
+    if need == ATTRIBUTION:
+        return _attribution(lesson)
+    return _gains(lesson, say) if need == GAINS else _method(need, lesson)
+
+
+def _method(method: str, lesson: Lesson) -> "Learned":
+    """Learn what a method of `vlmheads learn` takes."""
+    from vlmheads.images import read_image
+    from vlmheads.learned import Learned
+    from vlmheads.model.anatomy import examine
+    from vlmheads_eval.learn.words import label, record
+
+    how, chosen = METHODS[method], lesson.captioned
+    about = {**lesson.about, "images": len(chosen)}
+    if how.pictures is not None:
+        some = chosen[: how.images]
+        images = [read_image(one.image) for one in some]
+        values = how.pictures(lesson.captioner, images, some[0].prompt)
+        geometry = examine(lesson.captioner.model).geometry
+        return Learned(method, values, geometry, {**about, "images": len(some)})
+    assert how.words is not None  # A method learns from one of the two.
+    texts = [(one, lesson.texts[one.key]) for one in chosen]
+    tokenizer = lesson.captioner.processor.tokenizer
+    labelled = label(tokenizer, texts, lesson.truth.objects, lesson.variant)
+    if not labelled:
+        raise VlmHeadsError("captions that name no object", "at least one object")
+    masses, real = record(lesson.captioner, labelled, lesson.batch_size)
+    return Learned(method, how.words(masses, real), masses.geometry, about)
+
+
+def _attribution(lesson: Lesson) -> "HeadMap":
+    """Rank heads by what they do for hallucinated against grounded words, by gradient."""
+    from vlmheads.detect.attribution import Attribution, attribution
+    from vlmheads.grounding.words import token_masks
+    from vlmheads.images import read_image
+
+    captioner, parts = lesson.captioner, []
+    marked = [
+        (one, caption_spans(lesson.texts[one.key], lesson.truth.objects[one.key], lesson.variant))
+        for one in lesson.captioned
+    ]
+    both = [(one, spans) for one, spans in marked if spans.grounded and spans.hallucinated]
+    if not both:
+        raise VlmHeadsError(
+            f"{len(marked)} captions, none with an object that is there and one that is not",
+            "at least one to rank heads by",
+        )
+    for some in (both[at : at + TOGETHER] for at in range(0, len(both), TOGETHER)):
+        inputs = captioner.prepare([read_image(one.image) for one, _ in some], some[0][0].prompt)
+        ids, true, invented = token_masks(
+            captioner.processor.tokenizer,
+            [spans.text for _, spans in some],
+            [spans.grounded for _, spans in some],
+            [spans.hallucinated for _, spans in some],
+        )
+        parts.append(
+            attribution(
+                captioner.model,
+                inputs,
+                ids,
+                true,
+                invented,
+                method="gradient",
+                provenance=lesson.about,
+            )
+        )
+    return Attribution.concatenate(parts).score
+
+
+def _gains(lesson: Lesson, say: Callable[[str], None]) -> "HeadMap":
+    """Calibrate the gains of all heads."""
+    from vlmheads_eval.calibrate.learn import Settings, Source, learn
+
+    samples = tuple(lesson.captioned)
+    source = Source(Material(samples, lesson.truth.files), lesson.truth, Path())
+    settings = Settings(
+        rounds=ROUNDS,
+        images=len(samples),
+        batch_size=lesson.batch_size,
+        max_new_tokens=lesson.max_new_tokens,
+        seed=lesson.seed,
+        variant=lesson.variant.name,
+    )
+    found = learn(lesson.captioner, [source], settings, provenance=lesson.about, say=say)
+    if not found.best:
+        raise VlmHeadsError("no round of calibration better than the plain model", "other images")
+    return found.gains
+
+
+def learned_digests(out: Path, needs: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of each file that was learned."""
+    return {
+        need: hashlib.sha256((out / file_of(need)).read_bytes()).hexdigest()
+        for need in needs
+        if (out / file_of(need)).is_file()
+    }
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_suffix(".part")
+    part.write_bytes(content)
+    os.replace(part, path)

@@ -1,0 +1,323 @@
+"""A search from data to verdict: divide, plan, learn, select by halving, confirm once, report."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.images import read_image
+from vlmheads.jobs.lines import only_writer, replace as rewrite
+from vlmheads.jobs.processes import launched, own_device
+from vlmheads.model.anatomy import examine
+from vlmheads.model.fingerprint import model_fingerprint
+from vlmheads.plugin import Plugin
+from vlmheads_eval.chair.variants import get_variant
+from vlmheads_eval.compare.runs import RunScores
+from vlmheads_eval.predict.model import Generator, versions
+from vlmheads_eval.tune.candidates import Candidate, find_candidates
+from vlmheads_eval.tune.captioning import PLAIN, Captioning
+from vlmheads_eval.tune.confirm import Confirmation, confirm
+from vlmheads_eval.tune.controls import control_of
+from vlmheads_eval.tune.halving import Result, Standing, halve
+from vlmheads_eval.tune.needs import Lesson, learn_needs, learned_digests
+from vlmheads_eval.tune.parts import CONFIRM, LEARN, SELECT, Parts, load_parts
+from vlmheads_eval.tune.plan import CONTROLS, Plan, make_plan
+from vlmheads_eval.tune.settings import Budget, Settings
+from vlmheads_eval.tune.standings import standing
+
+PLAN = "plan.json"
+SCHEMA = 1
+TRIAL_TOKENS = 4
+
+Say = Callable[[str], None]
+# Told how many captions there are to make at most; returns what is told how many were made.
+Progress = Callable[[int], Callable[[int], None]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Args:
+        settings: as given.
+        parts: the images.
+        plan: what was done.
+        fingerprint: what determines the result.
+        candidates: by name.
+        left_out: name -> why a setting was not tried.
+        results: candidate -> its last round.
+        confirmation: of the finalists; None where there is none.
+        captioning: where the captions are.
+        learned: what was learned -> SHA-256 of its file.
+    """
+
+    settings: Settings
+    parts: Parts
+    plan: Plan
+    fingerprint: Mapping[str, Any]
+    candidates: Mapping[str, Candidate]
+    left_out: Mapping[str, str]
+    results: Mapping[str, Result]
+    confirmation: Confirmation | None
+    captioning: Captioning
+    learned: Mapping[str, str]
+
+
+def search(
+    settings: Settings,
+    say: Say = lambda line: None,
+    progress: Progress = lambda total: lambda number: None,
+) -> Found:
+    """Search, or go on where an earlier call was stopped; every process of the job calls this.
+
+    Args:
+        settings: see there.
+        say: told the plan and what each step found, on the first process.
+        progress: shows how far the captions are.
+
+    Raises:
+        VlmHeadsError: settings or data that are refused, a budget that is too small, or a folder in
+            which another search was begun.
+    """
+    import vlmheads
+
+    job = launched()
+    first = job.process_index == 0
+    tell = say if first else lambda line: None
+    variant = get_variant(settings.variant)
+    with ExitStack() as held:
+        if first:
+            held.enter_context(only_writer(settings.out / "lock"))
+            load_parts(settings, variant)  # One process draws the scenes.
+        job.wait_for_everyone()
+        parts = load_parts(settings, variant)
+        captioner = vlmheads.Captioner.from_pretrained(
+            settings.model, dtype=settings.dtype, device=settings.device or own_device(job)
+        )
+        geometry = examine(captioner.model).geometry
+        found, left_out = find_candidates(settings.methods, geometry)
+        config = {
+            "model": settings.model,
+            "model_files": model_fingerprint(settings.model),
+            "data": [settings.data],
+            "data_digest": parts.digest,
+            "prompt": settings.prompt,
+            "max_new_tokens": settings.max_new_tokens,
+            "dtype": str(captioner.model.dtype),
+            "seed": settings.seed,
+            "variant": settings.variant,
+            "versions": versions(),
+        }
+        fingerprint = {
+            **config,
+            "objective": settings.objective,
+            "budget": settings.budget,
+            "methods": list(settings.methods),
+            "candidates": {one.name: [dict(entry) for entry in one.plugins] for one in found},
+        }
+        needs = list(dict.fromkeys(need for one in found for need in one.needs))
+        if first and not (settings.out / PLAN).is_file():
+            plan = make_plan(
+                {part: len(samples) for part, samples in parts.samples.items()},
+                len(found),
+                needs,
+                Budget.parse(settings.budget),
+                _timed(captioner, parts, settings),
+                job.num_processes,
+            )
+            content = {
+                "schema": SCHEMA,
+                "fingerprint": fingerprint,
+                "plan": plan.to_dict(),
+                "images": {
+                    part: [sample.record["image_id"] for sample in samples]
+                    for part, samples in parts.samples.items()
+                },
+            }
+            rewrite(settings.out / PLAN, json.dumps(content, indent=1) + "\n")
+        job.wait_for_everyone()
+        plan = _resumed(settings.out, fingerprint)
+        for line in plan.lines():
+            tell(line)
+        for name, reason in left_out.items():
+            tell(f"left out: {name}: {reason}")
+        captioning = Captioning(
+            captioner,
+            settings.out,
+            parts,
+            config,
+            variant,
+            settings.max_new_tokens,
+            settings.batch_size,
+            job,
+            progress(plan.captions // job.num_processes),
+        )
+        failed = _learned(captioning, plan, needs, settings, tell)
+        candidates, refused = _tried(captioning, found, failed, settings)
+        for name in refused:
+            tell(f"left out: {name}: {refused[name]}")
+        finalists, results = _select(captioning, plan, candidates, settings, tell)
+        made = {name: candidates[name].make(settings.out) for name in finalists}
+        confirmation = None
+        if made:
+            confirmation = confirm(
+                made,
+                lambda name, plugins: captioning.scores(
+                    CONFIRM, (0, plan.images[CONFIRM]), name, plugins
+                ),
+                lambda name, draw: control_of(
+                    made[name], geometry, settings.seed * CONTROLS + draw
+                ),
+                settings.aim,
+                controls=CONTROLS,
+                seed=settings.seed,
+                say=tell,
+            )
+        captioner.plugins = ()
+        return Found(
+            settings,
+            parts,
+            plan,
+            fingerprint,
+            candidates,
+            {**left_out, **refused},
+            results,
+            confirmation,
+            captioning,
+            learned_digests(settings.out, needs),
+        )
+
+
+def _timed(captioner: Any, parts: Parts, settings: Settings) -> float:
+    """Return the seconds per plain caption, of a batch of images to learn from."""
+    samples = parts.samples[LEARN][: settings.batch_size]
+    answer = Generator(captioner, settings.max_new_tokens)
+    images, readable = [], []
+    for sample in samples:
+        try:
+            images.append(read_image(sample.image))
+        except VlmHeadsError:
+            continue  # Where all of them are captioned, it is recorded.
+        readable.append(sample.prompt)
+    if not images:
+        raise VlmHeadsError(f"{len(samples)} images that cannot be read", "images")
+    clock = time.monotonic()
+    answer(images, readable)
+    return (time.monotonic() - clock) / len(images)
+
+
+def _resumed(out: Path, fingerprint: Mapping[str, Any]) -> Plan:
+    """Return the plan in OUT, or refuse one that was made for another search."""
+    try:
+        content = json.loads((out / PLAN).read_bytes())
+        schema, old, plan = content["schema"], content["fingerprint"], content["plan"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise VlmHeadsError(
+            f"{out / PLAN} is no plan ({error!r})", "what `vlmheads tune` wrote", "remove it"
+        ) from error
+    new = json.loads(json.dumps(fingerprint))
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if schema != SCHEMA or differing:
+        details = "; ".join(
+            f"{key} {_short(old.get(key))} -> {_short(new.get(key))}" for key in differing
+        )
+        raise VlmHeadsError(
+            f"another search was begun in {out}: {details or f'schema {schema}'}",
+            "the same search",
+            "go on with the old options, or choose another --out",
+        )
+    return Plan.from_dict(plan)
+
+
+def _learned(
+    captioning: Captioning, plan: Plan, needs: Sequence[str], settings: Settings, tell: Say
+) -> dict[str, str]:
+    """Learn what is needed, on the first process; return what failed, with the reason."""
+    if not needs:
+        return {}
+    runs = captioning.caption(LEARN, (0, plan.images[LEARN]), PLAIN, ())
+    job, out = captioning.processes, settings.out
+    lesson = Lesson(
+        captioning.captioner,
+        captioning.parts.samples[LEARN][: plan.images[LEARN]],
+        captioning.texts(runs),
+        captioning.parts.truth,
+        captioning.variant,
+        settings.batch_size,
+        settings.max_new_tokens,
+        settings.seed,
+        {
+            "model": settings.model,
+            "data": settings.data,
+            "data_digest": captioning.parts.digest,
+            "part": LEARN,
+            "prompt": settings.prompt,
+        },
+    )
+    if job.process_index == 0:
+        learn_needs(needs, out, lesson, tell)
+    job.wait_for_everyone()
+    return learn_needs(needs, out, lesson, tell)  # By now nothing is left to learn.
+
+
+def _tried(
+    captioning: Captioning,
+    found: Sequence[Candidate],
+    failed: Mapping[str, str],
+    settings: Settings,
+) -> tuple[dict[str, Candidate], dict[str, str]]:
+    """Generate a few tokens under every candidate; return those that run, and why others do not.
+
+    A plugin may be anybody's, and one that fails must not end a search of hours.
+    """
+    captioner, sample = captioning.captioner, captioning.parts.samples[LEARN][0]
+    inputs = captioner.prepare([read_image(sample.image)], sample.prompt)
+    good, refused = {}, {}
+    for one in found:
+        lacking = [f"{need}: {failed[need]}" for need in one.needs if need in failed]
+        if lacking:
+            refused[one.name] = f"needs {'; '.join(lacking)}"
+            continue
+        try:
+            plugins = one.make(settings.out)
+            captioner.generate(inputs, plugins=plugins, max_new_tokens=TRIAL_TOKENS)
+        except Exception as error:
+            kind = "" if isinstance(error, VlmHeadsError) else f"{type(error).__name__}: "
+            refused[one.name] = kind + " ".join(str(error).split())
+            continue
+        good[one.name] = one
+    return good, refused
+
+
+def _select(
+    captioning: Captioning,
+    plan: Plan,
+    candidates: Mapping[str, Candidate],
+    settings: Settings,
+    tell: Say,
+) -> tuple[list[str], dict[str, Result]]:
+    """Halve the candidates on the images to select on."""
+    bounds = [0, *dict.fromkeys(one.images for one in plan.rounds)]
+
+    def scores(name: str, images: int, plugins: tuple[Plugin, ...]) -> RunScores:
+        upto = [bound for bound in bounds if bound <= images]
+        return captioning.scores(SELECT, upto, name, plugins)
+
+    def score(names: Sequence[str], images: int) -> dict[str, Standing]:
+        plain = scores(PLAIN, images, ())
+        found = {}
+        for name in names:
+            method = scores(name, images, candidates[name].make(settings.out))
+            found[name] = standing(plain, method, settings.aim)
+        return found
+
+    return halve(list(candidates), plan.rounds, score, tell)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
