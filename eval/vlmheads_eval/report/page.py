@@ -108,7 +108,7 @@ def page(
         f'<p class="note">{escape(footnote(result))}</p>',
         *_lines(verdicts(result)),
         "<h2>Runs</h2>",
-        _html_table(table(result)),
+        html_table(table(result)),
     ]
     changes = differences(result)
     if changes:
@@ -120,18 +120,23 @@ def page(
             '"Detectable" is the smallest true difference that this number of images detects with '
             '80 % power, and "images needed" the number of images that would detect the observed '
             "one.</p>",
-            _html_table(changes),
+            html_table(changes),
             *_lines(power(result)),
         ]
     if result["task"] == "chair":
         near = [run for run in scores if run.name not in far_off(result)]
-        body += _frontiers(result, names) + _objects(near, names) + _worst(scores, pictures)
+        body += frontiers(result, names) + _objects(near, names) + _worst(scores, pictures)
     inputs = "<br>".join(f"{escape(k)} {v[:12]}" for k, v in result.get("inputs", {}).items())
     body.append(f"<footer>Inputs and their SHA-256:<br>{inputs}</footer>")
+    return document("vlmheads eval", body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """Return a self-contained HTML page of lines of HTML."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>vlmheads eval</title><style>{style_sheet()}{STYLE}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{style_sheet()}{STYLE}</style></head>\n"
         f"<body>{chr(10).join(body)}</body></html>\n"
     )
 
@@ -141,7 +146,8 @@ def _lines(lines: Sequence[str]) -> list[str]:
     return [f"<ul>{items}</ul>"] if lines else []
 
 
-def _frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def frontiers(result: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the figures of hallucination against recall as lines of HTML, with a heading."""
     figures = (("CHAIRs", "CHAIR_S"), ("unique_hallucination", "unique-object rate"))
     return [
         "<h2>Hallucination against recall</h2>",
@@ -233,7 +239,8 @@ def _highlighted(caption: Caption, score: CaptionScore, picture: str | None) -> 
     )
 
 
-def _html_table(rows: Rows) -> str:
+def html_table(rows: Rows) -> str:
+    """Return rows as an HTML table, headings first; an interval goes below its figure."""
     head, *body = rows
     cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = "".join(

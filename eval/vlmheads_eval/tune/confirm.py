@@ -42,6 +42,7 @@ def confirm(
     control: Control,
     aim: Objective,
     *,
+    variant: str,
     controls: int,
     seed: int,
     draws: int = DRAWS,
@@ -57,6 +58,7 @@ def confirm(
         score: captions a setting on the images that confirm, and scores it.
         control: makes a draw of a finalist's control.
         aim: what counts as better.
+        variant: of CHAIR, for the record.
         controls: draws of a control.
         seed: of the bootstrap.
         draws: of the bootstrap.
@@ -66,7 +68,7 @@ def confirm(
     for name, plugins in finalists.items():
         runs.append(score(name, plugins))
         say(f"confirm: {name} is captioned on {len(runs[-1].images)} images")
-    result = compare_chair(runs, draws=draws, seed=seed)
+    result = {**compare_chair(runs, draws=draws, seed=seed), "variant": variant}
     beside: dict[str, Mapping[str, Any]] = {}
     judgements = {}
     for method, run in zip(result["methods"], runs[1:], strict=True):

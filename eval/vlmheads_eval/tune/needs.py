@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.jobs.lines import replace
 from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.spans import caption_spans
 from vlmheads_eval.chair.variants import Variant
@@ -77,7 +78,7 @@ def learn_needs(
             found = _learn(need, lesson, say)
         except VlmHeadsError as error:
             failed[need] = " ".join(str(error).split())
-            _replace(record, json.dumps(failed, indent=1).encode() + b"\n")
+            replace(record, json.dumps(failed, indent=1) + "\n")
             say(f"{need} cannot be learned: {failed[need]}")
             continue
         part = path.with_suffix(".part")
@@ -186,8 +187,3 @@ def learned_digests(out: Path, needs: Sequence[str]) -> dict[str, str]:
         if (out / file_of(need)).is_file()
     }
 
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_suffix(".part")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.jobs.lines import replace
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.data import PROMPT, TESTBED, Sample, coco_images, load_material
@@ -32,6 +33,7 @@ class Parts:
         samples: part -> images, in the order in which they are used.
         truth: the objects in all of them.
         files: part -> a JSON file of its image ids and objects, which scorers read.
+        contents: of these files.
         digest: SHA-256 of the parts, the image files and the objects.
         duplicates: how many images were left out because another has the same bytes.
     """
@@ -39,8 +41,14 @@ class Parts:
     samples: Mapping[str, Sequence[Sample]]
     truth: GroundTruth
     files: Mapping[str, Path]
+    contents: Mapping[Path, str]
     digest: str
     duplicates: int
+
+    def write(self) -> None:
+        """Write the files."""
+        for file, content in self.contents.items():
+            replace(file, content)
 
 
 def sizes(images: int) -> dict[str, int]:
@@ -96,7 +104,7 @@ def divide(known: Known, images: int | None, seed: int) -> tuple[dict[str, list[
 
 
 def load_parts(settings: Settings, variant: Variant) -> Parts:
-    """Read the data and divide them; what is in each part is written to OUT/data.
+    """Read the data and divide them.
 
     Raises:
         VlmHeadsError: data that cannot be read, or too few images with known objects.
@@ -105,21 +113,20 @@ def load_parts(settings: Settings, variant: Variant) -> Parts:
     keys, duplicates = divide(known, settings.num, settings.seed)
     prompt = settings.prompt or PROMPT
     folder = settings.out / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    samples, files, content = {}, {}, []
+    samples, files, contents, content = {}, {}, {}, []
     for part, listed in keys.items():
         samples[part] = tuple(
             Sample(key, known[key][1], prompt, {"image_id": known[key][0]}) for key in listed
         )
         objects = {str(known[key][0]): sorted(known[key][2]) for key in listed}
         files[part] = folder / f"{part}.json"
-        files[part].write_text(json.dumps(objects, indent=0) + "\n", "utf-8")
+        contents[files[part]] = json.dumps(objects, indent=0) + "\n"
         content += [
             [part, key, file_sha256(known[key][1]), sorted(known[key][2])] for key in listed
         ]
     objects = {key: known[key][2] for listed in keys.values() for key in listed}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return Parts(samples, GroundTruth(objects, truth_files), files, digest, duplicates)
+    return Parts(samples, GroundTruth(objects, truth_files), files, contents, digest, duplicates)
 
 
 def _read(settings: Settings, variant: Variant) -> tuple[Known, tuple[Path, ...]]:

@@ -22,6 +22,7 @@ def write_preset(
     geometry: Geometry,
     recommended: bool,
     evidence: Mapping[str, str],
+    note: str,
     versions: Mapping[str, str],
 ) -> None:
     """Write a preset that `vlmheads presets install` takes, next to the files that it names.
@@ -35,6 +36,7 @@ def write_preset(
         geometry: of the model.
         recommended: whether the verdict is "recommended".
         evidence: name -> what was measured, in words.
+        note: where the evidence comes from.
         versions: of what the search ran with.
     """
     about: dict[str, Any] = {
@@ -43,7 +45,7 @@ def write_preset(
         "family": geometry.model_type,
         "versions": dict(versions),
         "source": f"vlmheads tune on {model}",
-        "note": evidence["verdict"],
+        "note": note,
         "geometry": geometry.to_dict(),
         "evidence": dict(evidence),
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import read_image
-from vlmheads.jobs.lines import only_writer, replace as rewrite
+from vlmheads.jobs.lines import only_writer, refuse_other_settings, replace
 from vlmheads.jobs.processes import launched, own_device
 from vlmheads.model.anatomy import examine
 from vlmheads.model.fingerprint import model_fingerprint
@@ -138,9 +138,12 @@ def search(
                     for part, samples in parts.samples.items()
                 },
             }
-            rewrite(settings.out / PLAN, json.dumps(content, indent=1) + "\n")
+            replace(settings.out / PLAN, json.dumps(content, indent=1) + "\n")
         job.wait_for_everyone()
         plan = _resumed(settings.out, fingerprint)
+        if first:
+            parts.write()
+        job.wait_for_everyone()
         for line in plan.lines():
             tell(line)
         for name, reason in left_out.items():
@@ -173,6 +176,7 @@ def search(
                     made[name], geometry, settings.seed * CONTROLS + draw
                 ),
                 settings.aim,
+                variant=settings.variant,
                 controls=CONTROLS,
                 seed=settings.seed,
                 say=tell,
@@ -219,17 +223,12 @@ def _resumed(out: Path, fingerprint: Mapping[str, Any]) -> Plan:
         raise VlmHeadsError(
             f"{out / PLAN} is no plan ({error!r})", "what `vlmheads tune` wrote", "remove it"
         ) from error
-    new = json.loads(json.dumps(fingerprint))
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if schema != SCHEMA or differing:
-        details = "; ".join(
-            f"{key} {_short(old.get(key))} -> {_short(new.get(key))}" for key in differing
-        )
-        raise VlmHeadsError(
-            f"another search was begun in {out}: {details or f'schema {schema}'}",
-            "the same search",
-            "go on with the old options, or choose another --out",
-        )
+    refuse_other_settings(
+        out,
+        {"schema": schema, **old},
+        {"schema": SCHEMA, **fingerprint},
+        "go on with the old options, or choose another --out",
+    )
     return Plan.from_dict(plan)
 
 
@@ -316,8 +315,3 @@ def _select(
         return found
 
     return halve(list(candidates), plan.rounds, score, tell)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
