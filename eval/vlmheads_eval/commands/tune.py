@@ -1,179 +1,213 @@
-"""`vlmheads tune --words`: a word scorer for a model, with a threshold of stated risk."""
+"""`vlmheads tune`: which method, at which strength, for a model; or a word scorer for it."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from vlmheads.errors import VlmHeadsError
+from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.commands.tune_words import RULES
+from vlmheads_eval.tune.settings import ALL, IMAGES, OBJECTIVES
 
-RULES = {name.replace(" ", "-"): name for name in
-         ("learn then test", "split", "tolerance", "conformal risk")}  # fmt: skip
+# Options of one of the two alone, and their defaults there; those of both differ in their defaults.
+SEARCH: Mapping[str, Any] = {
+    "methods": ALL,
+    "budget": None,
+    "objective": "f1",
+    "name": "preset",
+    "force": False,
+    "num": None,
+    "batch_size": 8,
+    "max_new_tokens": 256,
+    "variant": "pattern",
+    "seed": 0,
+}
+WORDS: Mapping[str, Any] = {
+    "alpha": 0.2,
+    "rule": "learn-then-test",
+    "loss": "any",
+    "delta": None,
+    "beta": None,
+    "plugins": (),
+    "lens": True,
+    "num": 1000,
+    "batch_size": 16,
+    "max_new_tokens": 128,
+    "variant": "fixed",
+    "seed": 1,
+}
+FLAGS = {"lens": "--lens", "plugins": "--plugin"}
+
+
+def _default(name: str) -> str:
+    """Return the defaults of an option of both, for its help."""
+    return f"[default: {SEARCH[name]}; words: {WORDS[name]}]"
+
+
+_OPEN = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command()
 @click.option("--words", is_flag=True, help="Tune the scorer of `caption --flag` and `--drop`.")
-@click.option("--model", default="embedded", show_default=True)
-@click.option("--dtype", default="auto", show_default=True)
-@click.option("--device", help="Such as cpu or cuda:0.")
+@click.option("--model", default="embedded", show_default=True, help="A name, folder or hub id.")
 @click.option(
     "--data",
     default="testbed:val",
     show_default=True,
-    help="Images with known objects: a COCO folder, or a split of the test bench.",
+    help="Images with known objects: a COCO folder, a split of the test bench, or a JSON Lines "
+    'file of {"image": "a.png", "objects": ["dog"]}.',
 )
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Folder of images.")
 @click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder, which a second call resumes; words: the scorer's file.",
+)
+@click.option(
     "--num",
     type=click.IntRange(4),
-    default=1000,
-    show_default=True,
-    help="Images: half to fit on, a quarter for the threshold, a quarter to verify it.",
+    help=f"Images, drawn with the seed. [default: at most {IMAGES}; words: {WORDS['num']}]",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--methods", help=f"Plugins, separated by commas. [default: {ALL}]")
 @click.option(
-    "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.2,
-    show_default=True,
-    help="The risk.",
+    "--budget",
+    help="What the search may cost: a time such as 30m or 2h, by the estimate, or a number of "
+    "captions such as 2000img. Fewer images are used then.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(list(OBJECTIVES)),
+    help="What has to get better at equal recall: object F1, or CHAIR_S. [default: f1]",
+)
+@click.option("--name", help="Of the preset's file in OUT. [default: preset]")
+@click.option("--force", is_flag=True, help="Write the best as a preset, recommended or not.")
+@click.option("--prompt", help='The prompt. [default: "Describe the image."]')
+@click.option("--batch-size", type=click.IntRange(1), help=f"{_default('batch_size')}")
+@click.option("--max-new-tokens", type=click.IntRange(1), help=f"{_default('max_new_tokens')}")
+@click.option(
+    "--variant", type=click.Choice(VARIANTS), help=f"The variant of CHAIR. {_default('variant')}"
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 99999), help=f"For images and their parts. {_default('seed')}"
+)
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--device", help="Such as cpu or cuda:0.")
+@click.option("--alpha", type=_OPEN, help="words: the risk. [default: 0.2]")
 @click.option(
     "--rule",
     type=click.Choice(list(RULES)),
-    default="learn-then-test",
-    show_default=True,
-    help="learn-then-test holds with confidence 1 - delta, the others on average.",
+    help="words: learn-then-test holds with confidence 1 - delta, the others on average. "
+    "[default: learn-then-test]",
 )
 @click.option(
     "--loss",
     type=click.Choice(["any", "share"]),
-    default="any",
-    show_default=True,
-    help="Of a caption: whether it keeps a false object, or their share among those kept.",
+    help="words: of a caption, whether it keeps a false object, or their share among those kept. "
+    "[default: any]",
 )
 @click.option(
     "--delta",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="learn-then-test: how often a calibration may be above the risk. [default: 0.1]",
+    type=_OPEN,
+    help="words, learn-then-test: how often a calibration may be above the risk. [default: 0.1]",
 )
 @click.option(
     "--beta",
     type=click.FloatRange(0, 1, max_open=True),
-    help="tolerance: the share of false objects that a caption may keep. [default: 0.1]",
+    help="words, tolerance: the share of false objects that a caption may keep. [default: 0.1]",
 )
-@click.option("--prompt", help='The prompt. [default: "Describe the image."]')
-@click.option("--plugin", "plugins", multiple=True, help="Plugins under which to caption.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--lens/--no-lens", default=True, show_default=True, help="Try the lens scores, too.")
-@click.option("--variant", default="fixed", show_default=True, help="The variant of CHAIR.")
-@click.option("--seed", default=1, show_default=True, help="For images and their parts.")
+@click.option("--plugin", "plugins", multiple=True, help="words: plugins under which to caption.")
+@click.option("--lens/--no-lens", default=None, help="words: try the lens scores, too. [default]")
 @one_line_errors
-def tune(
-    words: bool,
-    model: str,
-    dtype: str,
-    device: str | None,
-    data: str,
-    images: Path | None,
-    num: int,
-    out: Path,
-    alpha: float,
-    rule: str,
-    loss: Any,
-    delta: float | None,
-    beta: float | None,
-    prompt: str | None,
-    plugins: tuple[str, ...],
-    batch_size: int,
-    max_new_tokens: int,
-    lens: bool,
-    variant: str,
-    seed: int,
-) -> None:
-    """Fit a word scorer to a model, and choose its threshold for a risk.
+def tune(words: bool, **given: Any) -> None:
+    r"""Find the method that helps a model, and at which strength, or that none does.
 
-    The model captions the images of --data. Half of them fit the scorer; a quarter choose the
-    threshold, so that at most ALPHA of captions keep an object that is not there; the rest verify
-    it. What is guaranteed, and what it costs, is printed and written into --out, which
-    `vlmheads caption --flag --scorer OUT` takes.
+    The images are divided into three parts. What methods have to learn is learned on the first;
+    settings of all plugins are compared with the plain model on the second, the better half on more
+    and more images; the last three are compared on the third, once. A setting is recommended only
+    if it beats the plain model there at equal recall, and random heads or directions where it
+    selects some. "None" is a result: the exit code is 0, and no preset is written.
+
+    \b
+    vlmheads tune --model M --data COCO --out tuned --budget 2h
+    vlmheads presets install tuned/preset.json     # for --plugin auto
+
+    --words: fit a word scorer instead, and choose its threshold so that at most ALPHA of captions
+    keep an object that is not there. OUT is then its file, which `caption --flag --scorer` takes.
     """
-    import vlmheads
+    context = click.get_current_context()
+    command = _command(context)
+    defaults, others = (WORDS, SEARCH) if words else (SEARCH, WORDS)
+    _refuse_idle(context, [name for name in others if name not in defaults], words)
+    chosen: dict[str, Any] = {
+        name: defaults.get(name) if value is None or not _is_given(context, name) else value
+        for name, value in given.items()
+        if name in defaults or name not in others
+    }
+    shared = ("model", "data", "images", "out", "prompt", "dtype", "device")
+    chosen |= {name: given[name] for name in shared}
+    if words:
+        from vlmheads_eval.commands.tune_words import tune_words_of
+
+        tune_words_of(**chosen)
+        return
+    _search(chosen, command)
+
+
+def _search(chosen: Mapping[str, Any], command: str) -> None:
     from vlmheads.commands.show import quiet_loading
-    from vlmheads.errors import VlmHeadsError
-    from vlmheads.model.anatomy import examine
-    from vlmheads_eval.calibrate.learn import load_source
-    from vlmheads_eval.calibrate.measured import measure_captions
-    from vlmheads_eval.calibrate.words import CANDIDATES, LENS, Target, tune_words
-    from vlmheads_eval.chair.variants import get_variant
-    from vlmheads_eval.commands.calibrate import _at_most
+    from vlmheads.jobs.processes import launched
+    from vlmheads.output import check_folder
+    from vlmheads_eval.tune.progress import progress_shown
+    from vlmheads_eval.tune.report import print_outcome, write_outcome
+    from vlmheads_eval.tune.run import search
+    from vlmheads_eval.tune.settings import Settings
 
-    if not words:
-        raise VlmHeadsError("tune without what to tune", "--words")
-    if delta is not None and rule != "learn-then-test":
-        raise VlmHeadsError(f"--delta with --rule {rule}", "--rule learn-then-test")
-    if beta is not None and rule != "tolerance":
-        raise VlmHeadsError(f"--beta with --rule {rule}", "--rule tolerance")
-    tolerance = (0.1 if beta is None else beta) if rule == "tolerance" else 0.0
-    target = Target(alpha, RULES[rule], loss, delta or 0.1, tolerance)  # type: ignore[arg-type]
-    candidates = {
-        name: features for name, features in CANDIDATES.items() if lens or not {*features} & {*LENS}
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    source = load_source(
-        data, out.parent / f"{out.stem}-data", get_variant(variant), images=images, prompt=prompt,
-        num=_at_most(data, num), seed=seed,
-    )  # fmt: skip
-    quiet_loading(model)
-    captioner = vlmheads.Captioner.from_pretrained(model, plugins, dtype=dtype, device=device)
-    geometry = examine(captioner.model).geometry
-    samples = source.material.samples
-    target.check(len(samples))
-    found = measure_captions(
-        captioner,
-        samples,
-        source.truth,
-        scores=[name for name in dict.fromkeys(sum(candidates.values(), ())) if name in
-                _measured()],
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        progress=lambda done: click.echo(f"{done} of {len(samples)} captions", err=True),
-    )  # fmt: skip
-    about = {
-        "model": model,
-        "data": data,
-        "seed": seed,
-        "prompt": samples[0].prompt,
-        "plugins": list(plugins),
-        "max_new_tokens": max_new_tokens,
-    }
-    tuned = tune_words(found.table(), geometry, about, target, candidates=candidates, seed=seed)
-    tuned.scorer.save(out)
-    evidence = tuned.scorer.provenance["held_out"]["images held out"]
-    click.echo(f"{out}: a scorer of {', '.join(tuned.scorer.weights)}")
-    click.echo(
-        f"AUROC on {evidence['images']} held-out images, {evidence['words']} object words: "
-        f"{_shown(evidence['all'])}, place alone {_shown(evidence['place_alone'])}; within bins of "
-        f"ten tokens {_shown(evidence['within_bins'])}, place alone "
-        f"{_shown(evidence['place_within_bins'])}"
-    )
-    if tuned.scorer.caveat:
-        click.echo(f"note: {tuned.scorer.caveat}")
-    click.echo(tuned.statement)
-    click.echo(tuned.verdict)
+    methods = tuple(name.strip() for name in chosen["methods"].split(",") if name.strip())
+    settings = Settings(**{**chosen, "methods": methods, "command": command})
+    first = launched().process_index == 0
+    if first:
+        check_folder(settings.out)
+    quiet_loading(settings.model)
+    with progress_shown(first) as (say, progress):
+        found = search(settings, say, progress)
+    outcome = write_outcome(found)
+    if not first:
+        return
+    print_outcome(found, outcome)
+    for file in outcome.files:
+        click.echo(f"wrote {file}")
+    if outcome.recommended:
+        click.echo(f"`vlmheads presets install {outcome.preset}` keeps it for --plugin auto")
 
 
-def _measured() -> frozenset[str]:
-    """Return the scores that are not measured anyway."""
-    from vlmheads.grounding.catalogue import SCORES
-    from vlmheads.grounding.scores import MEASURED
-
-    return frozenset(SCORES) - {*MEASURED, "image_gain"}
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def _shown(figure: dict[str, float | None]) -> str:
-    """Return a figure with its interval."""
-    if figure["value"] is None:
-        return "-"
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+def _refuse_idle(context: click.Context, names: list[str], words: bool) -> None:
+    """Refuse options that were given and have no effect."""
+    for name in names:
+        if _is_given(context, name):
+            option = FLAGS.get(name, f"--{name.replace('_', '-')}")
+            kind = "with --words" if words else "without --words"
+            raise VlmHeadsError(f"{option} {kind}", "options of the search" if words else "--words")
+
+
+def _command(context: click.Context) -> str:
+    """Return the command line as it was given."""
+    line = ["vlmheads", "tune"]
+    for name, value in context.params.items():
+        if _is_given(context, name):
+            option = FLAGS.get(name, f"--{name.replace('_', '-')}")
+            if isinstance(value, bool):
+                line.append(option if value else f"--no-{name}")
+                continue
+            for one in value if isinstance(value, tuple) else (value,):
+                line += [option, str(one)]
+    return shlex.join(line)

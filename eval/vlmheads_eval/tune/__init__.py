@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vlmheads_eval.tune.settings import Settings
 
 if TYPE_CHECKING:
-    from vlmheads_eval.tune.report import Outcome
+    from vlmheads_eval.tune.outcome import Outcome
 
 __all__ = ["Settings", "tune"]
 

@@ -101,9 +101,7 @@ def find_candidates(
     return list(found.values()), left_out
 
 
-def _candidates(
-    method: str, setting: Mapping[str, Any], geometry: Geometry
-) -> Iterator[Candidate]:
+def _candidates(method: str, setting: Mapping[str, Any], geometry: Geometry) -> Iterator[Candidate]:
     """Yield the candidates of one declared setting: one per number of heads that it may take."""
     options = {key: value for key, value in setting.items() if key != WITH}
     partners = [_entry(one) for one in resolve(setting.get(WITH, ()))]
@@ -132,9 +130,7 @@ def _entry(plugin: Plugin) -> dict[str, Any]:
     return {"name": plugin.name, "options": options}
 
 
-def _filled(
-    entry: Mapping[str, Any], geometry: Geometry
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _filled(entry: Mapping[str, Any], geometry: Geometry) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return an entry with files of what its plugin is refused without, and what these are.
 
     Raises:

@@ -80,9 +80,7 @@ def _shuffled(head_map: HeadMap, draws: torch.Generator) -> HeadMap:
     return HeadMap(values[None], head_map.geometry, head_map.measure, about)
 
 
-def _drawn(
-    learned: Learned, letters: Mapping[str, str], draws: torch.Generator
-) -> Learned | None:
+def _drawn(learned: Learned, letters: Mapping[str, str], draws: torch.Generator) -> Learned | None:
     """Return what was learned at shuffled heads, or along random directions; None for neither."""
     order = torch.randperm(learned.geometry.layers * learned.geometry.heads, generator=draws)
     values = {}

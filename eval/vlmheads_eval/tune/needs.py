@@ -186,4 +186,3 @@ def learned_digests(out: Path, needs: Sequence[str]) -> dict[str, str]:
         for need in needs
         if (out / file_of(need)).is_file()
     }
-

@@ -118,9 +118,9 @@ def load_parts(settings: Settings, variant: Variant) -> Parts:
         samples[part] = tuple(
             Sample(key, known[key][1], prompt, {"image_id": known[key][0]}) for key in listed
         )
-        objects = {str(known[key][0]): sorted(known[key][2]) for key in listed}
+        listing = {str(known[key][0]): sorted(known[key][2]) for key in listed}
         files[part] = folder / f"{part}.json"
-        contents[files[part]] = json.dumps(objects, indent=0) + "\n"
+        contents[files[part]] = json.dumps(listing, indent=0) + "\n"
         content += [
             [part, key, file_sha256(known[key][1]), sorted(known[key][2])] for key in listed
         ]

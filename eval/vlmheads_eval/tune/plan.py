@@ -124,9 +124,7 @@ def _sized(
     processes: int,
 ) -> Plan:
     """Return the plan on a share of the images beyond the fewest."""
-    images = {
-        part: FEWEST[part] + int(share * (available[part] - FEWEST[part])) for part in PARTS
-    }
+    images = {part: FEWEST[part] + int(share * (available[part] - FEWEST[part])) for part in PARTS}
     rounds = schedule(candidates, images[SELECT])
     finalists = min(candidates, FINALISTS)
     learn = images[LEARN] if needs else 0
