@@ -60,6 +60,16 @@ def file_of(need: str) -> str:
     return f"{LEARNED}/{need}.safetensors"
 
 
+def check_methods(methods: Sequence[str]) -> None:
+    """Refuse an unknown plugin, and one that is named and declares nothing to search."""
+    for method in methods if list(methods) != [ALL] else ():
+        if not get_plugin(method).search:
+            raise VlmHeadsError(
+                f"{method}, which declares nothing to search",
+                "plugins with `search`, the few settings that are worth a try",
+            )
+
+
 def find_candidates(
     methods: Sequence[str], geometry: Geometry
 ) -> tuple[list[Candidate], dict[str, str]]:
@@ -76,17 +86,13 @@ def find_candidates(
         VlmHeadsError: an unknown plugin, one that is named and declares nothing to search, or no
             candidate at all.
     """
+    check_methods(methods)
     every = list(methods) == [ALL]
     found: dict[str, Candidate] = {}
     left_out: dict[str, str] = {}
     for method in list_plugins() if every else dict.fromkeys(methods):
         kind = get_plugin(method)
         if not kind.search:
-            if not every:
-                raise VlmHeadsError(
-                    f"{method}, which declares nothing to search",
-                    "plugins with `search`, the few settings that are worth a try",
-                )
             left_out[method] = "it declares nothing to search"
         for setting in kind.search:
             try:

@@ -40,12 +40,10 @@ def control_of(
 def _changes(plugin: Plugin, geometry: Geometry, draws: torch.Generator) -> dict[str, Any]:
     """Return the options of a plugin that select heads or directions, with random ones."""
     changes: dict[str, Any] = {}
-    listed = sum(
-        len(getattr(plugin, field.name) or ())
-        for field in dataclasses.fields(plugin)
-        if field.metadata.get("kind") == "heads"
-    )
-    others = _random_heads(geometry, listed, draws)
+    listing = [f for f in dataclasses.fields(plugin) if f.metadata.get("kind") == "heads"]
+    listed = any(getattr(plugin, field.name) != field.default for field in listing)
+    count = sum(len(getattr(plugin, field.name) or ()) for field in listing)
+    others = _random_heads(geometry, count, draws)
     for field in dataclasses.fields(plugin):
         kind, value = field.metadata.get("kind"), getattr(plugin, field.name)
         if kind == "head_map" and isinstance(value, HeadMap):

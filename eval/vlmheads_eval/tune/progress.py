@@ -23,13 +23,18 @@ def progress_shown(shown: bool) -> Iterator[tuple[Say, Progress]]:
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("captions at most"), Remaining())
-    with Bar(*columns, console=console) as bar:
+    bar = Bar(*columns, console=console)
 
-        def start(total: int) -> Callable[[int], None]:
-            task = bar.add_task("", total=total)
-            return lambda number: bar.advance(task, number)
+    def start(total: int) -> Callable[[int], None]:
+        task = bar.add_task("", total=total)
+        bar.start()
+        return lambda number: bar.advance(task, number)
 
-        def say(line: str) -> None:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    try:
         yield say, start
+    finally:
+        if bar.tasks:
+            bar.stop()

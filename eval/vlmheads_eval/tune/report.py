@@ -136,7 +136,7 @@ def selected_rows(found: Found) -> Rows:
 
 def _became(kept: bool, out: str, value: float | None) -> str:
     if kept:
-        return "confirmed"
+        return "went on to confirm"
     return out or ("undefined" if value is None else "worse than the others")
 
 
@@ -155,8 +155,8 @@ def as_markdown(found: Found, outcome: Outcome) -> str:
     """Return the report as Markdown."""
     parts = [f"# {outcome.verdict}\n", *(f"* {k}: {v}" for k, v in outcome.evidence.items()), ""]
     if found.confirmation is not None:
-        parts += ["## Confirmed\n", markdown(confirmed_rows(found))]
-    parts += ["## Selected\n", markdown(selected_rows(found))]
+        parts += ["## Confirmation\n", markdown(confirmed_rows(found))]
+    parts += ["## Selection\n", markdown(selected_rows(found))]
     if found.left_out:
         parts += ["## Left out\n", *(f"* {k}: {v}" for k, v in found.left_out.items()), ""]
     parts += ["## How\n", *(f"* {line}" for line in how(found)), ""]
@@ -168,9 +168,9 @@ def page(found: Found, outcome: Outcome) -> str:
     body = [f"<h1>{escape(outcome.verdict)}</h1>", *_items(outcome.evidence)]
     if found.confirmation is not None:
         result = found.confirmation.result
-        body += ["<h2>Confirmed</h2>", html_table(confirmed_rows(found))]
+        body += ["<h2>Confirmation</h2>", html_table(confirmed_rows(found))]
         body += frontiers(result, [run["name"] for run in result["runs"]])
-    body += ["<h2>Selected</h2>", html_table(selected_rows(found))]
+    body += ["<h2>Selection</h2>", html_table(selected_rows(found))]
     if found.left_out:
         body += ["<h2>Left out</h2>", *_items(found.left_out)]
     lines = "".join(f"<li>{escape(line)}</li>" for line in how(found))
@@ -187,11 +187,11 @@ def print_outcome(found: Found, outcome: Outcome) -> None:
     """Print tables and verdict."""
     console = Console()
     chosen = selected_rows(found)
-    print_rows("Selected", chosen[: MOST + 1], console)
+    print_rows("Selection", chosen[: MOST + 1], console)
     if len(chosen) > MOST + 1:
         console.print(f"... and {len(chosen) - MOST - 1} more in {found.settings.out}/report.md")
     if found.confirmation is not None:
-        print_rows("Confirmed", turned(confirmed_rows(found)), console)
+        print_rows("Confirmation", turned(confirmed_rows(found)), console)
     for name, text in outcome.evidence.items():
         if name != "verdict":
             console.print(f"{name}: {text}", markup=False, highlight=False)

@@ -18,7 +18,7 @@ from vlmheads.plugin import Plugin
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.compare.runs import RunScores
 from vlmheads_eval.predict.model import Generator, versions
-from vlmheads_eval.tune.candidates import Candidate, find_candidates
+from vlmheads_eval.tune.candidates import Candidate, check_methods, find_candidates
 from vlmheads_eval.tune.captioning import PLAIN, Captioning
 from vlmheads_eval.tune.confirm import Confirmation, confirm
 from vlmheads_eval.tune.controls import control_of
@@ -85,6 +85,7 @@ def search(
     """
     import vlmheads
 
+    check_methods(settings.methods)
     job = launched()
     first = job.process_index == 0
     tell = say if first else lambda line: None
