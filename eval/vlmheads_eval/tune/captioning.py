@@ -3,26 +3,25 @@
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from vlmheads.images import read_image
-from vlmheads.jobs.lines import append
 from vlmheads.jobs.processes import Processes
 from vlmheads.plugin import Plugin
 from vlmheads_eval import run_folder
 from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.compare.runs import RunScores, score_texts
-from vlmheads_eval.predict.model import Answer, Generator
+from vlmheads_eval.predict.model import Answer
 from vlmheads_eval.predict.run import predict
-from vlmheads_eval.records import image_key, read_captions, read_records
+from vlmheads_eval.records import image_key, read_captions
+from vlmheads_eval.tune.encoded import Encoder, Picture, copied
 from vlmheads_eval.tune.parts import Parts
 
 PLAIN = "plain"
+CONTROL = ", control "  # Between the name of a setting and the number of a control's draw.
 RUNS = "runs"
 
 
@@ -31,7 +30,7 @@ class Captioning:
     """How a search captions.
 
     Args:
-        captioner: the model.
+        encoder: the model, and images that are encoded already.
         out: the folder of the search.
         parts: the images.
         config: what determines every caption of the search, besides plugins and images.
@@ -40,9 +39,10 @@ class Captioning:
         batch_size: captions per generation.
         processes: of the job.
         progress: told how many captions were made.
+        reusing: names of settings, the plain model included, that leave the vision encoder alone.
     """
 
-    captioner: Any
+    encoder: Encoder
     out: Path
     parts: Parts
     config: Mapping[str, Any]
@@ -51,6 +51,7 @@ class Captioning:
     batch_size: int
     processes: Processes
     progress: Callable[[int], None] = lambda number: None
+    reusing: frozenset[str] = frozenset()
 
     def caption(
         self, part: str, bounds: Sequence[int], name: str, plugins: tuple[Plugin, ...]
@@ -71,7 +72,7 @@ class Captioning:
             if start == stop:
                 continue
             run = self.out / RUNS / f"{part}-{start}-{stop}" / slug(name)
-            self._run(run, part, start, stop, plugins)
+            self._run(run, part, start, stop, name, plugins)
             runs.append(run)
         return runs
 
@@ -89,7 +90,13 @@ class Captioning:
         return {image_key(one.image_id): one.text for one in captions}
 
     def _run(
-        self, run: Path, part: str, start: int, stop: int, plugins: tuple[Plugin, ...]
+        self,
+        run: Path,
+        part: str,
+        start: int,
+        stop: int,
+        name: str,
+        plugins: tuple[Plugin, ...],
     ) -> None:
         samples = self.parts.samples[part][start:stop]
         truth = self.parts.files[part]
@@ -101,41 +108,29 @@ class Captioning:
             **self.config,
             "samples": [sample.key for sample in samples],
         }
-        self.captioner.plugins = plugins
-        answer = Generator(self.captioner, self.max_new_tokens)
-        record = run / f"times.rank{self.processes.process_index}.jsonl"
 
-        def timed(images: Sequence[Any], prompts: Sequence[str]) -> list[Answer]:
-            clock = time.monotonic()
-            found = answer(images, prompts)
-            spent = {"captions": len(found), "seconds": time.monotonic() - clock}
-            with record.open("a", encoding="utf-8") as file:
-                append(file, [spent])
+        def describe(pictures: Sequence[Picture], prompts: Sequence[str]) -> list[Answer]:
+            prepared = self.encoder.prepare(pictures, prompts)
+            reused = prepared.encoded if name.partition(CONTROL)[0] in self.reusing else None
+            found = self.encoder.captioner.generate(
+                copied(reused or prepared.inputs),
+                plugins=plugins,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,
+            )
             self.progress(len(found))
-            return found
+            return [Answer(one.text, one.tokens, one.at_limit) for one in found]
 
         predict(
             run,
             config,
             samples,
-            timed,
-            read=read_image,
+            describe,
+            read=self.encoder.read,
             batch_size=self.batch_size,
             processes=self.processes,
         )
         self.processes.wait_for_everyone()  # The first process orders the answers last.
-
-
-def seconds_per_caption(runs: Sequence[Path]) -> float | None:
-    """Return the time that a caption of some runs took, on one process; None if unknown."""
-    spent = [
-        record
-        for run in runs
-        for path in sorted(run.glob("times.rank*.jsonl"))
-        for _, record in read_records(path)
-    ]
-    captions = sum(int(one["captions"]) for one in spent)
-    return sum(float(one["seconds"]) for one in spent) / captions if captions else None
 
 
 def slug(name: str) -> str:

@@ -9,7 +9,7 @@ from vlmheads_eval.compare.chair import compare_chair
 from vlmheads_eval.compare.paired import above_others
 from vlmheads_eval.compare.runs import RunScores, pooled
 from vlmheads_eval.statistics import DRAWS
-from vlmheads_eval.tune.captioning import PLAIN
+from vlmheads_eval.tune.captioning import CONTROL, PLAIN
 from vlmheads_eval.tune.settings import Objective
 from vlmheads_eval.tune.verdict import Judgement, helps, judge
 
@@ -77,7 +77,7 @@ def confirm(
         if controlled and not helps(method, aim):
             say(f"confirm: {controls} controls for {name}")
             drawn = [
-                score(f"{name}, control {number}", control(name, number) or ())
+                score(f"{name}{CONTROL}{number}", control(name, number) or ())
                 for number in range(controls)
             ]
             pool = pooled("control", drawn)

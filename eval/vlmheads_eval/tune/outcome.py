@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads_eval.report.tables import heading, p_value, signed
-from vlmheads_eval.tune.captioning import PLAIN, RUNS, seconds_per_caption, slug
-from vlmheads_eval.tune.parts import CONFIRM, LEARN, SELECT
+from vlmheads_eval.tune.captioning import PLAIN
+from vlmheads_eval.tune.parts import LEARN, SELECT
 from vlmheads_eval.tune.plan import CONTROLS
 from vlmheads_eval.tune.run import Found
 from vlmheads_eval.tune.verdict import NONE, RECOMMENDED, best, strongest
@@ -63,7 +63,6 @@ def evidence(found: Found, setting: str, verdict: str) -> dict[str, str]:
         for name in (aim.measure, aim.guard)
     ]
     corrected = p_value(method["holm"][f"at recall {aim.measure}"])
-    ratio = speed(found, setting)
     return {
         "verdict": verdict,
         "data": f"{settings.data}, seed {settings.seed}: {found.plan.images[LEARN]} images to "
@@ -72,7 +71,7 @@ def evidence(found: Found, setting: str, verdict: str) -> dict[str, str]:
         "control": control_line(found, setting),
         "length": f"{own['words']:.1f} words against {plain['words']:.1f}; repetitive "
         f"{own['repetition']:.1%} against {plain['repetition']:.1%}",
-        "speed": "unknown" if ratio is None else f"{ratio:.2f} times the plain model's time",
+        "speed": f"{found.speed[setting]:.2f} times the plain model's time",
     }
 
 
@@ -104,13 +103,6 @@ def control_line(found: Found, setting: str) -> str:
     if found.confirmation.judgements[setting].helps:
         return "none: it selects no heads or directions"
     return "not run, since nothing was shown to control for"
-
-
-def speed(found: Found, setting: str) -> float | None:
-    """Return a finalist's time per caption over the plain model's, on the confirming images."""
-    home = found.captioning.out / RUNS / f"{CONFIRM}-0-{found.plan.images[CONFIRM]}"
-    own, plain = (seconds_per_caption([home / slug(name)]) for name in (setting, PLAIN))
-    return own / plain if own and plain else None
 
 
 def method_of(found: Found, setting: str) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from vlmheads_eval.report.page import document, frontiers, html_table
 from vlmheads_eval.report.tables import footnote, heading, markdown, p_value, shown, signed
 from vlmheads_eval.report.terminal import Rows, print_rows, turned
 from vlmheads_eval.tune.captioning import PLAIN
-from vlmheads_eval.tune.outcome import Outcome, conclude, provenance, speed
+from vlmheads_eval.tune.outcome import Outcome, conclude, provenance
 from vlmheads_eval.tune.preset import write_preset
 from vlmheads_eval.tune.run import Found
 
@@ -44,7 +44,7 @@ def write_outcome(found: Found) -> Outcome:
         preset,
         found.candidates[outcome.setting],
         model=settings.model,
-        geometry=examine(found.captioning.captioner.model).geometry,
+        geometry=examine(found.captioning.encoder.captioner.model).geometry,
         recommended=outcome.recommended,
         evidence=outcome.evidence,
         note=provenance(found),
@@ -75,7 +75,7 @@ def record(found: Found, outcome: Outcome) -> dict[str, Any]:
         "judgements": {}
         if confirmed is None
         else {name: one.to_dict() for name, one in confirmed.judgements.items()},
-        "speed": {} if confirmed is None else {n: speed(found, n) for n in confirmed.judgements},
+        "speed": dict(found.speed),
     }
 
 
@@ -97,12 +97,11 @@ def confirmed_rows(found: Found) -> Rows:
             rows.append([*row, "", "", "", "", "1.00", "baseline"])
             continue
         method, control = methods[name], found.confirmation.controls.get(name)
-        ratio = speed(found, name)
         row += [signed(method["at_recall"][one]) for one in (aim.measure, aim.guard)]
         row += [
             p_value(method["holm"][f"at recall {aim.measure}"]),
             "-" if control is None else signed(control[aim.measure]),
-            "-" if ratio is None else f"{ratio:.2f}",
+            f"{found.speed[name]:.2f}",
             found.confirmation.judgements[name].reason,
         ]
         rows.append(row)

@@ -1,39 +1,35 @@
 """A search from data to verdict: divide, plan, learn, select by halving, confirm once, report."""
 
+import dataclasses
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.images import read_image
 from vlmheads.jobs.lines import only_writer, refuse_other_settings, replace
 from vlmheads.jobs.processes import launched, own_device
 from vlmheads.model.anatomy import examine
 from vlmheads.model.fingerprint import model_fingerprint
-from vlmheads.plugin import Plugin
 from vlmheads_eval.chair.variants import get_variant
-from vlmheads_eval.compare.runs import RunScores
-from vlmheads_eval.predict.model import Generator, versions
+from vlmheads_eval.predict.model import versions
 from vlmheads_eval.tune.candidates import Candidate, check_methods, find_candidates
-from vlmheads_eval.tune.captioning import PLAIN, Captioning
+from vlmheads_eval.tune.captioning import Captioning
 from vlmheads_eval.tune.confirm import Confirmation, confirm
 from vlmheads_eval.tune.controls import control_of
-from vlmheads_eval.tune.halving import Result, Standing, halve
-from vlmheads_eval.tune.needs import Lesson, learn_needs, learned_digests
-from vlmheads_eval.tune.parts import CONFIRM, LEARN, SELECT, Parts, load_parts
+from vlmheads_eval.tune.encoded import Encoder
+from vlmheads_eval.tune.halving import Result
+from vlmheads_eval.tune.needs import learned_digests
+from vlmheads_eval.tune.parts import CONFIRM, Parts, load_parts
 from vlmheads_eval.tune.plan import CONTROLS, Plan, make_plan
 from vlmheads_eval.tune.settings import Budget, Settings
-from vlmheads_eval.tune.standings import standing
+from vlmheads_eval.tune.steps import Say, learn_all, select, time_caption, time_finalists, try_all
 
 PLAN = "plan.json"
 SCHEMA = 1
-TRIAL_TOKENS = 4
 
-Say = Callable[[str], None]
 # Told how many captions there are to make at most; returns what is told how many were made.
 Progress = Callable[[int], Callable[[int], None]]
 
@@ -53,6 +49,7 @@ class Found:
         confirmation: of the finalists; None where there is none.
         captioning: where the captions are.
         learned: what was learned -> SHA-256 of its file.
+        speed: finalist -> its time per caption over the plain model's.
     """
 
     settings: Settings
@@ -65,6 +62,7 @@ class Found:
     confirmation: Confirmation | None
     captioning: Captioning
     learned: Mapping[str, str]
+    speed: Mapping[str, float]
 
 
 def search(
@@ -127,7 +125,7 @@ def search(
                 len(found),
                 needs,
                 Budget.parse(settings.budget),
-                _timed(captioner, parts, settings),
+                time_caption(captioner, parts, settings),
                 job.num_processes,
             )
             content = {
@@ -149,8 +147,9 @@ def search(
             tell(line)
         for name, reason in left_out.items():
             tell(f"left out: {name}: {reason}")
+        encoder = Encoder(captioner)
         captioning = Captioning(
-            captioner,
+            encoder,
             settings.out,
             parts,
             config,
@@ -160,11 +159,13 @@ def search(
             job,
             progress(plan.captions // job.num_processes),
         )
-        failed = _learned(captioning, plan, needs, settings, tell)
-        candidates, refused = _tried(captioning, found, failed, settings)
+        failed = learn_all(captioning, plan, needs, settings, tell)
+        candidates, refused, reusing = try_all(captioning, found, failed, settings)
+        captioning = dataclasses.replace(captioning, reusing=reusing)
         for name in refused:
             tell(f"left out: {name}: {refused[name]}")
-        finalists, results = _select(captioning, plan, candidates, settings, tell)
+        finalists, results = select(captioning, plan, candidates, settings, tell)
+        encoder.forget()
         made = {name: candidates[name].make(settings.out) for name in finalists}
         confirmation = None
         if made:
@@ -182,7 +183,6 @@ def search(
                 seed=settings.seed,
                 say=tell,
             )
-        captioner.plugins = ()
         return Found(
             settings,
             parts,
@@ -194,25 +194,8 @@ def search(
             confirmation,
             captioning,
             learned_digests(settings.out, needs),
+            time_finalists(captioning, made) if first else dict.fromkeys(made, 1.0),
         )
-
-
-def _timed(captioner: Any, parts: Parts, settings: Settings) -> float:
-    """Return the seconds per plain caption, of a batch of images to learn from."""
-    samples = parts.samples[LEARN][: settings.batch_size]
-    answer = Generator(captioner, settings.max_new_tokens)
-    images, readable = [], []
-    for sample in samples:
-        try:
-            images.append(read_image(sample.image))
-        except VlmHeadsError:
-            continue  # Where all of them are captioned, it is recorded.
-        readable.append(sample.prompt)
-    if not images:
-        raise VlmHeadsError(f"{len(samples)} images that cannot be read", "images")
-    clock = time.monotonic()
-    answer(images, readable)
-    return (time.monotonic() - clock) / len(images)
 
 
 def _resumed(out: Path, fingerprint: Mapping[str, Any]) -> Plan:
@@ -231,88 +214,3 @@ def _resumed(out: Path, fingerprint: Mapping[str, Any]) -> Plan:
         "go on with the old options, or choose another --out",
     )
     return Plan.from_dict(plan)
-
-
-def _learned(
-    captioning: Captioning, plan: Plan, needs: Sequence[str], settings: Settings, tell: Say
-) -> dict[str, str]:
-    """Learn what is needed, on the first process; return what failed, with the reason."""
-    if not needs:
-        return {}
-    runs = captioning.caption(LEARN, (0, plan.images[LEARN]), PLAIN, ())
-    job, out = captioning.processes, settings.out
-    lesson = Lesson(
-        captioning.captioner,
-        captioning.parts.samples[LEARN][: plan.images[LEARN]],
-        captioning.texts(runs),
-        captioning.parts.truth,
-        captioning.variant,
-        settings.batch_size,
-        settings.max_new_tokens,
-        settings.seed,
-        {
-            "model": settings.model,
-            "data": settings.data,
-            "data_digest": captioning.parts.digest,
-            "part": LEARN,
-            "prompt": settings.prompt,
-        },
-    )
-    if job.process_index == 0:
-        learn_needs(needs, out, lesson, tell)
-    job.wait_for_everyone()
-    return learn_needs(needs, out, lesson, tell)  # By now nothing is left to learn.
-
-
-def _tried(
-    captioning: Captioning,
-    found: Sequence[Candidate],
-    failed: Mapping[str, str],
-    settings: Settings,
-) -> tuple[dict[str, Candidate], dict[str, str]]:
-    """Generate a few tokens under every candidate; return those that run, and why others do not.
-
-    A plugin may be anybody's, and one that fails must not end a search of hours.
-    """
-    captioner, sample = captioning.captioner, captioning.parts.samples[LEARN][0]
-    inputs = captioner.prepare([read_image(sample.image)], sample.prompt)
-    good, refused = {}, {}
-    for one in found:
-        lacking = [f"{need}: {failed[need]}" for need in one.needs if need in failed]
-        if lacking:
-            refused[one.name] = f"needs {'; '.join(lacking)}"
-            continue
-        try:
-            plugins = one.make(settings.out)
-            captioner.generate(inputs, plugins=plugins, max_new_tokens=TRIAL_TOKENS)
-        except Exception as error:
-            kind = "" if isinstance(error, VlmHeadsError) else f"{type(error).__name__}: "
-            refused[one.name] = kind + " ".join(str(error).split())
-            continue
-        good[one.name] = one
-    return good, refused
-
-
-def _select(
-    captioning: Captioning,
-    plan: Plan,
-    candidates: Mapping[str, Candidate],
-    settings: Settings,
-    tell: Say,
-) -> tuple[list[str], dict[str, Result]]:
-    """Halve the candidates on the images to select on."""
-    bounds = [0, *dict.fromkeys(one.images for one in plan.rounds)]
-
-    def scores(name: str, images: int, plugins: tuple[Plugin, ...]) -> RunScores:
-        upto = [bound for bound in bounds if bound <= images]
-        return captioning.scores(SELECT, upto, name, plugins)
-
-    def score(names: Sequence[str], images: int) -> dict[str, Standing]:
-        plain = scores(PLAIN, images, ())
-        found = {}
-        for name in names:
-            method = scores(name, images, candidates[name].make(settings.out))
-            found[name] = standing(plain, method, settings.aim)
-        return found
-
-    return halve(list(candidates), plan.rounds, score, tell)

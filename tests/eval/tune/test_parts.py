@@ -49,7 +49,7 @@ def test_a_file_records_which_image_is_in_which_part(tmp_path: Path) -> None:
     parts = load(records(tmp_path, 60, ["dog", "puppy"]))
     parts.write()
     for part, listed in keys(parts).items():
-        assert json.loads(parts.files[part].read_text()) == dict.fromkeys(listed, ["dog"])
+        assert json.loads(parts.files[part].read_text()) == {key: ["dog"] for key in listed}
 
 
 def test_images_of_the_same_bytes_are_never_in_two_parts(tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_annotations_of_other_images_recommend_nothing(data: Path, tmp_path: Pat
     (tmp_path / "images").symlink_to(data / "images")
     result = CliRunner().invoke(
         command,
-        ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--methods", "cfg"]
-        + ["--max-new-tokens", "40", "--batch-size", str(BATCH)],
+        f"--data {tmp_path} --out {tmp_path / 'out'} --methods cfg --max-new-tokens 40 "
+        f"--batch-size {BATCH}",
         catch_exceptions=False,
     )
     assert result.exit_code == 0, result.output

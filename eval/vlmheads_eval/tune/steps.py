@@ -1,0 +1,156 @@
+"""The steps of a search: time, learn, try every candidate, select, time the last ones."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.images import read_image
+from vlmheads.plugin import Plugin
+from vlmheads_eval.compare.runs import RunScores
+from vlmheads_eval.predict.model import Generator
+from vlmheads_eval.tune.candidates import Candidate
+from vlmheads_eval.tune.captioning import PLAIN, Captioning
+from vlmheads_eval.tune.encoded import reuses
+from vlmheads_eval.tune.halving import Result, Standing, halve
+from vlmheads_eval.tune.needs import Lesson, learn_needs
+from vlmheads_eval.tune.parts import CONFIRM, LEARN, SELECT, Parts
+from vlmheads_eval.tune.plan import Plan
+from vlmheads_eval.tune.settings import Settings
+from vlmheads_eval.tune.speed import speed_ratios
+from vlmheads_eval.tune.standings import standing
+
+TRIAL_TOKENS = 4
+
+Say = Callable[[str], None]
+
+
+def time_caption(captioner: Any, parts: Parts, settings: Settings) -> float:
+    """Return the seconds per plain caption, of a batch of images to learn from."""
+    samples = parts.samples[LEARN][: settings.batch_size]
+    answer = Generator(captioner, settings.max_new_tokens)
+    images, readable = [], []
+    for sample in samples:
+        try:
+            images.append(read_image(sample.image))
+        except VlmHeadsError:
+            continue  # Where all of them are captioned, it is recorded.
+        readable.append(sample.prompt)
+    if not images:
+        raise VlmHeadsError(f"{len(samples)} images that cannot be read", "images")
+    clock = time.monotonic()
+    answer(images, readable)
+    return (time.monotonic() - clock) / len(images)
+
+
+def learn_all(
+    captioning: Captioning, plan: Plan, needs: Sequence[str], settings: Settings, tell: Say
+) -> dict[str, str]:
+    """Learn what is needed, on the first process; return what failed, with the reason."""
+    if not needs:
+        return {}
+    runs = captioning.caption(LEARN, (0, plan.images[LEARN]), PLAIN, ())
+    job, out = captioning.processes, settings.out
+    lesson = Lesson(
+        captioning.encoder.captioner,
+        captioning.parts.samples[LEARN][: plan.images[LEARN]],
+        captioning.texts(runs),
+        captioning.parts.truth,
+        captioning.variant,
+        settings.batch_size,
+        settings.max_new_tokens,
+        settings.seed,
+        {
+            "model": settings.model,
+            "data": settings.data,
+            "data_digest": captioning.parts.digest,
+            "part": LEARN,
+            "prompt": settings.prompt,
+        },
+    )
+    if job.process_index == 0:
+        learn_needs(needs, out, lesson, tell)
+    job.wait_for_everyone()
+    return learn_needs(needs, out, lesson, tell)  # By now nothing is left to learn.
+
+
+def try_all(
+    captioning: Captioning,
+    found: Sequence[Candidate],
+    failed: Mapping[str, str],
+    settings: Settings,
+) -> tuple[dict[str, Candidate], dict[str, str], frozenset[str]]:
+    """Generate a few tokens under every candidate.
+
+    A plugin may be anybody's, and one that fails must not end a search of hours.
+
+    Returns:
+        The candidates that run, why others do not, and the settings that leave the vision encoder
+        alone.
+    """
+    encoder, sample = captioning.encoder, captioning.parts.samples[LEARN][0]
+    prepared = encoder.prepare([encoder.read(sample.image)], [sample.prompt])
+    good, refused, reusing = {}, dict[str, str](), set[str]()
+    if reuses(encoder.captioner, prepared, (), TRIAL_TOKENS):
+        reusing.add(PLAIN)
+    for one in found:
+        lacking = [f"{need}: {failed[need]}" for need in one.needs if need in failed]
+        if lacking:
+            refused[one.name] = f"needs {'; '.join(lacking)}"
+            continue
+        try:
+            plugins = one.make(settings.out)
+            if reuses(encoder.captioner, prepared, plugins, TRIAL_TOKENS):
+                reusing.add(one.name)
+        except Exception as error:
+            kind = "" if isinstance(error, VlmHeadsError) else f"{type(error).__name__}: "
+            refused[one.name] = kind + " ".join(str(error).split())
+            continue
+        good[one.name] = one
+    encoder.forget()
+    return good, refused, frozenset(reusing)
+
+
+def time_finalists(
+    captioning: Captioning, made: Mapping[str, tuple[Plugin, ...]]
+) -> dict[str, float]:
+    """Time a batch of readable images that confirm under the finalists."""
+    images = []
+    samples = captioning.parts.samples[CONFIRM][: captioning.batch_size]
+    for sample in samples if made else ():
+        try:
+            images.append(read_image(sample.image))
+        except VlmHeadsError:
+            continue  # Where it was captioned, it was recorded.
+    return (
+        speed_ratios(
+            captioning.encoder.captioner, images, samples[0].prompt, made, captioning.max_new_tokens
+        )
+        if images
+        else dict.fromkeys(made, 1.0)
+    )
+
+
+def select(
+    captioning: Captioning,
+    plan: Plan,
+    candidates: Mapping[str, Candidate],
+    settings: Settings,
+    tell: Say,
+) -> tuple[list[str], dict[str, Result]]:
+    """Halve the candidates on the images to select on."""
+    bounds = [0, *dict.fromkeys(one.images for one in plan.rounds)]
+
+    def scores(name: str, images: int, plugins: tuple[Plugin, ...]) -> RunScores:
+        upto = [bound for bound in bounds if bound <= images]
+        return captioning.scores(SELECT, upto, name, plugins)
+
+    def score(names: Sequence[str], images: int) -> dict[str, Standing]:
+        plain = scores(PLAIN, images, ())
+        found = {}
+        for name in names:
+            method = scores(name, images, candidates[name].make(settings.out))
+            found[name] = standing(plain, method, settings.aim)
+        return found
+
+    return halve(list(candidates), plan.rounds, score, tell)
