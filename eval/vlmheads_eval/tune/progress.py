@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vlmheads_eval.tune.run import Progress, Say
+from vlmheads_eval.tune.run import Progress
+from vlmheads_eval.tune.steps import Say
 
 
 @contextmanager

@@ -72,7 +72,6 @@ def run(*arguments: Any) -> Any:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "--words"),
         (("--words", "--rule", "split", "--delta", 0.2), "--delta with --rule split"),
         (("--words", "--beta", 0.2), "--beta with --rule learn-then-test"),
         (("--words", "--num", 20), "20 images, a quarter of which"),
