@@ -59,7 +59,7 @@ def identity(model: str) -> dict[str, Any]:
     folder = Path(locate(model))
     if not folder.is_dir():
         return {"models": [str(folder)]}
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     return {
         "weights": [
             {"file": one.name, "bytes": one.stat().st_size, "sha256": file_sha256(one)}
