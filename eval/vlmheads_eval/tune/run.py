@@ -95,7 +95,10 @@ def search(
         job.wait_for_everyone()
         parts = load_parts(settings, variant)
         captioner = vlmheads.Captioner.from_pretrained(
-            settings.model, dtype=settings.dtype, device=settings.device or own_device(job)
+            settings.model,
+            plugins=(),
+            dtype=settings.dtype,
+            device=settings.device or own_device(job),
         )
         geometry = examine(captioner.model).geometry
         found, left_out = find_candidates(settings.methods, geometry)
