@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmheads.entries import installed
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin
@@ -105,6 +106,14 @@ def find_candidates(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise VlmHeadsError(f"no setting that this model takes ({reasons})", "other --methods")
     return list(found.values()), left_out
+
+
+def packages_of(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """Return the packages that the plugins of candidates come from, with their versions."""
+    entries = installed()
+    names = {entry["name"] for one in candidates for entry in one.plugins}
+    packages = [entries[name].dist for name in sorted(names) if name in entries]
+    return {one.name: one.version for one in packages if one is not None}
 
 
 def _candidates(method: str, setting: Mapping[str, Any], geometry: Geometry) -> Iterator[Candidate]:

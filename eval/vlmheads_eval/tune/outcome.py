@@ -47,6 +47,8 @@ def conclude(found: Found) -> Outcome:
         return Outcome(verdict, setting, True, evidence(found, setting, verdict))
     forced = strongest(judgements, aim) if found.settings.force else None
     told = {} if forced is None else evidence(found, forced, NONE)
+    if found.misfit:
+        told = {"reason": found.misfit}
     return Outcome(NONE, forced, False, told)
 
 

@@ -155,7 +155,8 @@ def as_markdown(found: Found, outcome: Outcome) -> str:
     parts = [f"# {outcome.verdict}\n", *(f"* {k}: {v}" for k, v in outcome.evidence.items()), ""]
     if found.confirmation is not None:
         parts += ["## Confirmation\n", markdown(confirmed_rows(found))]
-    parts += ["## Selection\n", markdown(selected_rows(found))]
+    if found.results:
+        parts += ["## Selection\n", markdown(selected_rows(found))]
     if found.left_out:
         parts += ["## Left out\n", *(f"* {k}: {v}" for k, v in found.left_out.items()), ""]
     parts += ["## How\n", *(f"* {line}" for line in how(found)), ""]
@@ -169,7 +170,8 @@ def page(found: Found, outcome: Outcome) -> str:
         result = found.confirmation.result
         body += ["<h2>Confirmation</h2>", html_table(confirmed_rows(found))]
         body += frontiers(result, [run["name"] for run in result["runs"]])
-    body += ["<h2>Selection</h2>", html_table(selected_rows(found))]
+    if found.results:
+        body += ["<h2>Selection</h2>", html_table(selected_rows(found))]
     if found.left_out:
         body += ["<h2>Left out</h2>", *_items(found.left_out)]
     lines = "".join(f"<li>{escape(line)}</li>" for line in how(found))
@@ -186,7 +188,8 @@ def print_outcome(found: Found, outcome: Outcome) -> None:
     """Print tables and verdict."""
     console = Console()
     chosen = selected_rows(found)
-    print_rows("Selection", chosen[: MOST + 1], console)
+    if len(chosen) > 1:
+        print_rows("Selection", chosen[: MOST + 1], console)
     if len(chosen) > MOST + 1:
         console.print(f"... and {len(chosen) - MOST - 1} more in {found.settings.out}/report.md")
     if found.confirmation is not None:

@@ -15,7 +15,7 @@ from vlmheads.model.anatomy import examine
 from vlmheads.model.fingerprint import model_fingerprint
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.predict.model import versions
-from vlmheads_eval.tune.candidates import Candidate, check_methods, find_candidates
+from vlmheads_eval.tune.candidates import Candidate, check_methods, find_candidates, packages_of
 from vlmheads_eval.tune.captioning import Captioning
 from vlmheads_eval.tune.confirm import Confirmation, confirm
 from vlmheads_eval.tune.controls import control_of
@@ -25,7 +25,15 @@ from vlmheads_eval.tune.needs import learned_digests
 from vlmheads_eval.tune.parts import CONFIRM, Parts, load_parts
 from vlmheads_eval.tune.plan import CONTROLS, Plan, make_plan
 from vlmheads_eval.tune.settings import Budget, Settings
-from vlmheads_eval.tune.steps import Say, learn_all, select, time_caption, time_finalists, try_all
+from vlmheads_eval.tune.steps import (
+    Say,
+    check_fit,
+    learn_all,
+    select,
+    time_caption,
+    time_finalists,
+    try_all,
+)
 
 PLAN = "plan.json"
 SCHEMA = 1
@@ -50,6 +58,7 @@ class Found:
         captioning: where the captions are.
         learned: what was learned -> SHA-256 of its file.
         speed: finalist -> its time per caption over the plain model's.
+        misfit: why nothing was searched; see `vlmheads_eval.tune.fit`.
     """
 
     settings: Settings
@@ -63,6 +72,7 @@ class Found:
     captioning: Captioning
     learned: Mapping[str, str]
     speed: Mapping[str, float]
+    misfit: str = ""
 
 
 def search(
@@ -112,7 +122,7 @@ def search(
             "dtype": str(captioner.model.dtype),
             "seed": settings.seed,
             "variant": settings.variant,
-            "versions": versions(),
+            "versions": versions() | packages_of(found),
         }
         fingerprint = {
             **config,
@@ -162,6 +172,21 @@ def search(
             job,
             progress(plan.captions // job.num_processes),
         )
+        if reason := check_fit(captioning, plan, settings.seed):
+            return Found(
+                settings,
+                parts,
+                plan,
+                fingerprint,
+                {},
+                left_out,
+                {},
+                None,
+                captioning,
+                {},
+                {},
+                reason,
+            )
         failed = learn_all(captioning, plan, needs, settings, tell)
         candidates, refused, reusing = try_all(captioning, found, failed, settings)
         captioning = dataclasses.replace(captioning, reusing=reusing)

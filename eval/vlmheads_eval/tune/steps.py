@@ -12,6 +12,7 @@ from vlmheads_eval.predict.model import Generator
 from vlmheads_eval.tune.candidates import Candidate
 from vlmheads_eval.tune.captioning import PLAIN, Captioning
 from vlmheads_eval.tune.encoded import reuses
+from vlmheads_eval.tune.fit import misfit
 from vlmheads_eval.tune.halving import Result, Standing, halve
 from vlmheads_eval.tune.needs import Lesson, learn_needs
 from vlmheads_eval.tune.parts import CONFIRM, LEARN, SELECT, Parts
@@ -21,6 +22,7 @@ from vlmheads_eval.tune.speed import speed_ratios
 from vlmheads_eval.tune.standings import standing
 
 TRIAL_TOKENS = 4
+TIMED = 8  # Images of a turn, at most.
 
 Say = Callable[[str], None]
 
@@ -74,6 +76,19 @@ def learn_all(
     return learn_needs(needs, out, lesson, tell)  # By now nothing is left to learn.
 
 
+def check_fit(captioning: Captioning, plan: Plan, seed: int) -> str:
+    """Caption the images to select on, and return why they do not fit their annotations."""
+    texts = captioning.texts(captioning.caption(SELECT, bounds_of(plan), PLAIN, ()))
+    read = captioning.variant.read
+    named = {key: frozenset(one.node for one in read(text).mentions) for key, text in texts.items()}
+    return misfit(named, captioning.parts.truth.objects, seed)
+
+
+def bounds_of(plan: Plan) -> list[int]:
+    """Return the numbers of images to select on after each round, from 0 on."""
+    return [0, *dict.fromkeys(one.images for one in plan.rounds)]
+
+
 def try_all(
     captioning: Captioning,
     found: Sequence[Candidate],
@@ -116,7 +131,7 @@ def time_finalists(
 ) -> dict[str, float]:
     """Time a batch of readable images that confirm under the finalists."""
     images = []
-    samples = captioning.parts.samples[CONFIRM][: captioning.batch_size]
+    samples = captioning.parts.samples[CONFIRM][: min(captioning.batch_size, TIMED)]
     for sample in samples if made else ():
         try:
             images.append(read_image(sample.image))
@@ -139,7 +154,7 @@ def select(
     tell: Say,
 ) -> tuple[list[str], dict[str, Result]]:
     """Halve the candidates on the images to select on."""
-    bounds = [0, *dict.fromkeys(one.images for one in plan.rounds)]
+    bounds = bounds_of(plan)
 
     def scores(name: str, images: int, plugins: tuple[Plugin, ...]) -> RunScores:
         upto = [bound for bound in bounds if bound <= images]

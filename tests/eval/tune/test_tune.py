@@ -56,7 +56,7 @@ def stopping(after: int) -> Callable[[int], Callable[[int], None]]:
 def searched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, list[str]]:
     told: list[str] = []
     out = tmp_path_factory.mktemp("searched")
-    outcome = tune(settings(data, out, ("adhh", "cfg"), force=True), told.append)
+    outcome = tune(settings(data, out, ("adhh", "deco"), force=True), told.append)
     return outcome, told
 
 
@@ -102,7 +102,7 @@ def test_a_forced_preset_acts_and_says_that_nothing_was_shown(
 def test_a_search_that_was_stopped_twice_finds_the_same(
     data: Path, searched: tuple[Outcome, list[str]], tmp_path: Path
 ) -> None:
-    asked = settings(data, tmp_path, ("adhh", "cfg"), force=True)
+    asked = settings(data, tmp_path, ("adhh", "deco"), force=True)
     for after in (20, 150):
         with pytest.raises(Stopped):
             tune(asked, progress=stopping(after))
@@ -119,7 +119,7 @@ def test_another_search_is_refused_in_the_same_folder(
     out = searched[0].files[0].parent
     before = {file: file.read_bytes() for file in (out / "data").glob("*.json")}
     with pytest.raises(VlmHeadsError, match="seed 0 -> 1"):
-        tune(settings(data, out, ("adhh", "cfg"), seed=1))
+        tune(settings(data, out, ("adhh", "deco"), seed=1))
     assert {file: file.read_bytes() for file in (out / "data").glob("*.json")} == before
 
 
@@ -133,12 +133,14 @@ def test_annotations_of_other_images_recommend_nothing(data: Path, tmp_path: Pat
     (tmp_path / "images").symlink_to(data / "images")
     result = CliRunner().invoke(
         command,
-        f"--data {tmp_path} --out {tmp_path / 'out'} --methods cfg --max-new-tokens 40 "
+        f"--data {tmp_path} --out {tmp_path / 'out'} --methods deco --max-new-tokens 40 "
         f"--batch-size {BATCH}",
         catch_exceptions=False,
     )
     assert result.exit_code == 0, result.output
-    assert f"verdict: {NONE}" in result.output
+    said = " ".join(result.output.split())
+    assert f"verdict: {NONE}" in said
+    assert "the annotations are not of these images" in said
     assert not (tmp_path / "out" / "preset.json").exists()
 
 
@@ -146,7 +148,7 @@ def test_annotations_of_other_images_recommend_nothing(data: Path, tmp_path: Pat
     ("arguments", "message"),
     [
         (("--methods", "gryphon"), "gryphon"),
-        (("--methods", "all,cfg"), "all"),
+        (("--methods", "all,deco"), "all"),
         (("--budget", "soon"), "budget 'soon'"),
         (("--name", "a/b"), "letters"),
         (("--num", "40"), "at least 48"),
