@@ -8,6 +8,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.images import read_image
 from vlmheads.plugin import Plugin
 from vlmheads_eval.compare.runs import RunScores
+from vlmheads_eval.data import Sample
 from vlmheads_eval.predict.model import Generator
 from vlmheads_eval.tune.candidates import Candidate
 from vlmheads_eval.tune.captioning import PLAIN, Captioning
@@ -29,20 +30,32 @@ Say = Callable[[str], None]
 
 def time_caption(captioner: Any, parts: Parts, settings: Settings) -> float:
     """Return the seconds per plain caption, of a batch of images to learn from."""
-    samples = parts.samples[LEARN][: settings.batch_size]
+    samples = readable(parts.samples[LEARN], settings.batch_size)
     answer = Generator(captioner, settings.max_new_tokens)
-    images, readable = [], []
-    for sample in samples:
-        try:
-            images.append(read_image(sample.image))
-        except VlmHeadsError:
-            continue  # Where all of them are captioned, it is recorded.
-        readable.append(sample.prompt)
-    if not images:
-        raise VlmHeadsError(f"{len(samples)} images that cannot be read", "images")
+    images = [read_image(sample.image) for sample in samples]
     clock = time.monotonic()
-    answer(images, readable)
+    answer(images, [sample.prompt for sample in samples])
     return (time.monotonic() - clock) / len(images)
+
+
+def readable(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return the first samples whose images can be read; the others fail by name when captioned.
+
+    Raises:
+        VlmHeadsError: not a single one.
+    """
+    found: list[Sample] = []
+    for sample in samples:
+        if len(found) == count:
+            break
+        try:
+            read_image(sample.image)
+        except VlmHeadsError:
+            continue
+        found.append(sample)
+    if not found:
+        raise VlmHeadsError(f"{len(samples)} images that cannot be read", "images")
+    return found
 
 
 def learn_all(
@@ -103,8 +116,10 @@ def try_all(
         The candidates that run, why others do not, and the settings that leave the vision encoder
         alone.
     """
-    encoder, sample = captioning.encoder, captioning.parts.samples[LEARN][0]
-    prepared = encoder.prepare([encoder.read(sample.image)], [sample.prompt])
+    encoder = captioning.encoder
+    samples = readable(captioning.parts.samples[LEARN], 1)
+    pictures = [encoder.read(sample.image) for sample in samples]
+    prepared = encoder.prepare(pictures, [sample.prompt for sample in samples])
     good, refused, reusing = {}, dict[str, str](), set[str]()
     if reuses(encoder.captioner, prepared, (), TRIAL_TOKENS):
         reusing.add(PLAIN)
@@ -130,20 +145,13 @@ def time_finalists(
     captioning: Captioning, made: Mapping[str, tuple[Plugin, ...]]
 ) -> dict[str, float]:
     """Time a batch of readable images that confirm under the finalists."""
-    images = []
-    samples = captioning.parts.samples[CONFIRM][: min(captioning.batch_size, TIMED)]
-    for sample in samples if made else ():
-        try:
-            images.append(read_image(sample.image))
-        except VlmHeadsError:
-            continue  # Where it was captioned, it was recorded.
-    return (
-        speed_ratios(
-            captioning.encoder.captioner, images, samples[0].prompt, made, captioning.max_new_tokens
-        )
-        if images
-        else dict.fromkeys(made, 1.0)
-    )
+    if not made:
+        return {}
+    count = min(captioning.batch_size, TIMED)
+    samples = readable(captioning.parts.samples[CONFIRM], count)
+    images = [read_image(sample.image) for sample in samples]
+    captioner, limit = captioning.encoder.captioner, captioning.max_new_tokens
+    return speed_ratios(captioner, images, samples[0].prompt, made, limit)
 
 
 def select(
