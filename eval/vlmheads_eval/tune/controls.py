@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vlmheads.headmap import HeadMap
 from vlmheads.learned import Learned
@@ -85,11 +86,25 @@ def _drawn(learned: Learned, letters: Mapping[str, str], draws: torch.Generator)
     for name, value in learned.values.items():
         if letters[name][:2] == "LH":
             values[name] = value.flatten(0, 1)[order].view_as(value)
-        elif letters[name][-1] == "E":
-            noise = torch.randn(value.shape, generator=draws)
-            length = value.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-            values[name] = noise * length
+        elif (axis := _axis(letters[name])) is not None:
+            values[name] = _random_directions(value, axis, draws)
     if not values:
         return None
     about = {**learned.provenance, "control": "random"}
     return Learned(learned.method, {**learned.values, **values}, learned.geometry, about)
+
+
+def _axis(letters: str) -> int | None:
+    """Return the dimension along which a tensor holds directions: of states, keys or values."""
+    if "E" in letters:
+        return letters.index("E")
+    return len(letters) - 1 if letters[-1] in "DV" else None
+
+
+def _random_directions(value: Tensor, axis: int, draws: torch.Generator) -> Tensor:
+    """Return random directions of the same lengths; those of a basis [..., E, k] are orthogonal."""
+    noise = torch.randn(value.shape, generator=draws)
+    if axis == value.ndim - 2 and value.shape[-1] <= value.shape[-2]:
+        noise = torch.linalg.qr(noise).Q
+    lengths: Tensor = value.norm(dim=axis, keepdim=True) / noise.norm(dim=axis, keepdim=True)
+    return noise * lengths

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.jobs.lines import replace
+from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.spans import caption_spans
 from vlmheads_eval.chair.variants import Variant
@@ -34,7 +35,7 @@ class Lesson:
         captioner: the plain model.
         samples: the images.
         texts: image key -> the plain model's caption.
-        truth: the objects in the images.
+        truth: the objects in these images, and in no others.
         variant: the variant of CHAIR that finds objects.
         batch_size: captions per pass.
         max_new_tokens: token limit of captions.
@@ -56,6 +57,11 @@ class Lesson:
     def captioned(self) -> list[Sample]:
         """The images that have a caption."""
         return [sample for sample in self.samples if sample.key in self.texts]
+
+    @property
+    def source(self) -> Source:
+        """The captioned images with their objects."""
+        return Source(Material(tuple(self.captioned), self.truth.files), self.truth, Path())
 
 
 def learn_needs(
@@ -100,6 +106,7 @@ def _method(method: str, lesson: Lesson) -> "Learned":
     from vlmheads.images import read_image
     from vlmheads.learned import Learned
     from vlmheads.model.anatomy import examine
+    from vlmheads_eval.learn.pairs import make_pairs
     from vlmheads_eval.learn.words import label, record
 
     how, chosen = METHODS[method], lesson.captioned
@@ -110,8 +117,15 @@ def _method(method: str, lesson: Lesson) -> "Learned":
         values = how.pictures(lesson.captioner, images, some[0].prompt)
         geometry = examine(lesson.captioner.model).geometry
         return Learned(method, values, geometry, {**about, "images": len(some)})
-    assert how.words is not None  # A method learns from one of the two.
     texts = [(one, lesson.texts[one.key]) for one in chosen]
+    if how.pairs is not None:
+        pairs = make_pairs(texts, lesson.truth.objects, lesson.variant)
+        if not pairs:
+            raise VlmHeadsError("captions that give no pair to learn from", "at least one object")
+        values = how.pairs(lesson.captioner, pairs, lesson.source)
+        geometry = examine(lesson.captioner.model).geometry
+        return Learned(method, values, geometry, {**about, "pairs": len(pairs)})
+    assert how.words is not None  # A method learns from one of the three.
     tokenizer = lesson.captioner.processor.tokenizer
     labelled = label(tokenizer, texts, lesson.truth.objects, lesson.variant)
     if not labelled:
@@ -161,19 +175,17 @@ def _attribution(lesson: Lesson) -> "HeadMap":
 
 def _gains(lesson: Lesson, say: Callable[[str], None]) -> "HeadMap":
     """Calibrate the gains of all heads."""
-    from vlmheads_eval.calibrate.learn import Settings, Source, learn
+    from vlmheads_eval.calibrate.learn import Settings, learn
 
-    samples = tuple(lesson.captioned)
-    source = Source(Material(samples, lesson.truth.files), lesson.truth, Path())
     settings = Settings(
         rounds=ROUNDS,
-        images=len(samples),
+        images=len(lesson.captioned),
         batch_size=lesson.batch_size,
         max_new_tokens=lesson.max_new_tokens,
         seed=lesson.seed,
         variant=lesson.variant.name,
     )
-    found = learn(lesson.captioner, [source], settings, provenance=lesson.about, say=say)
+    found = learn(lesson.captioner, [lesson.source], settings, provenance=lesson.about, say=say)
     if not found.best:
         raise VlmHeadsError("no round of calibration better than the plain model", "other images")
     return found.gains

@@ -7,6 +7,7 @@ from typing import Any
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import read_image
 from vlmheads.plugin import Plugin
+from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.compare.runs import RunScores
 from vlmheads_eval.data import Sample
 from vlmheads_eval.predict.model import Generator
@@ -65,12 +66,13 @@ def learn_all(
     if not needs:
         return {}
     runs = captioning.caption(LEARN, (0, plan.images[LEARN]), PLAIN, ())
-    job, out = captioning.processes, settings.out
+    job, out, truth = captioning.processes, settings.out, captioning.parts.truth
+    samples = captioning.parts.samples[LEARN][: plan.images[LEARN]]
     lesson = Lesson(
         captioning.encoder.captioner,
-        captioning.parts.samples[LEARN][: plan.images[LEARN]],
+        samples,
         captioning.texts(runs),
-        captioning.parts.truth,
+        GroundTruth({one.key: truth.objects[one.key] for one in samples}, truth.files),
         captioning.variant,
         settings.batch_size,
         settings.max_new_tokens,

@@ -45,6 +45,7 @@ def test_a_composition_is_a_candidate_under_both_names() -> None:
         ("gains", "head_map", "gains"),
         ("adaiat", "tables", "adaiat"),
         ("cicd", "pool", "cicd"),
+        ("vti", "directions", "vti"),
     ],
 )
 def test_what_a_method_is_refused_without_is_named_by_its_file(
@@ -145,6 +146,16 @@ def test_directions_become_random_ones_of_the_same_length() -> None:
     assert torch.allclose(found.norm(dim=1), values["directions"].norm(dim=1))
     cosine = torch.nn.functional.cosine_similarity(found, values["directions"])
     assert cosine.abs().max() < 0.95
+
+
+def test_a_basis_becomes_a_random_one_that_is_orthogonal_too() -> None:
+    draws = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(8, 16, 4, generator=draws)).Q
+    chosen = get("nullu", basis=Learned("nullu", {"basis": basis}, GEOMETRY))
+    (drawn,) = control_of((chosen,), GEOMETRY, 0) or ()
+    found = drawn.basis.values["basis"]
+    assert torch.allclose(found.mT @ found, torch.eye(4).expand(8, 4, 4), atol=1e-5)
+    assert not torch.allclose(found, basis, atol=0.1)
 
 
 @pytest.mark.parametrize("text", ["vcd", "pai", "zerotuning"])
