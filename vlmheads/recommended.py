@@ -25,8 +25,8 @@ _log = logging.getLogger("vlmheads")
 # How a folder of the hub's cache names the model that it holds.
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+/?$")
 _PLAIN = (
-    "so captions are plain; a plugin that you name acts all the same, and `vlmheads eval` measures "
-    "whether it helps"
+    "so captions are plain; `vlmheads tune` looks for a setting that helps, and a plugin that you "
+    "name (--plugin, plugins=) acts all the same"
 )
 _LEARN = (
     "{name} has the best published evidence for it once something is learned: `vlmheads learn "

@@ -61,7 +61,7 @@ _METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.ite
 @click.option("--device", help="Such as cpu or cuda:0.")
 @one_line_errors
 def learn(method: str, model: str, out: Path, **options: Any) -> None:
-    r"""Learn what METHOD needs from a model, from images with known objects.
+    """Learn what METHOD needs from a model, from images with known objects.
 
     The model captions the images; CHAIR says which object words are real and which are
     hallucinated, and one pass over each caption records what the method compares; or pairs of a
