@@ -16,7 +16,12 @@ from vlmheads_eval.learn.methods import METHODS
 _METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.items())
 
 
-@click.command(epilog=f"\b\nMethods:\n{_METHODS}")
+_EXAMPLE = """Example:
+  vlmheads learn adaiat --model M --data COCO --out tables.safetensors
+  vlmheads caption photo.jpg --model M --plugin adaiat:tables=tables.safetensors"""
+
+
+@click.command(epilog=f"\b\nMethods:\n{_METHODS}\n\n\b\n{_EXAMPLE}")
 @click.argument("method", type=click.Choice(list(METHODS)))
 @click.option("--model", required=True, help="A packaged model, a folder or a hub id.")
 @click.option(
@@ -67,10 +72,6 @@ def learn(method: str, model: str, out: Path, **options: Any) -> None:
     hallucinated, and one pass over each caption records what the method compares; or pairs of a
     truthful and a hallucinated caption are made of them. The file names the model, the data and
     the number of words or pairs. It can be stopped; call it again to resume.
-
-    \b
-    vlmheads learn adaiat --model M --data COCO --out tables.safetensors
-    vlmheads caption --model M --plugin adaiat:tables=tables.safetensors photo.jpg
     """
     from vlmheads.commands.show import quiet_loading
     from vlmheads_eval.learn.run import Settings
