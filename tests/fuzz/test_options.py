@@ -73,6 +73,14 @@ def base(command: str, folder: Path) -> list[str]:
         "calibrate": ["--data", "./nowhere", "--out", str(folder / "gains.safetensors")],
         "detect": [str(folder / "no.png"), "--model", "./nowhere"],
         "verify": ["./nowhere"],
+        "serve": ["--model", "./nowhere"],
+        "learn": [
+            "cicd", "--model", "./nowhere", "--data", "./nowhere",
+            "--out", str(folder / "learned.safetensors"),
+        ],
+        "tune": [
+            "--model", "./nowhere", "--data", "./nowhere", "--out", str(folder / "tuned"),
+        ],
         "eval predict": ["--data", "./nowhere", "--out", str(folder / "run")],
         "eval run": ["./nowhere", "--out", str(folder / "sweep")],
         "eval compare": [*runs, *truth, "--draws", "100"],

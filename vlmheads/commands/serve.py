@@ -7,12 +7,14 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import closing
 from typing import Any
 
 import click
 
 from vlmheads.commands.show import model_options
 from vlmheads.errors import VlmHeadsError, install_hint
+from vlmheads.printable import printable
 
 KEY_VARIABLE = "VLMHEADS_SERVE_KEY"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -73,28 +75,30 @@ def serve(
     from vlmheads.caption import Captioner
     from vlmheads.serving.engine import Engine
 
-    listening = _listen(host, port)
-    show.quiet_loading(model)
-    acting = () if plugins == ("none",) else plugins or AUTO
-    captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
-    stopping = threading.Event()
-    service = Service(
-        Engine(captioner, stopping),
-        name or model,
-        max_new_tokens,
-        os.environ.get(KEY_VARIABLE) or None,
-    )
-    local = host in LOOPBACK
-    if not local and service.key is None:
-        click.echo(f"note: whoever reaches {host} can use it; {KEY_VARIABLE} sets a key", err=True)
-    config = uvicorn.Config(
-        build_app(service, local=local),
-        log_level="warning",
-        lifespan="off",
-        timeout_graceful_shutdown=5,
-    )
-    _run(uvicorn.Server(config), listening, service.name, stopping)
-    service.thread.shutdown(wait=False, cancel_futures=True)
+    with closing(_listen(host, port)) as listening:
+        show.quiet_loading(model)
+        acting = () if plugins == ("none",) else plugins or AUTO
+        captioner = Captioner.from_pretrained(model, acting, dtype=dtype, device=device)
+        stopping = threading.Event()
+        service = Service(
+            Engine(captioner, stopping),
+            name or model,
+            max_new_tokens,
+            os.environ.get(KEY_VARIABLE) or None,
+        )
+        local = host in LOOPBACK
+        if not local and service.key is None:
+            click.echo(
+                f"note: whoever reaches {host} can use it; {KEY_VARIABLE} sets a key", err=True
+            )
+        config = uvicorn.Config(
+            build_app(service, local=local),
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+        )
+        _run(uvicorn.Server(config), listening, service.name, stopping)
+        service.thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(server: Any, listening: socket.socket, name: str, stopping: threading.Event) -> None:
@@ -124,11 +128,12 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that is none, in any encoding
         if listening is not None:
             listening.close()
+        reason = getattr(error, "strerror", None) or type(error).__name__
         raise VlmHeadsError(
-            f"{host}:{port} cannot be listened on ({error.strerror})",
+            f"{printable(host)[:100]}:{port} cannot be listened on ({reason})",
             "an address of this machine, and a free port",
             "choose another --port",
         ) from error
