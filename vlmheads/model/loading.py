@@ -127,14 +127,7 @@ def load_model(
     source = locate(name)
     packaged = name in packaged_models()
     config, written = load_config(name, source)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        if "auto_map" in written:
-            raise VlmHeadsError(f"{name} {NEEDS_CODE}", "a model of a class that transformers has")
-        raise VlmHeadsError(
-            f"{name} is a {config.model_type} model, which takes no images",
-            "a model for image-text-to-text",
-            "see `vlmheads families`",
-        )
+    check_kind(config, written, name)
     if not packaged and (held := check_weights(source, name, written)):
         check_architecture(config, name, held)
     processor = _load_processor(name, source)
@@ -209,6 +202,25 @@ def saved_dtype(name: str) -> torch.dtype:
     """Return the data type in which a model was saved; float32 where it does not say."""
     config, _ = load_config(name, locate(name))
     return getattr(config, "dtype", None) or torch.float32
+
+
+def check_kind(config: Any, written: dict[str, Any], name: str) -> None:
+    """Refuse a model that takes no images, or that transformers has no class for.
+
+    Args:
+        config: of transformers.
+        written: what its file says.
+        name: what the user calls the model.
+    """
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return
+    if "auto_map" in written:
+        raise VlmHeadsError(f"{name} {NEEDS_CODE}", "a model of a class that transformers has")
+    raise VlmHeadsError(
+        f"{name} is a {config.model_type} model, which takes no images",
+        "a model for image-text-to-text",
+        "see `vlmheads families`",
+    )
 
 
 def load_config(name: str, source: str) -> tuple[Any, dict[str, Any]]:

@@ -23,6 +23,8 @@ from vlmheads.registry import get_plugin, list_plugins, load_preset
 
 PLAIN = "plain"
 MAX_PLUGINS = 4
+# Kinds of options that a visitor can type in place of a file.
+TYPED = ("heads", "tokens")
 MAX_LIST_LENGTH = 256
 # A wider range gets a number field: one pixel of a slider would be too coarse a step.
 MAX_SLIDER_RANGE = 100
@@ -92,7 +94,7 @@ class Method:
 def available_methods(geometry: Geometry) -> tuple[Method, ...]:
     """Return the installed plugins that visitors can use, in alphabetical order.
 
-    A plugin that refuses its defaults, and has no list of heads or layers that a visitor could
+    A plugin that refuses its defaults, and has no list of heads or tokens that a visitor could
     type, needs a file and is left out.
 
     Args:
@@ -103,10 +105,11 @@ def available_methods(geometry: Geometry) -> tuple[Method, ...]:
 
 
 def _needs_file(method: Method, geometry: Geometry) -> bool:
-    if any(control.kind == "list" for control in method.controls):
+    plugin = get_plugin(method.name)
+    if any(f.metadata.get("kind") in TYPED for f in dataclasses.fields(plugin)):
         return False
     try:
-        get_plugin(method.name)().on_attach(geometry)
+        plugin().on_attach(geometry)
     except VlmHeadsError:
         return True
     return False

@@ -148,7 +148,7 @@ def test_amber_items_that_are_there_twice_are_refused(tmp_path):
         ([*items, {"id": 9, "type": "poem", "truth": "yes"}], "'poem'"),
         ([*items, {"id": 9, "type": "relation", "truth": ["yes"]}], "not AMBER|of the type"),
         ([*items, {"id": 9, "type": "generative", "truth": 3, "hallu": []}], r"\[8\].truth"),
-        ({"a": 3}, "not AMBER|of the type"),
+        ({"a": 3}, "not AMBER|expected an object; AMBER"),
     ):
         (data / "annotations.json").write_text(json.dumps(wrong))
         with pytest.raises(VlmHeadsError, match=message):

@@ -144,5 +144,7 @@ def test_objects_are_blotted_out_or_left_alone() -> None:
 
 
 def test_a_caption_loses_the_names_of_its_objects() -> None:
-    assert nameless("A dog sits on a park bench. It is sunny.") == "A sits on a park . It is sunny."
+    # A parser, where one is installed, takes all of "park bench" for the name.
+    found = nameless("A dog sits on a park bench. It is sunny.")
+    assert found in ("A sits on a park . It is sunny.", "A sits on a . It is sunny.")
     assert nameless("It is sunny.") == "It is sunny."
