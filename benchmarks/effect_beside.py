@@ -67,7 +67,7 @@ def beside(results: Sequence[Mapping[str, Any]]) -> Rows:
 def main(document: Path, saved: tuple[Path, ...]) -> None:
     """Write the table into DOCUMENT from what benchmarks/effect.py SAVED of each model."""
     results = [json.loads(path.read_bytes()) for path in saved]
-    text = put(document.read_text("utf-8"), "side by side", markdown(beside(results)))
+    text = put(document.read_text("utf-8"), "side by side", markdown(beside(results), ours=True))
     document.write_text(text, "utf-8")
     click.echo(document)
 

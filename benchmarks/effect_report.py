@@ -42,11 +42,11 @@ def write(result: Mapping[str, Any], document: Path) -> list[Path]:
     blocks = {"setup": setup(result)}
     for split, found in result["splits"].items():
         blocks[f"findings {split}"] = findings(found)
-        blocks[f"levels {split}"] = markdown(levels(found))
-        blocks[f"differences {split}"] = markdown(differences(found))
-        blocks[f"random heads {split}"] = markdown(random_heads(found))
-        blocks[f"own {split}"] = markdown(own(found))
-        blocks[f"frontier {split}"] = markdown(cut(found))
+        blocks[f"levels {split}"] = markdown(levels(found), ours=True)
+        blocks[f"differences {split}"] = markdown(differences(found), ours=True)
+        blocks[f"random heads {split}"] = markdown(random_heads(found), ours=True)
+        blocks[f"own {split}"] = markdown(own(found), ours=True)
+        blocks[f"frontier {split}"] = markdown(cut(found), ours=True)
         files += figures(found, f"{whose}{split}", document.parent / "images")
     blocks["left out"] = left_out(result)
     for name, content in blocks.items():

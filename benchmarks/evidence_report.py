@@ -30,8 +30,8 @@ def write(result: Mapping[str, Any], document: Path) -> list[Path]:
     """Write the document's generated blocks and its figure, and return the files."""
     text = document.read_text("utf-8")
     blocks = {
-        "table": markdown(table(result)),
-        "null": markdown(null(result)),
+        "table": markdown(table(result), ours=True),
+        "null": markdown(null(result), ours=True),
         "summary": summary(result),
     }
     for name, content in blocks.items():

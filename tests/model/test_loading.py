@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from vlmheads import Captioner, HeadMap, VlmHeadsError
 from vlmheads.cli import main
+from vlmheads.model import template as templates
 from vlmheads.model.anatomy import examine
 from vlmheads.model.fingerprint import model_fingerprint
 from vlmheads.model.loading import load_model, saved_dtype

@@ -225,11 +225,16 @@ def footnote(result: Mapping[str, Any]) -> str:
     return text
 
 
-def markdown(rows: Rows) -> str:
-    """Return rows as a Markdown table, or an empty text."""
+def markdown(rows: Rows, *, ours: bool = False) -> str:
+    """Return rows as a Markdown table, or an empty text.
+
+    Args:
+        rows: cells of text.
+        ours: whether cells are Markdown that we wrote, and not names from outside.
+    """
     if not rows:
         return ""
-    head, *body = [[_in_markdown(cell) for cell in row] for row in rows]
+    head, *body = [[cell if ours else _in_markdown(cell) for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
