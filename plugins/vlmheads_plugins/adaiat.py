@@ -45,12 +45,9 @@ class AdaIAT(Plugin):
     Cost: one attention row in each of these layers and for each token.
 
     Evidence: published captions of LLaVA-1.5-7B scored again: 47.6/13.2 to 30.6/8.3 at recall 79.5
-    to 75.3, no loops, CHAIR_S 9.2 points below plain captions cut to that recall [3.6, 14.7]: the
-    one method whose published captions beat truncation. The authors' Qwen2.5-VL module cannot be
-    run. On the embedded model it does not: the paper's form is not distinguishable from plain, and
-    the released one is worse, as half of its factors are negative there. On 40 scenes of smol
-    neither is better: CHAIR_S at equal recall +24.0 [+5.4, +42.0] in the paper's form, +15.6
-    [-2.5, +34.2] as released (docs/methods.md).
+    to 75.3, no flag, CHAIR_S at equal recall -9.2 points [-14.6, -3.8]: the one of our methods
+    whose published captions beat plain greedy ones that way (docs/evidence.md). The authors'
+    Qwen2.5-VL module cannot be run. On both test benches it does not: docs/methods.md.
     """
 
     name: ClassVar[str] = "adaiat"
