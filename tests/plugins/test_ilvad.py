@@ -130,36 +130,7 @@ def test_looking_ahead_leaves_no_trace() -> None:
 
 
 def test_what_rows_were_worth_follows_their_beams() -> None:
-    """With as many returned as there are beams, each is what greedy search along it gives."""
-    model, row = tiny.build("llava-gqa"), tiny.inputs("llava-gqa")
-    plugin = ILVAD(alpha=2.0, peak=1.0, tokens=4, layers=(1, 2, 3))
-    with vlmheads.attach(model, plugin):
-        beams = model.generate(
-            **row,
-            max_new_tokens=8,
-            num_beams=4,
-            num_return_sequences=4,
-            do_sample=False,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-    assert any(len(set(one.tolist())) > 1 for one in beams.beam_indices[:, :8])
-    length = row["input_ids"].shape[1]
-    for sequence, score in zip(beams.sequences, beams.sequences_scores, strict=True):
-        path = sequence[length:].tolist()
-        forced = lambda _, ids, path=path: [path[len(ids) - length]]  # noqa: E731
-        with vlmheads.attach(model, plugin):
-            alone = model.generate(
-                **row,
-                max_new_tokens=len(path),
-                do_sample=False,
-                prefix_allowed_tokens_fn=forced,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        logs = torch.cat(alone.logits).log_softmax(dim=-1)
-        total = sum(float(logs[step, token]) for step, token in enumerate(path))
-        assert total / len(path) == pytest.approx(float(score), abs=1e-4)
+    agree.assert_state_follows_beams(ILVAD(alpha=2.0, peak=1.0, tokens=4, layers=(1, 2, 3)))
 
 
 def test_the_published_layers_are_the_default() -> None:

@@ -73,37 +73,7 @@ def test_the_first_three_tokens_are_those_of_the_plain_model() -> None:
 
 
 def test_entropies_follow_their_beams() -> None:
-    """With as many returned as there are beams, each is what greedy search along it gives."""
-    model, plugin = tiny.build("llava-gqa"), KVSmooth(layers=(0, 1, 2, 3), window=3, reference=0.5)
-    row = tiny.inputs("llava-gqa")
-    with vlmheads.attach(model, plugin):
-        beams = model.generate(
-            **row,
-            max_new_tokens=8,
-            num_beams=4,
-            num_return_sequences=4,
-            do_sample=False,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-    moved = beams.beam_indices[:, :8]
-    assert any(len(set(one.tolist())) > 1 for one in moved)
-    length = row["input_ids"].shape[1]
-    for sequence, score in zip(beams.sequences, beams.sequences_scores, strict=True):
-        path = sequence[length:].tolist()
-        forced = lambda _, ids, path=path: [path[len(ids) - length]]  # noqa: E731
-        with vlmheads.attach(model, plugin):
-            alone = model.generate(
-                **row,
-                max_new_tokens=len(path),
-                do_sample=False,
-                prefix_allowed_tokens_fn=forced,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        logs = torch.cat(alone.logits).log_softmax(dim=-1)
-        total = sum(float(logs[step, token]) for step, token in enumerate(path))
-        assert total / len(path) == pytest.approx(float(score), abs=1e-4)
+    agree.assert_state_follows_beams(KVSmooth(layers=(0, 1, 2, 3), window=3, reference=0.5))
 
 
 def test_the_published_layers_are_the_default() -> None:

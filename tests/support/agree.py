@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import pytest
 import slow
 import tiny
 import torch
@@ -51,6 +52,38 @@ def assert_plugin_is(
     expected = slow.decode(model, row, edits)
     assert float((plain[1] - expected[1]).nan_to_num().abs().max()) > 1e-3
     assert_same(expected, generate(model, row, plugin))
+
+
+def assert_state_follows_beams(plugin: Plugin) -> None:
+    """With as many returned as there are beams, each is what greedy search along it gives."""
+    model, row = tiny.build("llava-gqa"), tiny.inputs("llava-gqa")
+    length = row["input_ids"].shape[1]
+    with vlmheads.attach(model, plugin):
+        beams = model.generate(
+            **row,
+            max_new_tokens=8,
+            num_beams=4,
+            num_return_sequences=4,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    assert any(len(set(one.tolist())) > 1 for one in beams.beam_indices[:, :8])
+    for sequence, score in zip(beams.sequences, beams.sequences_scores, strict=True):
+        path = sequence[length:].tolist()
+        forced = lambda _, ids, path=path: [path[len(ids) - length]]  # noqa: E731
+        with vlmheads.attach(model, plugin):
+            alone = model.generate(
+                **row,
+                max_new_tokens=len(path),
+                do_sample=False,
+                prefix_allowed_tokens_fn=forced,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        logs = torch.cat(alone.logits).log_softmax(dim=-1)
+        total = sum(float(logs[step, token]) for step, token in enumerate(path))
+        assert total / len(path) == pytest.approx(float(score), abs=1e-4)
 
 
 @dataclass(frozen=True, eq=False)
