@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.model.geometry import Geometry
 from vlmheads.runtime.request import Request
 
 
@@ -30,6 +31,22 @@ def came_from(request: Request, kept: dict[str, Any], values: Tensor) -> Tensor:
         return torch.arange(len(values), device=values.device)
     now = values[:, :, request.cached - 1 - dropped].flatten(1)
     return (now[:, None] - before[None]).float().square().sum(dim=-1).argmin(dim=1)
+
+
+def later_layers(geometry: Geometry, first: int, stop: int) -> tuple[int, ...]:
+    """Return layers `first` to `stop` - 1 of 32, scaled to the depth, of those from 1 on."""
+    later = tuple(layer for layer in geometry.attention_layers if layer)
+    return tuple(layer for layer in geometry.scaled(first, stop) if layer) or later[:1]
+
+
+def refuse_layer_0(layers: tuple[int, ...], name: str) -> None:
+    """Refuse layer 0, where beams that end on the same token cannot be told apart.
+
+    Raises:
+        VlmHeadsError: it is among the layers.
+    """
+    if 0 in layers:
+        raise VlmHeadsError(f"{name}: layers with 0 among them", "layers from 1 on")
 
 
 def refuse_drafts(request: Request, name: str) -> None:

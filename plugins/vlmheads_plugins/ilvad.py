@@ -15,7 +15,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._beams import came_from, refuse_drafts
+from vlmheads_plugins._beams import came_from, later_layers, refuse_drafts, refuse_layer_0
 from vlmheads_plugins._marks import predicting_rows
 from vlmheads_plugins.gift import scaled, top_half
 
@@ -110,15 +110,11 @@ class ILVAD(Plugin):
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on."""
-        if self.layers is not None:
-            return self.layers
-        later = tuple(layer for layer in geometry.attention_layers if layer)
-        return tuple(layer for layer in geometry.scaled(5, 26) if layer) or later[:1]
+        return later_layers(geometry, 5, 26) if self.layers is None else self.layers
 
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse layer 0."""
-        if 0 in self.chosen_layers(geometry):
-            raise VlmHeadsError(f"{self.name}: layers with 0 among them", "layers from 1 on")
+        refuse_layer_0(self.chosen_layers(geometry), self.name)
 
     def on_prompt(self, request: Request) -> None:
         """Generate ahead, and make the map."""

@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
+from vlmheads_plugins._beams import came_from, later_layers, refuse_drafts, refuse_layer_0
 
 SPREAD = 0.2  # How far the strength may be from its reference.
 
@@ -36,7 +36,8 @@ class KVSmooth(Plugin):
     (LLaVA-1.5; InstructBLIP 0.7, MiniGPT-4 0.5). As in the port, the first generated token is left
     as it is. While fewer than `window` tokens were seen, r counts over the window's full size, as
     the formula says. Deviations: none known. The method depends on the order of decoding, so that
-    generation without a cache, or with a static one, is refused.
+    generation without a cache, or with a static one, is refused, and so are layer 0, where beams
+    cannot be told apart, and drafts of several tokens.
 
     Cost: one attention row in nearly every layer and for each token.
 
@@ -53,7 +54,7 @@ class KVSmooth(Plugin):
     window: int = option(15, "tokens whose entropies are compared", low=1, high=1000)
     strength: float = option(1.0, "factor on all strengths; 0 is none", low=0.0, high=1.0)
     layers: tuple[int, ...] | None = option(
-        None, "layers to act on; by default 3 to 31 of 32, scaled to the depth", kind="layers"
+        None, "layers to act on, from 1 on; by default 3 to 31 of 32, scaled", kind="layers"
     )
 
     @classmethod
@@ -63,31 +64,29 @@ class KVSmooth(Plugin):
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on."""
-        return geometry.scaled(3, 32) if self.layers is None else self.layers
+        return later_layers(geometry, 3, 32) if self.layers is None else self.layers
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse layer 0."""
+        refuse_layer_0(self.chosen_layers(geometry), self.name)
 
     def on_cache(
         self, request: Request, layer: int, keys: Tensor, values: Tensor, new: int
     ) -> tuple[Tensor, Tensor]:
         """Smooth the last token but one, by what was noted when it was the last."""
-        if not self._acts(request, layer) or request.is_prefill:
+        if not self._acts(request, layer):
             return keys, values
-        if request.cached and new > 1:
-            raise VlmHeadsError(
-                f"{self.name}: {new} tokens in one step",
-                "one token per step: each is smoothed by the one before it",
-                "leave prompt_lookup_num_tokens unset",
-            )
-        kept = request.scratch(self).setdefault(f"layer {layer}", {})
-        own = keys[:, :, -1].clone()
-        if "own" in kept:
-            # Beams change places between two steps, and the cache goes with them: where the key
-            # was that is now the last but one, its entropies are.
-            rows = _where(keys[:, :, -2], kept["own"])
-            kept["entropies"] = kept["entropies"][rows]
-            if "share" in kept and request.seen - request.prompt_length > 2:
-                share = kept["share"][rows][:, None, None]
+        scratch = request.scratch(self)
+        if layer == self.chosen_layers(request.geometry)[0]:
+            refuse_drafts(request, self.name)
+            scratch["order"] = came_from(request, scratch, values)
+        kept = scratch.setdefault(f"layer {layer}", {})
+        if kept:
+            order = scratch["order"].to(keys.device)
+            kept["entropies"] = kept["entropies"][order]
+            if request.seen - request.prompt_length > 2:
+                share = kept["share"][order][:, None, None]
                 keys, values = _smoothed(keys, share), _smoothed(values, share)
-        kept["own"] = own
         return keys, values
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
@@ -106,12 +105,6 @@ class KVSmooth(Plugin):
 
     def _acts(self, request: Request, layer: int) -> bool:
         return bool(self.strength) and layer in self.chosen_layers(request.geometry)
-
-
-def _where(now: Tensor, before: Tensor) -> Tensor:
-    """Return, for each row of keys [B, Hkv, D], the row of `before` that it is."""
-    same = (now.flatten(1)[:, None] == before.flatten(1)[None]).all(dim=-1)
-    return same.int().argmax(dim=1)
 
 
 def _smoothed(states: Tensor, share: Tensor) -> Tensor:

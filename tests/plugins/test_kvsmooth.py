@@ -67,17 +67,23 @@ def test_the_first_three_tokens_are_those_of_the_plain_model() -> None:
     """The second new token is the first that is smoothed, and the fourth the first to see it."""
     model, row = tiny.build("llava-gqa"), tiny.inputs("llava-gqa")
     plain = agree.generate(model, row, KVSmooth.neutral(), 4)[1]
-    found = agree.generate(model, row, KVSmooth(layers=(0, 1, 2, 3)), 4)[1]
+    found = agree.generate(model, row, KVSmooth(layers=(1, 2, 3)), 4)[1]
     torch.testing.assert_close(found[:3], plain[:3], atol=1e-5, rtol=0)
     assert not torch.allclose(found[3], plain[3], atol=1e-5)
 
 
 def test_entropies_follow_their_beams() -> None:
-    agree.assert_state_follows_beams(KVSmooth(layers=(0, 1, 2, 3), window=3, reference=0.5))
+    agree.assert_state_follows_beams(KVSmooth(layers=(1, 2, 3), window=3, reference=0.5))
 
 
 def test_the_published_layers_are_the_default() -> None:
     assert KVSmooth().chosen_layers(Geometry("llava", 32, 32)) == tuple(range(3, 32))
+    assert all(0 not in KVSmooth().chosen_layers(Geometry("llava", n, 4)) for n in range(2, 60))
+
+
+def test_layer_0_where_beams_cannot_be_told_apart_is_refused() -> None:
+    with pytest.raises(vlmheads.VlmHeadsError, match="layers with 0 among them"):
+        vlmheads.attach(tiny.build("llava"), KVSmooth(layers=(0, 1)))
 
 
 @pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}])
