@@ -15,6 +15,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import predicting_rows
+from vlmheads_plugins._spread import scaled, top_half
 
 # English words that carry no content of their own, for `function_words`.
 _FUNCTION_WORDS = (
@@ -182,26 +183,3 @@ class GIFT(Plugin):
         gaze = scaled((moved * kept).sum(dim=1), rows.image_keys)
         dropped = max(0, request.seen - gaze.shape[1])
         return F.pad(gaze, (dropped, 0))[:, : request.prompt_length]
-
-
-def top_half(values: Tensor) -> Tensor:
-    """[B, H, Q] True for the half of the heads with the largest values, rounded down.
-
-    One head of one counts. Among equals the first is taken.
-    """
-    count = max(1, values.shape[1] // 2)
-    chosen = values.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(values, dtype=torch.bool).scatter(1, chosen, True)
-
-
-def scaled(values: Tensor, image: Tensor) -> Tensor:
-    """Cut [B, K] at three deviations from the mean over the image, and scale it to 0..1 there."""
-    count = image.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = (values * image).sum(dim=1, keepdim=True) / count
-    spread = ((values - mean) * image).square().sum(dim=1, keepdim=True)
-    spread = (spread / (count - 1).clamp(min=1)).sqrt()
-    cut = torch.minimum(torch.maximum(values, mean - 3 * spread), mean + 3 * spread)
-    low = cut.masked_fill(~image, torch.inf).amin(dim=1, keepdim=True)
-    high = cut.masked_fill(~image, -torch.inf).amax(dim=1, keepdim=True)
-    wide = torch.where(high > low, high - low, 1.0)
-    return torch.where(image & (high > low), (cut - low) / wide, 0.0)

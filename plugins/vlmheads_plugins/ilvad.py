@@ -17,7 +17,7 @@ from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._beams import came_from, later_layers, refuse_drafts, refuse_layer_0
 from vlmheads_plugins._marks import predicting_rows
-from vlmheads_plugins.gift import scaled, top_half
+from vlmheads_plugins._spread import scaled, to_unit, top_half
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +68,8 @@ class ILVAD(Plugin):
     the layers so far. Deviations: every row of a batch has its own map; the map is scaled after it
     is cut, not before; without any jump there is no map, where the release gives no number; half of
     an odd number of heads is rounded down, and among heads equal to 0.00001 the first count; layer
-    0, where beams cannot be told apart, is refused,
-    and so are drafts and generation without a cache.
+    0, where beams cannot be told apart, is refused, and so are drafts and generation without a
+    cache.
 
     Cost: ten tokens ahead, for each beam; one attention row in every layer and for each token.
 
@@ -203,10 +203,7 @@ class ILVAD(Plugin):
             )
         column = torch.arange(request.seen, device=now.device)
         text = column >= request.text_start.to(now.device)[:, None]
-        low = worth.masked_fill(~text, torch.inf).amin(dim=1, keepdim=True)
-        high = worth.masked_fill(~text, -torch.inf).amax(dim=1, keepdim=True)
-        wide = torch.where(high > low, high - low, 1.0)
-        found = torch.where(text & (high > low), (worth - low) / wide, 0.0)
+        found = to_unit(worth, text)
         dropped = max(0, request.seen - keys)
         more = (0, keys - request.seen + dropped)
         return F.pad(found[:, dropped:], more), F.pad(text[:, dropped:], more)

@@ -16,6 +16,7 @@ from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._contrast import plausible, settle
 from vlmheads_plugins._mix import mixed
+from vlmheads_plugins._spread import mean_and_deviation
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _RESIDUAL = 0.2  # Share of the residual stream in the second pass through the last layer.
@@ -145,11 +146,8 @@ class ONLY(Plugin):
 
 def _outstanding(weights: Tensor, place: Tensor) -> Tensor:
     """Mark weights [B, H, q, K] at a place above its mean plus a standard deviation."""
-    count = place.sum(dim=-1, keepdim=True)
-    mean = (weights * place).sum(dim=-1, keepdim=True) / count.clamp(min=1)
-    spread = ((weights - mean) * place).square().sum(dim=-1, keepdim=True)
-    spread = (spread / (count - 1).clamp(min=1)).sqrt()
-    return place & (weights > mean + spread)
+    mean, deviation = mean_and_deviation(weights, place)
+    return place & (weights > mean + deviation)
 
 
 def _entropy(weights: Tensor) -> Tensor:
