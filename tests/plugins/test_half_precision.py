@@ -10,10 +10,14 @@ import pytest
 import tiny
 import torch
 from active import contract_plugins, make
+from torch import Tensor
+from vlmheads_plugins import ilvad
 
 import vlmheads
+from vlmheads.plugin import Plugin
 
-# ilvad ranks heads and image tokens: where two are nearly equal, rounding decides between them.
+# ilvad ranks heads by small numbers, and looks ahead at greedy tokens: where two are nearly equal,
+# rounding decides between them. It has a test of its own.
 NAMES = [
     name
     for name, plugin in contract_plugins().items()
@@ -26,13 +30,34 @@ def half() -> Any:
     return deepcopy(tiny.build("llava-gqa")).to(torch.bfloat16)
 
 
+def logits(model: Any, plugin: Plugin) -> Tensor:
+    """Next-token logits [B, V] of a padded batch."""
+    inputs = tiny.inputs("llava-gqa", (5, 3))
+    pixels = inputs["pixel_values"].to(model.dtype)
+    with vlmheads.attach(model, plugin):
+        found: Tensor = model(**inputs | {"pixel_values": pixels}).logits[:, -1]
+    return found.float()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_padded_batch_in_half_precision_is_close_to_the_same_in_single(name: str) -> None:
-    inputs = tiny.inputs("llava-gqa", (5, 3))
-    rounded = inputs | {"pixel_values": inputs["pixel_values"].to(torch.bfloat16)}
     plugin = make(name, "llava-gqa")
-    with vlmheads.attach(half(), plugin):
-        found = half()(**rounded).logits[:, -1].float()
-    with vlmheads.attach(tiny.build("llava-gqa"), plugin):
-        expected = tiny.build("llava-gqa")(**inputs).logits[:, -1]
-    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
+    expected = logits(tiny.build("llava-gqa"), plugin)
+    torch.testing.assert_close(logits(half(), plugin), expected, atol=0.1, rtol=0)
+
+
+def test_ilvad_is_close_where_half_precision_ranks_heads_as_single_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plugin, chosen, ranks = make("ilvad", "llava-gqa"), list[Tensor](), ilvad.top_half
+
+    def keep(values: Tensor) -> Tensor:
+        chosen.append(ranks(values))
+        return chosen[-1]
+
+    monkeypatch.setattr(ilvad, "top_half", keep)
+    expected = logits(tiny.build("llava-gqa"), plugin)
+    replayed = iter(chosen)
+    monkeypatch.setattr(ilvad, "top_half", lambda values: next(replayed))
+    torch.testing.assert_close(logits(half(), plugin), expected, atol=0.1, rtol=0)
+    assert next(replayed, None) is None, "both rank as often"
