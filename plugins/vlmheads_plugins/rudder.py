@@ -39,7 +39,7 @@ class RUDDER(Plugin):
     differ by file; they are the paper's here. Written from the formulas: no licence is stated.
     Deviations: `scale="residual"`, the default, takes α as a share of the mean length of the
     prompt's residual states at that layer, since 20 is a length on LLaVA-1.5-7B alone;
-    `scale="absolute"` is the paper's. In the paper's form layer 0 is refused.
+    `scale="absolute"` is the paper's. Layer 0 is refused.
 
     Cost: nothing to speak of; the authors keep 96.8 % of the throughput.
 
@@ -87,13 +87,11 @@ class RUDDER(Plugin):
         return geometry.scaled(30, 31)[0] if self.layer is None else self.layer
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse a layer without attention, and layer 0 where the state before it is needed."""
+        """Refuse a layer without attention, and layer 0, before which there is no other."""
         layer = self.chosen_layer(geometry)
         geometry.check_layers((layer,), f"{self.name}: layer={layer}", attention=True)
-        if layer == 0 and self.form == "paper":
-            raise VlmHeadsError(
-                f"{self.name}: layer=0 in the paper's form", "a layer with one before it, from 1 on"
-            )
+        if layer == 0:
+            raise VlmHeadsError(f"{self.name}: layer=0", "a layer with one before it, from 1 on")
 
     def on_hidden(self, request: Request, layer: int, hidden: Tensor, site: str) -> Tensor:
         """Measure v in the prefill, and push answer tokens along it."""
@@ -106,7 +104,7 @@ class RUDDER(Plugin):
             return hidden
         if site != "attention" or layer != chosen:
             return hidden
-        before: Tensor | None = scratch.pop("before", None)
+        before = at_least_float32(scratch.pop("before"))
         column = torch.arange(request.seen - hidden.shape[1], request.seen, device=hidden.device)
         answers = column >= request.prompt_length
         wide = at_least_float32(hidden)
@@ -118,20 +116,20 @@ class RUDDER(Plugin):
         if request.seen <= request.prompt_length:
             return hidden
         direction: Tensor = scratch["direction"][:, None]
-        state = wide if self.form == "release" else wide + _as_wide(before)
+        state = wide if self.form == "release" else wide + before
         pushed = wide + scratch["length"] * self._gate(state, direction) * direction
         place = answers & request.has_image.to(hidden.device)[:, None]
         return torch.where(place[..., None], pushed.to(hidden.dtype), hidden)
 
     def _direction(
-        self, request: Request, output: Tensor, before: Tensor | None, prompt: Tensor
+        self, request: Request, output: Tensor, before: Tensor, prompt: Tensor
     ) -> tuple[Tensor, Tensor | float]:
         """Return v [B, E], and how long a full push is: a number, or [B, 1, 1].
 
         Args:
             request: of the generation.
             output: of the attention, [B, S, E].
-            before: the residual states before the layer, where one is before it.
+            before: the residual stream that enters the layer, [B, S, E].
             prompt: [B, S] True for tokens of the prompt.
         """
         if self.form == "release":
@@ -144,8 +142,7 @@ class RUDDER(Plugin):
         direction = F.normalize(summed, dim=-1)
         if self.scale == "absolute":
             return direction, self.alpha
-        states = _as_wide(before) if before is not None else at_least_float32(request.entering)
-        lengths = states.norm(dim=-1).masked_fill(~prompt, 0).sum(dim=1)
+        lengths = before.norm(dim=-1).masked_fill(~prompt, 0).sum(dim=1)
         mean = lengths / prompt.sum(dim=1).clamp(min=1)
         return direction, self.alpha * mean[:, None, None]
 
@@ -157,8 +154,3 @@ class RUDDER(Plugin):
         towards = F.softplus(self.steepness * cosine + self.bias)
         against = F.softplus(self.bias - self.steepness * cosine)
         return (towards / (towards + against)).clamp(LEAST, MOST)
-
-
-def _as_wide(states: Tensor | None) -> Tensor:
-    assert states is not None, "the layer before it is among those that the hooks see"
-    return at_least_float32(states)
