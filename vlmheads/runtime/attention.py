@@ -90,10 +90,8 @@ class Rows:
             if self.edited is None
             else self.edited[:, :, rows]
         )
-        chosen = self.editable[:, rows]
-        if bool(chosen.all()):
-            return given
-        return given.masked_fill(~chosen[:, None, :, None], 0)
+        # Whether there is anything to mask is not asked: the answer would have to leave the device.
+        return given.masked_fill(~self.editable[:, None, rows, None], 0)
 
     def stream(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield `part` of a few rows after the other, for what reads a whole map and keeps little.
