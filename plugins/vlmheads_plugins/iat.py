@@ -30,9 +30,10 @@ class IAT(Plugin):
     Cost: one attention row in each of these layers and for each token.
 
     Evidence: the authors' table has 49.0/13.3 to 29.8/9.0, F1 77.9 to 76.8. Their published
-    captions, scored again at equal recall, are no better than plain ones cut short. On the embedded
-    model it is not better either: CHAIR_S +6.8 [+2.8, +11.9] at equal recall (docs/methods.md). A
-    negative score is raised towards 0, a positive one away from it.
+    captions, scored again at equal recall, are no better than plain ones cut short
+    (docs/evidence.md). On the embedded model it is not better either: CHAIR_S +6.8 [+2.8, +11.9] at
+    equal recall (docs/methods.md). A negative score is raised towards 0, a positive one away from
+    it.
     """
 
     name: ClassVar[str] = "iat"

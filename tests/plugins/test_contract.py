@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from active import REFUSED, contract_plugins, make
+from active import REFUSED, STEPWISE, contract_plugins, make
 
 from vlmheads import VlmHeadsError, attach
 
@@ -38,10 +38,8 @@ MODES: dict[str, dict[str, Any]] = {
 }
 # What plugins that edit the cache say of other ways to decode.
 CACHE_REFUSALS = {"static": "StaticCache", "no cache": "without a cache"}
-# Those that need a cache without editing it, and those that refuse several tokens in one step: they
-# keep count of what was said.
+# Those that need a cache without editing it.
 UNCACHED = {("ilvad", "no cache")}
-STEPWISE = ("kvsmooth", "vga", "ilvad", "pti")
 # A random model says image tokens too, which no trained one does.
 UNSAID = [tiny.IMAGE, tiny.VIDEO, 57, 58, 59]
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from active import contract_plugins, make
+from active import STEPWISE, contract_plugins, make
 
 import vlmheads
 
-# What they keep belongs to one token per step, so that drafts are refused by name.
-STEPWISE = ("ilvad", "kvsmooth", "pti", "vga")
 NAMES = [name for name in contract_plugins() if name not in STEPWISE]
 
 

@@ -111,6 +111,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What they keep belongs to one token per step, so that drafts are refused by name.
+STEPWISE = ("ilvad", "kvsmooth", "pti", "vga")
+
 # (plugin, family) -> a word of the refusal.
 REFUSED: dict[tuple[str, str], str] = {
     (name, family): "CLIP"
