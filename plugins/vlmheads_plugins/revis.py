@@ -46,8 +46,7 @@ class Revis(Plugin):
 
     Evidence: the authors' table, Qwen2.5-VL, 512 tokens: CHAIR_S 25.0, the best of its baselines
     29.0 (AGLA); MM-Vet 70.2 to 72.2. No recall, and nobody else's run known to us. α counts in
-    lengths of v, which differ by form and layer: on the test bench's embedded model the paper's
-    vectors, at its last layer, give loops from α = 1 on, and the release's change next to nothing.
+    lengths of v, which differ by form and layer: it has to be chosen anew for each model.
     """
 
     name: ClassVar[str] = "revis"
