@@ -228,7 +228,7 @@ def test_failures_are_in_a_file_of_their_own_and_tried_again_on_request(
     assert (summary.failed, summary.earlier, len(records(failed))) == (1, 0, 1)
     assert "002.png" in said[0]
 
-    (images / "002.png").write_bytes(good)  # mended, so that it need not be asked for
+    (images / "002.png").write_bytes(good)  # repaired, so that it need not be asked for
     summary = caption(images, out)
     assert (summary.done, summary.failed) == (1, 0)
     assert not failed.exists()

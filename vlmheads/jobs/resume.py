@@ -263,21 +263,21 @@ def put_in_order(output: Output, keys: Sequence[str]) -> None:
                 new.write(old.readline())
 
 
-def settle_failures(output: Output, mended: AbstractSet[str]) -> dict[str, dict[str, Any]]:
+def settle_failures(output: Output, up_to_date: AbstractSet[str]) -> dict[str, dict[str, Any]]:
     """Leave in the file of failures those that still stand, one line each, and return them.
 
     One stands until its image gets a caption that it did not have before, or is again what it was.
 
     Args:
         output: of the job.
-        mended: images that have a caption although they failed.
+        up_to_date: images that need none, being again what their caption was written for.
     """
     found = failures(output)
     done = captioned(output) if found else {}
     standing = {
         key: record
         for key, record in found.items()
-        if key not in mended
+        if key not in up_to_date
         and (done[key].checksum if key in done else None) == record.get("previous")
     }
     if standing:

@@ -167,7 +167,7 @@ def _complete(task: _Task, merged: Sequence[Mapping[str, Any]]) -> None:
         for record in merged:
             summary.count(record)
     tried = summary.failed
-    standing = resume.settle_failures(output, task.mended)
+    standing = resume.settle_failures(output, task.up_to_date)
     summary.failed = len(standing.keys() & set(task.keys))
     summary.earlier = max(0, summary.failed - tried)
     summary.skipped = max(0, len(task.keys) - summary.done - summary.failed)
@@ -202,7 +202,7 @@ class _Task:
         self.summary = Summary()
         self.keys: list[str] = []  # of all processes, in order
         self.seen: set[str] = set()
-        self.mended: set[str] = set()  # of all processes: those that failed before, and need not
+        self.up_to_date: set[str] = set()  # images that have a caption of what they are now
 
     def look_up(self) -> None:
         """Read what is done and what failed, and choose the files that are still to do."""
@@ -233,7 +233,7 @@ class _Task:
         if self.output.format == TXT:
             same = sidecars.is_there(self.output, item, done, same, self.replaces)
         if same or not mine:
-            self.mended |= {item.key} if same else set()
+            self.up_to_date |= {item.key} if same else set()
             return False
         source = (failure or {}).get("source")
         if item.problem or not source or self.plan.retry_failed:
