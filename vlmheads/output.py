@@ -1,12 +1,12 @@
-"""Files that commands write: checked before anything is measured, and written whole or not."""
+"""Files that are written: checked before anything is measured, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -49,6 +49,18 @@ def check_output(
         _try(path.parent, path.name)
 
 
+def check_new(path: Path) -> None:
+    """Refuse a file or folder that could not be made in the end, and leave nothing behind.
+
+    Raises:
+        VlmHeadsError: nothing can be written in the innermost folder around it that there is.
+    """
+    try:
+        _try(next(one for one in path.absolute().parents if one.exists()), path.name)
+    except VlmHeadsError as error:
+        raise VlmHeadsError(f"{path} cannot be written: {error.seen}") from error
+
+
 def check_folder(path: Path) -> None:
     """Make a folder for what will be written, or refuse it before anything is measured.
 
@@ -74,15 +86,10 @@ def save(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         VlmHeadsError: it cannot be written; the message says where the result is kept instead.
     """
-    place = path if _special(path) else path.with_name(f"{path.stem}.part{path.suffix}")
     try:
-        write(place)
-        if place != path:
-            os.replace(place, path)
+        with replacing(path) as place:
+            write(place)
     except (OSError, SafetensorError) as error:
-        if place != path:
-            with suppress(OSError):
-                place.unlink()
         reason = getattr(error, "strerror", None) or str(error)
         raise VlmHeadsError(f"{path} cannot be written ({reason})", todo=_kept(path, write)) from (
             error
@@ -92,6 +99,53 @@ def save(path: Path, write: Callable[[Path], object]) -> None:
 def save_text(path: Path, text: str) -> None:
     """Write a text as UTF-8; see `save`."""
     save(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place next to a file, which takes the file's place when all is written and on disk.
+
+    A device or a pipe has none: it is written directly. Errors of the file system pass.
+    """
+    if _special(path):
+        yield path
+        return
+    place = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield place
+        with place.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(place, path)
+    except BaseException:
+        with suppress(OSError):
+            place.unlink()
+        raise
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a text file anew, whole or not at all, and its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as place:
+        place.write_bytes(text.encode("utf-8"))
+
+
+@contextmanager
+def writing(path: Path, kept: str = "") -> Iterator[None]:
+    """Turn an error of the file system into one line that names the path.
+
+    Args:
+        path: what is written.
+        kept: what the reader can rely on, such as "what is finished is kept".
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise VlmHeadsError(
+            f"{error.filename or path} cannot be written ({reason})",
+            "a folder to write to, with space left",
+            kept,
+        ) from error
 
 
 def _kept(path: Path, write: Callable[[Path], object]) -> str:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypedDict
 import msgspec
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.jobs.lines import append, only_writer, refuse_other_settings, repair, replace
+from vlmheads.jobs.lines import append, only_writer, refuse_other_settings, repair
+from vlmheads.output import replace
 from vlmheads.schema import convert, read
 from vlmheads_eval.records import read_records
 

@@ -123,7 +123,7 @@ def test_a_job_killed_at_random_ends_as_if_it_had_not_been(
     if kind == "txt":
         texts = {path.stem: path.read_text() for path in out.rglob("*.txt")}
         assert texts == {f"{n:03d}": f"The colour ({n}, 0, 0).\n" for n in range(NUMBER)}
-        assert not list(out.rglob("*.part"))
+        assert not list(out.rglob("*.part*"))
 
 
 @pytest.mark.parametrize("point", range(8))

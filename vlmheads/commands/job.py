@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,21 +85,24 @@ class Ask:
         }
 
     def check(self, found: Found) -> None:
-        """Refuse an output that cannot be, is in use or has other settings.
+        """Refuse an output that cannot be, is in use or has other settings; leave nothing behind.
 
         What needs the model is checked when it is there.
         """
         from vlmheads.jobs import resume
-        from vlmheads.jobs.lines import writing
         from vlmheads.jobs.run import check
+        from vlmheads.output import check_new, writing
 
         output, root = self.locate(found)
         check(found, root, output)
-        with writing(output.place):
-            output.state.mkdir(parents=True, exist_ok=True)
-            with resume.held(output):
-                if not self.plan.overwrite:
-                    resume.refuse_others(output, self.settings(), whole=False)
+        with ExitStack() as stack:
+            stack.enter_context(writing(output.place))
+            if output.state.exists():
+                stack.enter_context(resume.held(output))
+            else:
+                check_new(output.state)
+            if not self.plan.overwrite:
+                resume.refuse_others(output, self.settings(), whole=False)
 
 
 def run_job(

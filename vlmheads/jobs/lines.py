@@ -14,8 +14,12 @@ from vlmheads.errors import VlmHeadsError
 
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path, refusal: VlmHeadsError | None = None) -> Iterator[None]:
     """Hold a lock on a path while writing; it is released if the process dies.
+
+    Args:
+        path: the file of the lock; it is made.
+        refusal: what is raised where another process holds it.
 
     Raises:
         VlmHeadsError: another process holds it.
@@ -27,31 +31,12 @@ def only_writer(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise VlmHeadsError(
+            raise refusal or VlmHeadsError(
                 f"another process writes to {path.parent}",
                 "one writer per run",
                 "wait for it, or choose another --out",
             ) from error
         yield
-
-
-@contextmanager
-def writing(path: Path, kept: str = "") -> Iterator[None]:
-    """Turn an error of the file system into one line that names the path.
-
-    Args:
-        path: what is written.
-        kept: what the reader can rely on, such as "what is finished is kept".
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise VlmHeadsError(
-            f"{error.filename or path} cannot be written ({reason})",
-            "a folder to write to, with space left",
-            kept,
-        ) from error
 
 
 def append(file: IO[str], records: Sequence[Mapping[str, Any]]) -> None:
@@ -132,24 +117,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file anew: under another name, which takes the place of the old one when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a text file anew, whole or not at all."""
-    with replacing(path) as file:
-        file.write(text.encode("utf-8"))
 
 
 def refuse_other_settings(

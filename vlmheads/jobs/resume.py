@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,10 @@ from vlmheads.jobs.lines import (
     read_lines,
     refuse_other_settings,
     repair,
-    replace,
-    replacing,
 )
 from vlmheads.jobs.outputs import Output
 from vlmheads.jobs.processes import Processes
+from vlmheads.output import replace, replacing
 
 SCHEMA = 1
 SETTINGS, LOCK = "settings.json", "lock"
@@ -38,24 +37,18 @@ class Done(NamedTuple):
     start: int
 
 
-@contextmanager
-def held(output: Output) -> Iterator[None]:
+def held(output: Output) -> AbstractContextManager[None]:
     """Hold a job's output, which nobody else writes to meanwhile.
 
     Raises:
         VlmHeadsError: another job does.
     """
-    try:
-        with only_writer(output.state / LOCK):
-            yield
-    except VlmHeadsError as error:
-        if not error.seen.startswith("another process writes"):
-            raise
-        raise VlmHeadsError(
-            f"another job writes to {output.place}",
-            "one job per output",
-            "wait for it, or choose another --out",
-        ) from error
+    refusal = VlmHeadsError(
+        f"another job writes to {output.place}",
+        "one job per output",
+        "wait for it, or choose another --out",
+    )
+    return only_writer(output.state / LOCK, refusal)
 
 
 def settings_of(output: Output) -> dict[str, Any]:
@@ -257,7 +250,7 @@ def put_in_order(output: Output, keys: Sequence[str]) -> None:
         number = sum(1 for _ in old)
         if number == len(starts) and starts == sorted(starts):
             return
-        with replacing(output.lines) as new:
+        with replacing(output.lines) as place, place.open("wb") as new:
             for start in starts:
                 old.seek(start)
                 new.write(old.readline())

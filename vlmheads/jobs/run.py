@@ -15,9 +15,10 @@ from vlmheads.jobs.answers import KEPT, Describe, Stream, answers
 from vlmheads.jobs.archives import number_of_images, require
 from vlmheads.jobs.batches import Cost, Picture, batches
 from vlmheads.jobs.inputs import Found, Item, file_item, items, key_of
-from vlmheads.jobs.lines import append, finite, only_writer, writing
+from vlmheads.jobs.lines import append, finite, only_writer
 from vlmheads.jobs.outputs import METADATA, PACKED, PARQUET, TXT, Output
 from vlmheads.jobs.processes import OneProcess, Processes, falls_to
+from vlmheads.output import writing
 
 Progress = Callable[[int, int | None, str], None]
 

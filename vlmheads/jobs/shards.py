@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -20,9 +20,10 @@ from vlmheads.images import image_suffixes
 from vlmheads.jobs.archives import require
 from vlmheads.jobs.batches import source_of
 from vlmheads.jobs.inputs import Found, Item, items
-from vlmheads.jobs.lines import read_at, replace
+from vlmheads.jobs.lines import read_at
 from vlmheads.jobs.outputs import PARQUET, Output
 from vlmheads.jobs.resume import Done, captioned
+from vlmheads.output import replace, replacing
 
 # What a file holds at most: images, and bytes of images.
 MOST_IMAGES, MOST_BYTES = 10_000, 500_000_000
@@ -66,9 +67,11 @@ def pack(output: Output, found: Found, root: Path, keys: Sequence[str], column: 
         made = json.loads(state.read_text("utf-8"))
     for name in set(made) - {shard.name for shard in shards}:
         (output.place / name).unlink(missing_ok=True)
-    left = {shard.name: shard for shard in shards if made.get(shard.name) != shard.digest}
-    left |= {shard.name: shard for shard in shards if not (output.place / shard.name).is_file()}
-    todo = [shard for shard in shards if shard.name in left]
+    todo = [
+        shard
+        for shard in shards
+        if made.get(shard.name) != shard.digest or not (output.place / shard.name).is_file()
+    ]
     changed = 0
     source = chain(older, items(found, root, column=column))
     for shard in todo:
@@ -164,22 +167,19 @@ def _write(
 ) -> int:
     """Write one file, and return how many of its images have changed."""
     path = output.place / shard.name
-    part = path.with_name(f".{path.name}.part")
-    writer = _parquet(part) if output.format == PARQUET else _tar(part)
-    next(writer)
     changed = 0
-    try:
-        for record, content in samples:
-            if content is None:
-                changed += 1
-                continue
-            record.pop("source")
-            writer.send((names[record["file_name"]], record, content))
-        with suppress(StopIteration):
-            writer.send(None)
-    finally:
-        writer.close()
-    part.replace(path)
+    with replacing(path) as place:
+        writer = _parquet(place) if output.format == PARQUET else _tar(place)
+        next(writer)
+        with closing(writer):
+            for record, content in samples:
+                if content is None:
+                    changed += 1
+                    continue
+                record.pop("source")
+                writer.send((names[record["file_name"]], record, content))
+            with suppress(StopIteration):
+                writer.send(None)
     return changed
 
 

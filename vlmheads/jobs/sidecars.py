@@ -12,6 +12,7 @@ from vlmheads.jobs import lines
 from vlmheads.jobs.inputs import Item
 from vlmheads.jobs.outputs import Output
 from vlmheads.jobs.resume import Done
+from vlmheads.output import replace as replace_file
 
 
 def without_clashes(items: Sequence[Item], output: Output) -> list[Item]:
@@ -80,7 +81,7 @@ def _text(record: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    lines.replace(path, text + "\n")
+    replace_file(path, text + "\n")
 
 
 def _read(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.jobs.lines import replace
+from vlmheads.output import replace
 from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.spans import caption_spans

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.jobs.lines import replace
+from vlmheads.output import replace
 from vlmheads_eval.chair.ground_truth import GroundTruth, load_ground_truth
 from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.data import PROMPT, TESTBED, Sample, coco_images, load_material

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmheads.jobs.lines import replace
 from vlmheads.model.geometry import Geometry
 from vlmheads.model.loading import locate
+from vlmheads.output import replace
 from vlmheads_eval.records import file_sha256
 from vlmheads_eval.tune.candidates import Candidate
 

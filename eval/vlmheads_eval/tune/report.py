@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from vlmheads.jobs.lines import finite
-from vlmheads.jobs.lines import replace as rewrite
 from vlmheads.model.anatomy import examine
+from vlmheads.output import replace as rewrite
 from vlmheads_eval.report.page import document, frontiers, html_table
 from vlmheads_eval.report.tables import footnote, heading, markdown, p_value, shown, signed
 from vlmheads_eval.report.terminal import Rows, print_rows, turned

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.jobs.lines import only_writer, refuse_other_settings, replace
+from vlmheads.jobs.lines import only_writer, refuse_other_settings
 from vlmheads.jobs.processes import launched, own_device
 from vlmheads.model.anatomy import examine
 from vlmheads.model.fingerprint import model_fingerprint
+from vlmheads.output import replace
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.predict.model import versions
 from vlmheads_eval.tune.candidates import Candidate, check_methods, find_candidates, packages_of
