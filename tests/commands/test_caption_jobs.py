@@ -128,6 +128,8 @@ def test_an_interrupt_says_how_to_go_on(
         (("--attn", "someone/kernel"), "attn 'someone/kernel'; expected eager"),
         (("--device-map", "auto", "--device", "cpu"), "device cpu beside device_map auto"),
         (("--quantization", "int3"), "quantization 'int3'; expected bnb-4bit"),
+        (("--out", "a/b/x.jsonl", "--attn", "x"), "attn 'x'; expected eager"),
+        (("--out", "x.jsonl", "--prompt", "<image>"), "which stands for an image"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -138,6 +140,40 @@ def test_what_cannot_be_is_one_line(
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# A bell, a control sequence in one character, a mark that turns writing around, and no UTF-8.
+STEERING = "a\x07\x9b31m\u202e\udcff"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_names_steer_no_terminal_when_captions_are_printed(
+    scenes: Path, tmp_path: Path, as_json: bool
+) -> None:
+    name = tmp_path / f"{STEERING}.png"
+    shutil.copy(next(scenes.iterdir()), name)
+    (tmp_path / f"{STEERING}.jpg").write_text("no image")
+    done = run(tmp_path, *(("--json",) if as_json else ()), "--plugin", "none")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    said = done.stdout + done.stderr
+    assert not set("\x07\x9b\u202e\udcff") & set(said)
+    assert r"\x9b31m" in done.stderr
+    if as_json:
+        found = json.loads(done.stdout)["image"]
+        assert found == str(name).replace("\udcff", r"\xff")
+
+
+def test_names_steer_no_terminal_when_a_job_says_how_it_ends(scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / STEERING
+    folder.mkdir()
+    (folder / f"{STEERING}.jpg").write_text("no image")
+    done = run(folder, "--out", folder / "out.jsonl", "--plugin", "none")
+    assert done.exit_code == 2
+    assert "0 captioned" in done.stdout
+    assert len(done.stderr.splitlines()) == 1
+    assert not set("\x07\x9b\u202e\udcff") & set(done.stdout + done.stderr)
 
 
 def test_an_empty_list_is_refused() -> None:

@@ -12,6 +12,7 @@ from vlmheads.commands.endpoint_options import endpoint_of, endpoint_options
 from vlmheads.commands.job_options import job_options, loading_options
 from vlmheads.commands.show import model_options
 from vlmheads.errors import VlmHeadsError
+from vlmheads.printable import printable
 
 if TYPE_CHECKING:
     from vlmheads.endpoint.settings import Endpoint
@@ -204,7 +205,7 @@ def _caption(
         vocabulary=vocabulary,
     )
     if first and (notice := found.notice()):
-        click.echo(f"note: {notice}", err=True)
+        click.echo(f"note: {printable(notice)}", err=True)
     if is_job:
         run_job(found, ask, captioner, word_options, processes)
     else:

@@ -101,7 +101,7 @@ def detect(
     from vlmheads.errors import VlmHeadsError
     from vlmheads.jobs.inputs import find
     from vlmheads.output import FIGURES, check_output, save
-    from vlmheads.printable import json_text
+    from vlmheads.printable import json_text, printable
 
     named = find(images, recursive=recursive)
     for _, problem in named.problems:
@@ -110,7 +110,7 @@ def detect(
         raise VlmHeadsError(f"{named.archives[0]}, which holds many images", "image files")
     found = named.files
     if notice := named.notice():
-        click.echo(f"note: {notice}", err=True)
+        click.echo(f"note: {printable(notice)}", err=True)
     if overlay is not None and (measure != "sinks" or len(found) != 1):
         raise VlmHeadsError(
             f"--overlay with --measure {measure} and {len(found)} images",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.printable import one_line, plain, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -169,15 +170,13 @@ def _noticing(work: Work, captioner: Captioner, model: str) -> Work:
 
 def summed_up(summary: Summary, output: Output, *, flagged: bool) -> str:
     """Say in one line how a job ended."""
-    from vlmheads.jobs.inputs import printable
-
     parts = [f"{summary.done} captioned", f"{summary.skipped} had a caption"]
     parts.append(f"{summary.failed} failed")
     if flagged:
         parts.append(f"{summary.flagged} objects flagged")
-    line = f"{', '.join(parts)}: {printable(str(output.place))}"
+    line = f"{', '.join(parts)}: {printable(output.place)}"
     if summary.failed:
-        line += f"; failures are in {printable(str(output.failed))}"
+        line += f"; failures are in {printable(output.failed)}"
     if summary.earlier:
         line += f" ({summary.earlier} of them from before: --retry-failed tries them again)"
     return line
@@ -212,13 +211,9 @@ def _progress(output: Output, first: bool) -> Iterator[Progress]:
             if failure:
                 failed += 1
                 if failed <= SHOWN:
-                    console.print(
-                        f"error: {failure}", soft_wrap=True, markup=False, highlight=False
-                    )
+                    console.print(plain(f"error: {one_line(failure)}"), soft_wrap=True)
                 elif failed == SHOWN + 1:
-                    console.print(
-                        f"further failures are in {output.failed}", soft_wrap=True, markup=False
-                    )
+                    console.print(plain(f"further failures are in {output.failed}"), soft_wrap=True)
             rate = done / max(time.monotonic() - started, 1e-9)
             of = "" if total is None else f"/{total}"
             bar.update(task, completed=done, total=total, said=f"{done}{of} {rate:.1f} images/s")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from vlmheads.printable import json_text, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +44,7 @@ def print_captions(
             readable = []
             for picture in batch:
                 if picture.image is None:
-                    click.echo(f"error: {picture.error}", err=True)
+                    click.echo(f"error: {one_line(picture.error)}", err=True)
                     failed = True
                 else:
                     readable.append((picture.item.key, picture.image))
@@ -53,7 +54,7 @@ def print_captions(
                 drawn_only = True
             for record in _records(readable, ask, captioner, words):
                 if as_json:
-                    click.echo(json.dumps(record, ensure_ascii=False))
+                    click.echo(json_text(record))
                 else:
                     show.record(record)
             advance(len(batch))

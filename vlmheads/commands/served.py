@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -18,6 +17,7 @@ from vlmheads.endpoint.probe import Server, probe
 from vlmheads.endpoint.settings import Endpoint
 from vlmheads.endpoint.words import P_YES, THRESHOLD, WordsAsked, require_signal
 from vlmheads.errors import VlmHeadsError
+from vlmheads.printable import json_text, one_line, printable
 
 if TYPE_CHECKING:
     from vlmheads.commands.job import Ask
@@ -74,7 +74,7 @@ def caption_served(
             if words.caveat:
                 click.echo(f"note: {words.caveat}", err=True)
         if notice := found.notice():
-            click.echo(f"note: {notice}", err=True)
+            click.echo(f"note: {printable(notice)}", err=True)
         asking = Asking(ask.prompt, ask.max_new_tokens, words)
 
         def answered(pictures: Iterable[Picture]) -> Generator[Answered]:
@@ -147,7 +147,7 @@ def _print_one(
     if not isinstance(found, VlmHeadsError) and not found["text"]:
         found = VlmHeadsError(f"{name} got an empty caption", "words")
     if isinstance(found, VlmHeadsError):
-        click.echo(f"error: {' '.join(str(found).split())}", err=True)
+        click.echo(f"error: {one_line(found)}", err=True)
         return True
     record: dict[str, Any] = {
         "image": name,
@@ -162,7 +162,7 @@ def _print_one(
             record |= {"rewrite": found["text_safer"], "unsupported": False}
     record |= {"prompt": ask.prompt, "plugins": [], "model": found["model"]}
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(json_text(record))
     else:
         show.record(record)
     return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ def verify(model: str, device: str | None, dtype: str, as_json: bool) -> None:
     and 2 if the model is refused or does not run.
     """
     from vlmheads.commands import show
-    from vlmheads.printable import printable
+    from vlmheads.printable import json_text, printable
     from vlmheads.verify.checks import FAIL, examine_subject
 
     show.quiet_loading(model)
@@ -53,11 +52,11 @@ def verify(model: str, device: str | None, dtype: str, as_json: bool) -> None:
     for row in examine_subject(subject):
         rows.append(row)
         if not as_json:
-            click.echo(f"{row.state}  {row.name:<26} {row.detail}")
+            click.echo(printable(f"{row.state}  {row.name:<26} {row.detail}"))
     failed = sum(row.state == FAIL for row in rows)
     if as_json:
         found = {"about": about, "rows": [row.to_dict() for row in rows], "ok": not failed}
-        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        click.echo(json_text(found, indent=1))
     else:
         click.echo(f"\n{failed} failed" if failed else "\nall passed")
     sys.exit(1 if failed else 0)

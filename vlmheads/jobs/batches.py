@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.images import decode_image, image_size, quiet_reading
-from vlmheads.jobs.inputs import Item, printable
+from vlmheads.jobs.inputs import Item, utf8_name
 
 # So many batches are sorted by size at a time, and so many are read while one is described.
 WINDOW, AHEAD = 8, 2
@@ -120,13 +120,13 @@ def read(item: Item, decode: Decode = decode_image) -> Picture:
     try:
         content = item.read()
         source = source_of(item, content)
-        name = item.key if item.path is None else printable(str(item.path))
+        name = item.key if item.path is None else utf8_name(str(item.path))
         return Picture(item, source, decode(content, name))
     except VlmHeadsError as error:
         return Picture(item, source, error=error)
     except OSError as error:  # it went away meanwhile
         gone = VlmHeadsError(
-            f"{printable(str(item.path))} cannot be read ({error.strerror})", "an image file"
+            f"{utf8_name(str(item.path))} cannot be read ({error.strerror})", "an image file"
         )
         return Picture(item, None, error=gone)
 

@@ -52,7 +52,7 @@ class Item:
             return self.content
         path = self.path
         assert path is not None
-        name = printable(str(path))
+        name = utf8_name(str(path))
         try:
             if stat.S_ISREG(path.stat().st_mode):
                 return path.read_bytes()
@@ -240,13 +240,13 @@ def items(found: Found, root: Path | None, *, column: str | None = None) -> Iter
             yield Item(prefix, problem=error)
     yield from found.pairs or ()
     for name, problem in found.problems:
-        yield Item(printable(name), problem=problem)
+        yield Item(utf8_name(name), problem=problem)
 
 
 def file_item(path: Path, root: Path | None) -> Item:
     """Return the item of one image file."""
     key = key_of(path, root)
-    shown = printable(key)
+    shown = utf8_name(key)
     if root is None:
         return Item(shown, path)
     if shown != key:
@@ -260,7 +260,7 @@ def file_item(path: Path, root: Path | None) -> Item:
 
 def inner_item(name: str, content: bytes) -> Item:
     """Return the item of an image that is no file, whose name somebody else chose."""
-    shown = printable(name)
+    shown = utf8_name(name)
     problem = None
     if shown != name:
         problem = VlmHeadsError(f"{shown} is a name that is not UTF-8", todo="rename it")
@@ -280,7 +280,7 @@ def key_of(path: Path, root: Path | None) -> str:
     full = Path(os.path.abspath(path))
     if not full.is_relative_to(root):
         raise VlmHeadsError(
-            f"{printable(str(path))} is outside of {root}, to which names in the output are "
+            f"{utf8_name(str(path))} is outside of {root}, to which names in the output are "
             "relative",
             "images below it",
             "pass --root, or choose another --out",
@@ -288,7 +288,7 @@ def key_of(path: Path, root: Path | None) -> str:
     return full.relative_to(root).as_posix()
 
 
-def printable(name: str) -> str:
+def utf8_name(name: str) -> str:
     r"""Return a file name as text, bytes that are not UTF-8 as \xff."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
