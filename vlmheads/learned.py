@@ -45,9 +45,11 @@ class Learned:
     Args:
         method: the plugin that takes it, such as "adaiat".
         values: named tensors, held as float32 on the CPU.
-        geometry: the model that they were learned from; any other is refused.
+        geometry: that of the model that they were learned from; any other is refused.
         provenance: model id, digests of weights and data, numbers of words, versions, command and
-            whatever else tells where they came from; plain values.
+            whatever else tells where they came from; plain values. It is for the reader: plugins
+            refuse a file by method and geometry alone, so another checkpoint of the same geometry,
+            such as a fine-tuned one, is taken.
 
     Raises:
         VlmHeadsError: no tensor at all.

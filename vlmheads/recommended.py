@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from typing import Any
 
 from transformers.utils.hub import cached_file
 
+from vlmheads.digest import file_sha256
 from vlmheads.entries import report
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import examine, unwrap
@@ -141,5 +141,4 @@ def _has(source: str | Path, wanted: Any) -> bool:
         path = Path(found) if found else None
     if path is None or not path.is_file() or path.stat().st_size != wanted["bytes"]:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == str(wanted["sha256"])
+    return file_sha256(path) == str(wanted["sha256"])

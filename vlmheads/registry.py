@@ -252,9 +252,9 @@ def install_preset(path: str | Path, name: str = "", learned: str | Path | None 
         )
     content, folder = _content(path)
     stem = Path(path).name.removesuffix(SUFFIX) + ("-learned" if learned else "")
-    called = f"{(name or stem).removesuffix(SUFFIX)}{SUFFIX}"
-    if called in _shipped():
-        raise VlmHeadsError(f"a shipped preset is called {called}", "another --name")
+    kept_as = f"{(name or stem).removesuffix(SUFFIX)}{SUFFIX}"
+    if kept_as in _shipped():
+        raise VlmHeadsError(f"a shipped preset is called {kept_as}", "another --name")
     about: PresetFile = decode(content, PresetFile, str(path))
     if learned is not None:
         about.learn = ""
@@ -267,8 +267,8 @@ def install_preset(path: str | Path, name: str = "", learned: str | Path | None 
         for key, file in _files(one, folder).items():
             inside = f"{number}-{key}{file.suffix}"
             files[inside], one.options[key] = file, inside
-    add_preset(called, msgspec.json.format(msgspec.json.encode(about)), files)
-    return called
+    add_preset(kept_as, msgspec.json.format(msgspec.json.encode(about)), files)
+    return kept_as
 
 
 def _kinds(entry: PluginEntry) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Input files: records of JSON Lines or one JSON list, captions, and file hashes."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from vlmheads.digest import file_sha256 as file_sha256
 from vlmheads.errors import VlmHeadsError
 from vlmheads.schema import BOM, decode
 
@@ -128,9 +128,3 @@ def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file; for a run folder, of its predictions."""
     files = (path / "predictions.jsonl" if path.is_dir() else path for path in paths)
     return {str(file): file_sha256(file) for file in files}
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, without reading it whole."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

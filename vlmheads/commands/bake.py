@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from vlmheads.plugin import Plugin
 
 
 @click.command()
@@ -57,22 +61,20 @@ def bake(
     serve` keeps them attached.
     """
     from vlmheads.errors import VlmHeadsError
-    from vlmheads.registry import resolve
+    from vlmheads.registry import get_plugin, resolve
 
     if len(paths) not in (1, 2):
         raise click.UsageError("name one folder to write, after at most one head map")
     out = paths[-1]
     if strength is not None and len(paths) == 1:
         raise VlmHeadsError("--strength without a HEAD_MAP", "an option of the plugin itself")
-    acting: list[str | object] = list(plugins)
+    acting: list[str | Plugin] = list(plugins)
     if len(paths) == 2:
         gains = {"head_map": str(paths[0])} | ({} if strength is None else {"strength": strength})
-        from vlmheads.registry import get_plugin
-
         acting.insert(0, get_plugin("gains").from_dict(gains))
     if not acting:
         raise VlmHeadsError("nothing to bake", "a HEAD_MAP, or --plugin")
-    found = resolve(acting)  # type: ignore[arg-type]
+    found = resolve(acting)
     if adapter:
         if checked or layout != "keep":
             raise VlmHeadsError("--adapter with --check or --layout", "a whole checkpoint for them")
@@ -90,25 +92,25 @@ def bake(
         sys.exit(2)
 
 
-def _adapter(model: str, out: Path, plugins: tuple[object, ...]) -> None:
+def _adapter(model: str, out: Path, plugins: tuple[Plugin, ...]) -> None:
     """Write an adapter for a model, of which only the shape is needed."""
     from vlmheads.gains.adapter import save_adapter
     from vlmheads.gains.bake import empty_model
     from vlmheads.gains.folds import combined
 
     anatomy = empty_model(model)
-    fold = combined(plugins, anatomy.geometry)  # type: ignore[arg-type]
+    fold = combined(plugins, anatomy.geometry)
     save_adapter(fold, out, anatomy.model)
     click.echo(f"adapter written to {out}; load it with peft.PeftModel.from_pretrained")
 
 
-def _check(model: str, out: Path, plugins: tuple[object, ...]) -> bool:
+def _check(model: str, out: Path, plugins: tuple[Plugin, ...]) -> bool:
     """Compare a checkpoint with the attached plugins, and say what was found."""
     from vlmheads.commands.show import quiet_loading
     from vlmheads.gains.check import check
 
     quiet_loading(model)
-    found = check(model, out, plugins)  # type: ignore[arg-type]
+    found = check(model, out, plugins)
     click.echo(
         f"check: {found.same} of {found.images} captions of noise are the same token for token; "
         f"logits differ by at most {found.difference:.2g}, where the plugin moves them by "

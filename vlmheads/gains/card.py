@@ -54,8 +54,8 @@ def _section(record: dict[str, Any]) -> list[str]:
     return [
         "## Baked with vlmheads",
         "",
-        f"The weights are those of `{record['base_model']}` with these changes to its attention "
-        "heads written into them, so that no plugin is needed:",
+        f"The weights are those of `{record['base_model']}` with the effect of these plugins "
+        "written into them, so that no plugin is needed:",
         "",
         *options,
         "",

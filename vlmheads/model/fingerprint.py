@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 
+from vlmheads.digest import file_sha256
 from vlmheads.model.loading import locate
 
 _KINDS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/*.jinja")
@@ -28,15 +28,10 @@ def model_fingerprint(model: str) -> dict[str, str]:
         commit = getattr(config, "_commit_hash", None)
         return {"commit": str(commit)}
     files = sorted(file for kind in _KINDS for file in folder.glob(kind) if file.is_file())
-    return {str(file.relative_to(folder)): _sha256(file) for file in files}
+    return {str(file.relative_to(folder)): file_sha256(file) for file in files}
 
 
 def settled_dtype(dtype: str, device: str | None) -> str:
     """Return what "auto" stands for on a device: it is float32 on a CPU and as saved elsewhere."""
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return "float32" if dtype == "auto" and place == "cpu" else dtype
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
