@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
+_LONGEST = 200
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 def printable(text: object) -> str:
@@ -24,6 +26,12 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """Return `printable` text in one line."""
     return printable(" ".join(str(text).split()))
+
+
+def in_short(text: object) -> str:
+    """Return `one_line` without colours, cut off at 200 characters; its type where it is empty."""
+    line = one_line(_COLOURS.sub("", str(text))) or type(text).__name__
+    return line[:_LONGEST] + "..." * (len(line) > _LONGEST)
 
 
 def plain(text: object) -> Text:

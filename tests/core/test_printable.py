@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from vlmheads.printable import json_text, one_line, plain, printable
+from vlmheads.printable import in_short, json_text, one_line, plain, printable
 
 HOSTILE = "a\x1b[31mb\x07c\x9bd\u202ee\udcfff\rg\x00h\u2028i"
 
@@ -21,6 +21,12 @@ def test_what_steers_a_terminal_is_written_out() -> None:
 
 def test_one_line_is_one_line() -> None:
     assert one_line(" a\n\n b\x1b ") == r"a b\x1b"
+
+
+def test_a_message_in_short_has_no_colours_and_an_end() -> None:
+    assert in_short("\x1b[31mred\x1b[0m\n" + "x" * 300) == "red " + "x" * 196 + "..."
+    assert in_short("\x07 a") == r"\x07 a"
+    assert in_short(ValueError()) == "ValueError"
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "[bold]x[/bold]", "\x85"])

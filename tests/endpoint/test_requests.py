@@ -11,6 +11,7 @@ from fake_server import MODEL, Reply, completion, fake_server, logprobs
 from PIL import Image
 
 from vlmheads.cli import main
+from vlmheads.endpoint.answers import read_error
 from vlmheads.endpoint.client import Question, connected
 from vlmheads.endpoint.images import data_url
 from vlmheads.endpoint.probe import probe
@@ -303,3 +304,11 @@ def test_a_server_without_log_probabilities_of_the_prompt_has_no_gain(tmp_path):
         result = CliRunner().invoke(main, ["caption", str(tmp_path / "x.png"), *about])
     assert result.exit_code == 2
     assert "returns no log-probabilities of the prompt (prompt_logprobs)" in result.stderr
+
+
+def test_an_error_that_is_cut_off_keeps_no_part_of_the_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    endpoint = Endpoint("http://localhost:1/v1", MODEL)
+    said = str(read_error(ValueError("x" * 190 + "sk-very-secret"), endpoint).error)
+    assert "x***" in said
+    assert "sk-" not in said

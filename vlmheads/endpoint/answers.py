@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.printable import in_short
 
 if TYPE_CHECKING:
     from vlmheads.endpoint.settings import Endpoint
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 # Statuses that no other request would fare better with: the key, the right to use it, the address
 # or the name of the model.
 FATAL = (401, 403, 404, 405)
-_LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,11 @@ def read_error(error: Exception, endpoint: Endpoint) -> Failure:
     """
     import openai
 
+    def short(what: object) -> str:
+        """Return it in short, without the key, of which the cut must not leave a part."""
+        key = endpoint.key
+        return in_short(str(what).replace(key, "***") if key and key in str(what) else what)
+
     about = f"{endpoint.url} ({endpoint.model})"
     status: int | None = None
     todo = ""
@@ -117,28 +122,18 @@ def read_error(error: Exception, endpoint: Endpoint) -> Failure:
         said = f"gave no answer within {endpoint.timeout:g} s"
         todo = "raise --timeout, or lower --concurrency"
     elif isinstance(error, openai.APIConnectionError):
-        said = f"cannot be reached or broke off ({in_short(error.__cause__ or error)})"
+        said = f"cannot be reached or broke off ({short(error.__cause__ or error)})"
     elif isinstance(error, openai.APIStatusError):
         status = error.status_code
-        said = f"answered {status}: {_said_by_server(error)}"
+        said = f"answered {status}: {short(_said_by_server(error))}"
         todo = _todo(status, endpoint)
     elif isinstance(error, UnicodeError):
         said = "answered with bytes that are not UTF-8"
     else:
-        said = f"answered with something that cannot be read ({in_short(error)})"
-    if key := endpoint.key:
-        said = said.replace(key, "***")
+        said = f"answered with something that cannot be read ({short(error)})"
     return Failure(
         VlmHeadsError(f"{about} {said}", todo=todo), fatal=status in FATAL, status=status
     )
-
-
-def in_short(what: object) -> str:
-    """Return a text from outside in one line that is not too long, without steering characters."""
-    text = " ".join(str(what).split())
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
-    kind = type(what).__name__
-    return text[:_LONGEST] or kind
 
 
 def _todo(status: int, endpoint: Endpoint) -> str:
@@ -150,7 +145,7 @@ def _todo(status: int, endpoint: Endpoint) -> str:
     return ""
 
 
-def _said_by_server(error: Any) -> str:
+def _said_by_server(error: Any) -> object:
     """Return the message in the body of an error, in whichever place servers put it."""
     body = error.body
     for name in ("error", "message", "detail"):
@@ -158,7 +153,7 @@ def _said_by_server(error: Any) -> str:
             body = body[name]
     if body is None:
         body = error.response.reason_phrase
-    return in_short(body)
+    return body
 
 
 def _is_utf8(text: str) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from vlmheads.endpoint.answers import Answer, Failure, in_short
+from vlmheads.endpoint.answers import Answer, Failure
 from vlmheads.endpoint.client import Client, Question
 from vlmheads.endpoint.images import data_url_of
 from vlmheads.errors import VlmHeadsError
+from vlmheads.printable import in_short
 
 TOP = 20  # the most that OpenAI, and vLLM unless told otherwise, list for a token
 LOGPROBS: Mapping[str, Any] = {"logprobs": True, "top_logprobs": TOP}

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from vlmheads.endpoint import gain
-from vlmheads.endpoint.answers import Answer, Failure, in_short
+from vlmheads.endpoint.answers import Answer, Failure
 from vlmheads.endpoint.client import Client, Question
 from vlmheads.endpoint.probe import LOGPROBS, Server
 from vlmheads.errors import VlmHeadsError
@@ -17,6 +17,7 @@ from vlmheads.grounding.questions import Answered, question_about, read_served_a
 from vlmheads.grounding.rewrite import drop_clauses
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Finder, Word, object_finder
+from vlmheads.printable import in_short
 
 K = TypeVar("K")
 THRESHOLD = 0.5

@@ -27,8 +27,9 @@ from vlmheads.gains.folds import Fold, combined
 from vlmheads.gains.names import KEEP, renamed
 from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.model.loading import check_kind, load_config, locate
-from vlmheads.model.saved import INDEX, check_architecture, check_weights, in_short, weight_files
+from vlmheads.model.saved import INDEX, check_architecture, check_weights, weight_files
 from vlmheads.plugin import Plugin
+from vlmheads.printable import in_short
 from vlmheads.runtime.compat import parameter_names
 
 # Weights in other formats, which would still be those of the model before.

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.jobs.batches import Decode, Picture, in_halves
+from vlmheads.printable import in_short
 
 # After so many failures of the model in a row it is not the images that are at fault.
 HOPELESS = 10
@@ -74,17 +75,13 @@ class _Model:
                 half = len(images) // 2
                 return [*self.describe(images[:half]), *self.describe(images[half:])]
             self.in_a_row += 1
-            failure = VlmHeadsError(f"the model fails at this image ({_in_short(error)})")
+            failure = VlmHeadsError(f"the model fails at this image ({in_short(error)})")
             if self.in_a_row >= HOPELESS:
                 raise VlmHeadsError(
                     f"the model failed at {HOPELESS} images in a row, lastly with: "
-                    f"{_in_short(error)}",
+                    f"{in_short(error)}",
                     todo=f"{KEPT}, with --retry-failed",
                 ) from error
             return [failure]
         self.in_a_row = 0
         return found
-
-
-def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.model.saved import in_short
+from vlmheads.printable import in_short
 from vlmheads.runtime.compat import execution_device
 
 # Attributes under which processors keep the texts that stand for an image, a video or a sound.

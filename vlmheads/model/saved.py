@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.utils.hub import cached_file
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.printable import in_short
 from vlmheads.schema import convert
 
 MEGABYTE = 2**20
@@ -144,13 +145,6 @@ def check_architecture(config: Any, name: str, held: int) -> None:
             f"hold {held:,}",
             "the config that the weights were saved with",
         )
-
-
-def in_short(error: object) -> str:
-    """Return an error's message in one line, without terminal colours, cut at 200 characters."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or type(error).__name__
-    line = " ".join(text.split())
-    return line[:200] + "..." * (len(line) > 200)
 
 
 def _refuse_code(found: Mapping[str, Mapping[str, Any] | None], name: str) -> None:

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.model.saved import MEGABYTE, in_short
+from vlmheads.model.saved import MEGABYTE
+from vlmheads.printable import in_short
 
 _LONGEST = MEGABYTE  # Characters, as bytes of a file of its own.
 TEMPLATE_SECONDS = 20
@@ -52,10 +53,9 @@ def check_template(processor: Any, name: str) -> None:
         raise VlmHeadsError(
             f"the processor of {name} has no chat template", "a model that follows instructions"
         )
-    longest = _LONGEST
-    if len(template) > longest:
+    if len(template) > _LONGEST:
         raise VlmHeadsError(
-            f"the chat template of {name} has {len(template):,} characters", f"at most {longest:,}"
+            f"the chat template of {name} has {len(template):,} characters", f"at most {_LONGEST:,}"
         )
     tokens = {
         key: str(token)
@@ -65,7 +65,7 @@ def check_template(processor: Any, name: str) -> None:
     task = {
         "template": template,
         "tokens": tokens,
-        "longest": longest,
+        "longest": _LONGEST,
         "bytes": _TEMPLATE_MEGABYTES * MEGABYTE,
     }
     try:

@@ -101,7 +101,7 @@ def read_request(body: Mapping[str, Any], model: str, limit: int) -> ChatRequest
     fields = {name: value for name, value in fields.items() if name not in IGNORED}
     for name, accepted in NEUTRAL.items():
         value = fields.pop(name, accepted[0])
-        if not any(value == one and isinstance(value, bool) is False for one in accepted):
+        if not any(value == one and not isinstance(value, bool) for one in accepted):
             raise RequestError(f"{name} is not supported", name)
     take = _Taker(fields)
     asked = take("model", str, lambda name: bool(name), "the name of the model")
