@@ -61,6 +61,13 @@ def test_every_measure_is_averaged_over_a_folder(
     assert plot.stat().st_size > 1000
 
 
+def test_one_image_has_a_dash_for_its_standard_error(scenes: Path) -> None:
+    done = run(next(scenes.iterdir()), "--measure", "attention-sink", "--top", 1)
+    rows = [line for line in done.stdout.splitlines() if line.startswith("│") and "." in line]
+    assert rows
+    assert all(row.split("│")[-2].strip() == "-" for row in rows)
+
+
 def test_figures_are_means_over_images_with_their_standard_error(scenes: Path) -> None:
     found = record(scenes, "--measure", "dominance", "--max-new-tokens", 4)["figures"]
     captioner = Captioner.from_pretrained("embedded", ())

@@ -30,9 +30,9 @@ from vlmheads.model.saved import (
     check_architecture,
     check_files,
     check_weights,
-    in_short,
 )
 from vlmheads.model.template import check_template
+from vlmheads.printable import in_short
 
 GROUP = "vlmheads.models"
 EMBEDDED = "embedded"
