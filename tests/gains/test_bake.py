@@ -189,6 +189,13 @@ def test_layouts_rename_the_tower_and_load_the_same(
         torch.testing.assert_close(logits(loaded, inputs), wanted, atol=1e-5, rtol=0)
 
 
+def test_a_layout_of_a_tower_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    model, _ = saved(tmp_path / "before", "qwen2_vl")
+    with pytest.raises(VlmHeadsError, match="layout 'published' for a model with the vision tower"):
+        bake(str(tmp_path / "before"), tmp_path / "out", [gains_plugin(model)], layout="published")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("names", ["as saved", "5.0", "published"])
 def test_weights_under_other_names_are_found(tmp_path: Path, names: str) -> None:
     """Checkpoints of several years of transformers, which it renames when it loads them."""

@@ -139,10 +139,11 @@ def presets(context: click.Context, markdown: bool, model: str | None) -> None:
         if markdown:
             raise click.UsageError("--for and --markdown have nothing to do with each other")
         from vlmheads.model.loading import locate
+        from vlmheads.printable import one_line
         from vlmheads.recommended import recommended
 
         found = recommended(locate(model))
-        click.echo(f"{found.preset or 'none'}: {found.reason}")
+        click.echo(one_line(f"{found.preset or 'none'}: {found.reason}"))
         return
     _list_presets(markdown)
 
@@ -174,6 +175,7 @@ def remove(name: str) -> None:
 
 def _list_presets(markdown: bool) -> None:
     from vlmheads.entries import report
+    from vlmheads.printable import one_line
     from vlmheads.registry import list_presets, read_preset, shipped_presets
 
     for name in shipped_presets() if markdown else list_presets():
@@ -186,9 +188,9 @@ def _list_presets(markdown: bool) -> None:
         if markdown:
             click.echo(f"| `{name}` | {plugins} | {preset.family} | {preset.source} |")
         else:
-            click.echo(f"{name}  ({plugins}; {preset.family})\n    {preset.source}")
-            if preset.note:
-                click.echo(f"    {preset.note}")
+            click.echo(one_line(f"{name}  ({plugins}; {preset.family})"))
+            for text in filter(None, (preset.source, preset.note)):
+                click.echo(f"    {one_line(text)}")
 
 
 def _default(field: dataclasses.Field[object]) -> str:

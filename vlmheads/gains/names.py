@@ -32,12 +32,19 @@ def renamed(names: Iterable[str], layout: str, tower: str) -> dict[str, str]:
         tower: `model_type` of the config of the vision tower.
 
     Raises:
-        VlmHeadsError: an unknown layout, or two tensors under one name.
+        VlmHeadsError: an unknown layout, a vision tower whose other names are not known here, or
+            two tensors under one name.
     """
     if layout not in LAYOUTS:
         raise VlmHeadsError(f"layout {layout!r}", f"one of {', '.join(LAYOUTS)}")
-    if layout == KEEP or tower not in _TABLE:
+    if layout == KEEP:
         return {}
+    if tower not in _TABLE:
+        raise VlmHeadsError(
+            f"layout {layout!r} for a model with the vision tower {tower!r}",
+            f"one with {' or '.join(_TABLE)}",
+            f"leave the names as they are (layout {KEEP!r})",
+        )
     pattern, replacement = _TABLE[tower][0 if layout == PUBLISHED else 1]
     names = list(names)
     found = {name: re.sub(pattern, replacement, name) for name in names}

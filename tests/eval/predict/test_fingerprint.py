@@ -61,7 +61,7 @@ def test_another_folder_with_other_images_is_refused_and_with_the_same_ones_is_n
         ask(tmp_path / "run", moved)
 
 
-def test_an_image_that_failed_and_was_mended_is_asked_about_on_request(tmp_path, samples):
+def test_an_image_that_failed_and_was_repaired_is_asked_about_on_request(tmp_path, samples):
     good = samples[1].image.read_bytes()
     samples[1].image.write_bytes(good[:30])
     run = tmp_path / "run"
