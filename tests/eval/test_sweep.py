@@ -31,7 +31,7 @@ def test_several_draws_of_a_control_are_runs_of_their_own(tmp_path):
         ("runs: [{name: a}, {name: a}]", "distinct names"),
         ("runs: [{plugins: vhr}]", r"runs\[0\]: no key 'name'"),
         ("runs: [{name: ../../etc}]", "run '../../etc'; expected a name that can be a folder"),
-        ("runs: [{name: /tmp/x}]", "run '/tmp/x'"),
+        ("runs: [{name: /elsewhere/x}]", "run '/elsewhere/x'"),
         ("runs: [{name: ..}]", r"run '\.\.'"),
         ("runs: [{name: data}]", "run 'data'"),
         ("runs: [{name: report-pattern}]", "run 'report-pattern'"),
