@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import read_text
 from vlmheads_eval.compat import with_nltk_data
 from vlmheads_eval.records import read_records
 from vlmheads_eval.statistics import estimate, resample
@@ -109,13 +110,6 @@ def compare_graphs(
     return result
 
 
-def _words(path: Path) -> frozenset[str]:
-    try:
-        return frozenset(path.read_text("utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise VlmHeadsError(f"{path} cannot be read ({error})", "one word per line") from error
-
-
 def score_graphs(
     path: Path,
     variant: str = "synonyms",
@@ -133,7 +127,7 @@ def score_graphs(
         draws: of images, for the 95 % intervals.
         seed: for the draws.
     """
-    ignored = _words(stop_words) if stop_words else frozenset()
+    ignored = set(read_text(stop_words, "one word per line").split()) if stop_words else set()
     rows: dict[str, dict[str, float]] = {}
     for place, record in read_records(path):
         key, references = record.get("id"), record.get("references")

@@ -1,10 +1,10 @@
 """DASH-B: images that make models see objects that are not there (Augustin et al., ICCV 2025)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmheads import schema
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.benchmarks.files import inside, read_table, table_files
 from vlmheads_eval.benchmarks.readings import READINGS
@@ -24,6 +24,7 @@ from vlmheads_eval.benchmarks.record import (
 
 QUESTION = "Can you see a {} in this image? Please answer only with yes or no."
 LISTS = {"no": "dash_benchmark_neg.json", "yes": "dash_benchmark_pos.json"}
+FORM, EXPECTED = dict[str, dict[str, list[str]]], "data set -> object -> file names"
 READ_BY = {"official": "letters", "strict": "first-word"}
 
 
@@ -55,27 +56,13 @@ def _listed(source: Source, lists: dict[str, Path]) -> Questions:
     for label, path in lists.items():
         side = "pos" if label == "yes" else "neg"
         folder = (source.images or path.parent) / side
-        for dataset, objects in _json(path).items():
-            if not isinstance(objects, dict):
-                raise VlmHeadsError(f"{path}: {dataset!r}", "data set -> object -> file names")
+        for dataset, objects in schema.read(path, FORM, EXPECTED).items():
             for name, files in objects.items():
-                if not isinstance(files, list):
-                    raise VlmHeadsError(f"{path}: {dataset}, {name}", "a list of file names")
                 for file in files:
                     image = inside(folder, f"{dataset}/{name}/{file}")
                     key = f"{side}/{dataset}/{name}/{file}"
                     items.append(Item(key, QUESTION.format(name), label, name, dataset, image))
     return Questions(tuple(items), tuple(lists.values()))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise VlmHeadsError(f"{path} cannot be read ({error})", "a JSON object") from error
-    if not isinstance(content, dict):
-        raise VlmHeadsError(f"{path}: a {type(content).__name__}", "a JSON object")
-    return content
 
 
 def _table(source: Source) -> Questions:

@@ -128,10 +128,8 @@ def inside(folder: Path, name: str) -> Path:
 def _separated(source: Source, path: Path, images: Sequence[str], separator: str) -> Iterator[Row]:
     stored: dict[str, Picture] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file, _long_fields():
+        with path.open(encoding="utf-8-sig", newline="") as file, _long_fields():
             reader = csv.DictReader(file, delimiter=separator, strict=True)
-            if (reader.fieldnames or [""])[0].startswith("\ufeff"):
-                raise VlmHeadsError(f"{path}: a byte order mark", "UTF-8 without one")
             for values in reader:
                 place = f"{path}:{reader.line_num}"
                 if None in values or None in values.values():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import read_text
 from vlmheads_eval.benchmarks import mmhal, openchair
 from vlmheads_eval.benchmarks.answers import read_answers
 from vlmheads_eval.benchmarks.judged import write_requests
@@ -68,7 +69,4 @@ def write_judge_requests(
 def _wording(name: str, template: Path | None) -> str:
     if template is None:
         return {"mmhal": mmhal.TEMPLATE, "openchair": openchair.TEMPLATE}[name]
-    try:
-        return template.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VlmHeadsError(f"{template} cannot be read ({error})", "UTF-8 text") from error
+    return read_text(template, "a template")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import read_text
 from vlmheads_eval.benchmarks.files import read_table, table_files
 from vlmheads_eval.benchmarks.readings import READINGS
 from vlmheads_eval.benchmarks.record import (
@@ -66,7 +67,8 @@ def _release(folder: Path) -> tuple[list[Item], list[Path]]:
         for path in sorted(texts.glob("*.txt")):
             found = (images / (path.stem + suffix) for suffix in IMAGES)
             image = next((file for file in found if file.is_file()), images / f"{path.stem}.jpg")
-            lines = [line for line in _lines(path) if line.strip()]
+            content = read_text(path, "MME's questions")
+            lines = [line for line in content.splitlines() if line.strip()]
             for number, line in enumerate(lines, 1):
                 place = f"{path}:{number}"
                 question, tab, answer = line.partition("\t")
@@ -75,16 +77,6 @@ def _release(folder: Path) -> tuple[list[Item], list[Path]]:
                 items.append(_item(task, image.name, number, question, answer, image, place))
             files.append(path)
     return items, files
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VlmHeadsError(f"{path} cannot be read ({error})", "UTF-8 text") from error
-    if text.startswith("\ufeff"):
-        raise VlmHeadsError(f"{path}: a byte order mark", "UTF-8 without one")
-    return text.splitlines()
 
 
 def _table(source: Source, files: Sequence[Path]) -> Iterator[Item]:
@@ -174,7 +166,7 @@ def read_results(folder: Path, questions: Questions) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for task in TASKS:
         path = folder / f"{task}.txt"
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(read_text(path, "MME's results").splitlines(), 1):
             if not line.strip():
                 continue
             cells = line.split("\t")

@@ -49,7 +49,7 @@ def load(source: Source) -> Questions:
 def read_concreteness(path: Path) -> dict[str, float]:
     """Read how concrete words are: Brysbaert et al.'s table as CSV or TSV (Word, Conc.M)."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             return {row["Word"].lower(): float(row["Conc.M"]) for row in reader}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:

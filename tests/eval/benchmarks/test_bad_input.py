@@ -61,6 +61,18 @@ def test_the_truth_in_a_rows_own_field_is_never_taken_for_the_answer(run, tmp_pa
     assert json.loads(file.read_text())["figures"]["ACC"]["value"] == 0.5
 
 
+def test_a_byte_order_mark_is_left_out(run, mme, tmp_path):
+    data, answers, path = mme
+    tiny.write_answers(path, answers)
+    table, lists = tiny.mme_tsv(tmp_path / "MME.tsv"), tiny.dash_b_lists(tmp_path / "dash")
+    sources = (("mme", table), ("mme", data), ("dash-b", lists))
+    before = [ASKED[name](Source(place)).items for name, place in sources]
+    for file in (path, table, *data.rglob("*.txt"), *lists.rglob("*.json")):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [ASKED[name](Source(place)).items for name, place in sources] == before
+    assert run("score", "mme", path, "-g", data, "--draws", 100).exit_code == 0
+
+
 def test_an_answer_to_no_question_is_refused(run, mme):
     data, answers, path = mme
     tiny.write_answers(path, {**answers, "existence/999.jpg/1": "Yes"})
@@ -74,7 +86,6 @@ def test_an_answer_to_no_question_is_refused(run, mme):
         (b"\n \n", "no answers"),
         (b"[]", "no answers"),
         (b'{"question_id": "a", "error": "no file"}\n', "1 failed"),
-        (b'\xef\xbb\xbf{"question_id": "a", "answer": "Yes"}\n', "answers.jsonl"),
         (b"\xff\xfe", "UTF-8"),
         (b'{"question_id": "a"}\n', "no answer"),
         (b'{"answer": "Yes"}\n', "no question"),
