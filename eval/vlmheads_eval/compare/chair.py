@@ -34,9 +34,9 @@ def compare_chair(
 
     For every method: differences of all measures with 95 % intervals from one paired bootstrap over
     images, McNemar's test of CHAIR_S, differences at equal recall (see `difference_at_recall`), p
-    values corrected over methods by Holm, the smallest detectable differences, the number of images
-    that the observed ones need, a verdict (see `judge`) and flags (see `flags`). Rates are
-    fractions.
+    values corrected over methods by Holm (each test by itself), the smallest detectable
+    differences, the number of images that the observed ones need, a verdict (see `judge`) and flags
+    (see `flags`). Rates are fractions.
 
     Raises:
         VlmHeadsError: runs scored by different variants, or `fixed` with different parsers.

@@ -35,8 +35,10 @@ def compare_pope(
 ) -> dict[str, Any]:
     """Compare runs with the first one by a paired bootstrap over images, not over questions.
 
-    Differences of the mean over splits, with 95 % intervals; accuracy and F1 corrected over methods
-    by Holm. A method is better (or worse) if one of the two is and the other is not the opposite.
+    Differences of the mean over splits, with 95 % intervals; the p values of accuracy and of F1
+    are corrected by Holm over methods, each measure by itself (`compare_benchmark` corrects over
+    methods and figures together). A method is better (or worse) if one of the two is and the other
+    is not the opposite.
     """
     chosen = PARSERS[parser]
     images = list(dict.fromkeys(q.image for file in files for q in file.questions))
