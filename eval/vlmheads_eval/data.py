@@ -143,6 +143,13 @@ def _folder_of(data: Sequence[str], workspace: Path, num: int | None, seed: int)
     return folder
 
 
+def at_most(data: str, num: int) -> int | None:
+    """Return how many images to take: `num`, or None for all of a folder that has no more."""
+    if data.startswith(TESTBED) or not Path(data).is_dir():
+        return num
+    return num if num < len(coco_images(Path(data), None)[0]) else None
+
+
 def coco_images(folder: Path, images: Path | None) -> tuple[dict[str, tuple[ImageId, Path]], Coco]:
     """Return key -> (id, file) for the images of a COCO folder, and its annotations.
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from vlmheads.gains.learn import Checkpoint
 
 
-TESTBED = "testbed:"
 TESTS = ("testbed:test", "testbed:counterfactual")
 
 
@@ -120,6 +119,7 @@ def calibrate(
     from vlmheads.commands.show import quiet_loading
     from vlmheads_eval.calibrate.learn import Settings, learn, load_source, refuse_overlap
     from vlmheads_eval.chair.variants import get_variant
+    from vlmheads_eval.data import TESTBED, at_most
 
     check_folder(out.parent)
     check_output(out)
@@ -131,7 +131,13 @@ def calibrate(
     about: dict[str, Any] = {"prompt": prompt}
     sources = [
         load_source(
-            one, workspace, variant, images=images, seed=seed, prompt=prompt, num=_at_most(one, num)
+            one,
+            workspace,
+            variant,
+            images=images,
+            seed=seed,
+            prompt=prompt,
+            num=at_most(one, num),
         )
         for one in data
     ]
@@ -139,7 +145,7 @@ def calibrate(
         tests = TESTS
     tests = () if tests == ("none",) else tests
     tested = {
-        one: load_source(one, workspace, variant, prompt=prompt, num=_at_most(one, test_num))
+        one: load_source(one, workspace, variant, prompt=prompt, num=at_most(one, test_num))
         for one in tests
     }
     refuse_overlap(sources, list(tested.values()))
@@ -168,16 +174,6 @@ def calibrate(
     }
     if json_file is not None:
         save_text(json_file, json.dumps(results, indent=1) + "\n")
-
-
-def _at_most(data: str, num: int) -> int | None:
-    """Return how many images to use; None for all images of a folder that has no more."""
-    if data.startswith(TESTBED) or not Path(data).is_dir():
-        return num
-    from vlmheads_eval.data import coco_images
-
-    entries, _ = coco_images(Path(data), None)
-    return num if num < len(entries) else None
 
 
 def _show_checkpoint(checkpoint: "Checkpoint") -> bool:

@@ -44,7 +44,7 @@ def tune_words_of(
     from vlmheads_eval.calibrate.measured import measure_captions
     from vlmheads_eval.calibrate.words import CANDIDATES, LENS, Target, tune_words
     from vlmheads_eval.chair.variants import get_variant
-    from vlmheads_eval.commands.calibrate import _at_most
+    from vlmheads_eval.data import at_most
 
     if delta is not None and rule != "learn-then-test":
         raise VlmHeadsError(f"--delta with --rule {rule}", "--rule learn-then-test")
@@ -58,7 +58,7 @@ def tune_words_of(
     out.parent.mkdir(parents=True, exist_ok=True)
     source = load_source(
         data, out.parent / f"{out.stem}-data", get_variant(variant), images=images, prompt=prompt,
-        num=_at_most(data, num), seed=seed,
+        num=at_most(data, num), seed=seed,
     )  # fmt: skip
     quiet_loading(model)
     captioner = vlmheads.Captioner.from_pretrained(model, plugins, dtype=dtype, device=device)

@@ -11,7 +11,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads_eval import run_folder
 from vlmheads_eval.calibrate.learn import Source, load_source
 from vlmheads_eval.chair.variants import get_variant
-from vlmheads_eval.data import Sample
+from vlmheads_eval.data import Sample, at_most
 from vlmheads_eval.learn.methods import METHODS, FromImages, FromPairs, FromWords
 from vlmheads_eval.learn.pairs import make_pairs
 from vlmheads_eval.learn.words import label, record
@@ -89,7 +89,7 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
             raise VlmHeadsError(f"captions for {method}, which learns from images", "none")
         settings = replace(settings, prompt=_prompt_of(settings.captions, settings.prompt, files))
     elif settings.num is None:
-        settings = replace(settings, num=at_most(settings.data, settings.images, how.images))
+        settings = replace(settings, num=at_most(settings.data, how.images))
     source = load_source(
         settings.data,
         settings.workspace,
@@ -234,15 +234,6 @@ def _captioned(settings: Settings) -> Path:
         workspace=settings.workspace,
     )
     return out
-
-
-def at_most(data: str, images: Path | None, num: int) -> int | None:
-    """Return how many images to take: `num`, or None for all of a folder that has no more."""
-    if not Path(data).is_dir():
-        return num
-    from vlmheads_eval.data import coco_images
-
-    return num if num < len(coco_images(Path(data), images)[0]) else None
 
 
 def digest(content: Any) -> str:
