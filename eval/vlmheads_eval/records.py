@@ -126,5 +126,5 @@ def predictions_file(path: Path) -> Path:
 
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file; for a run folder, of its predictions."""
-    files = (path / "predictions.jsonl" if path.is_dir() else path for path in paths)
+    files = map(predictions_file, paths)
     return {str(file): file_sha256(file) for file in files}

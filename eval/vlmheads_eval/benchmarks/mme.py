@@ -157,6 +157,11 @@ def _total(sums: Sums, tasks: Sequence[str]) -> Any:
     return sum(_score(task)(sums) for task in tasks)
 
 
+def result_files(folder: Path) -> list[Path]:
+    """Return where a folder of official result files has them, one per task."""
+    return [folder / f"{task}.txt" for task in TASKS]
+
+
 def read_results(folder: Path, questions: Questions) -> dict[str, Answer]:
     """Read a folder of official result files, TASK.txt: image TAB question TAB truth TAB answer.
 
@@ -164,8 +169,7 @@ def read_results(folder: Path, questions: Questions) -> dict[str, Answer]:
     """
     asked = {_identity(item.part, item.cluster, item.question): item for item in questions.items}
     answers: dict[str, Answer] = {}
-    for task in TASKS:
-        path = folder / f"{task}.txt"
+    for task, path in zip(TASKS, result_files(folder), strict=True):
         for number, line in enumerate(read_text(path, "MME's results").splitlines(), 1):
             if not line.strip():
                 continue

@@ -1,14 +1,14 @@
 """`vlmheads eval score NAME`, `requests` and `data` for benchmarks of questions."""
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vlmheads.output import check_output
 from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.commands.results import JSON, about_run, files_of, write_result
 
 RUN = click.argument("run", type=click.Path(exists=True, path_type=Path))
 DATA = click.option(
@@ -22,9 +22,6 @@ DRAWS = click.option(
     "--draws", default=2_000, show_default=True, type=click.IntRange(100, 1_000_000)
 )
 SEED = click.option("--seed", default=0, show_default=True)
-JSON = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the full result as JSON."
-)
 # Name -> readings, spelled out so that --help needs none of the benchmarks' modules.
 READINGS = {
     "mme": ("official", "strict", "lmms-eval", "vlmevalkit"),
@@ -77,12 +74,14 @@ def score_command(name: str) -> click.Command:
 
         benchmark = get_benchmark(name)
         questions = benchmark.load(Source(data or data_of(run)))
+        check_output(json_file, inputs=inputs_of((run,), questions))
         answers = answers_of(benchmark, run, questions)
         result = score_benchmark(
             benchmark, questions, answers, run, reading, draws=draws, seed=seed
         )
-        write(json_file, result, (run, *questions.files))
+        about_run(run, result)
         print_score(result)
+        write_result(json_file, result)
 
     return command
 
@@ -94,31 +93,22 @@ def data_of(run: Path) -> Path:
     return ground_truth_of(run)[0]
 
 
+def inputs_of(runs: Sequence[Path], questions: Any) -> list[Path]:
+    """Return the files that scoring or comparing runs reads."""
+    from vlmheads_eval.benchmarks import mme
+
+    read = [file for run in runs for file in (*files_of(run), *mme.result_files(run))]
+    return [*read, *questions.files]
+
+
 def answers_of(benchmark: Any, run: Path, questions: Any) -> Any:
     """Return the answers in a run folder, a file, or a folder of MME's own result files."""
     from vlmheads_eval.benchmarks import mme
     from vlmheads_eval.benchmarks.answers import read_answers
 
-    if benchmark.name == "mme" and (run / f"{mme.TASKS[0]}.txt").is_file():
+    if benchmark.name == "mme" and mme.result_files(run)[0].is_file():
         return mme.read_results(run, questions)
     return read_answers(run, benchmark.key_of)
-
-
-def write(path: Path | None, result: Any, inputs: tuple[Path, ...]) -> None:
-    """Write a result as JSON, unless that would overwrite what it was made from."""
-    from vlmheads.errors import VlmHeadsError
-
-    if path is None:
-        return
-    if path.exists() and any(one.exists() and path.samefile(one) for one in inputs):
-        raise VlmHeadsError(f"--json {path}", "another file than the input")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise VlmHeadsError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def task_of(runs: Sequence[Path], task: str | None) -> str:
@@ -156,13 +146,14 @@ def compare_runs(
         raise VlmHeadsError(f"{len(ground_truth)} --ground-truth", "one")
     benchmark = get_benchmark(task)
     questions = benchmark.load(Source(ground_truth[0] if ground_truth else data_of(runs[0])))
+    check_output(json_file, inputs=inputs_of(runs, questions))
     found = {
         title: (one, answers_of(benchmark, one, questions))
         for title, one in zip(titles, runs, strict=True)
     }
     result = compare_benchmark(benchmark, questions, found, reading, draws=draws, seed=seed)
-    write(json_file, result, (*runs, *questions.files))
     print_compared(result)
+    write_result(json_file, result)
 
 
 @click.command()
@@ -177,10 +168,11 @@ def distinct(captions: Path, draws: int, seed: int, json_file: Path | None) -> N
     from vlmheads_eval.benchmarks.show import digest_lines, print_plain
     from vlmheads_eval.records import file_hashes, read_captions
 
+    check_output(json_file, inputs=files_of(captions))
     texts = [caption.text for caption in read_captions(captions)]
     result = score_distinct(texts, draws=draws, seed=seed)
     result["sha256"] = file_hashes([captions])
-    write(json_file, result, (captions,))
+    about_run(captions, result)
     lines = [
         f"{result['captions']} captions, {result['empty']} of them empty, "
         f"{result['words']:.1f} words on average; Distinct-n falls with length.",
@@ -188,6 +180,7 @@ def distinct(captions: Path, draws: int, seed: int, json_file: Path | None) -> N
         *digest_lines(result["sha256"]),
     ]
     print_plain("Distinct-n in %", result, lines)
+    write_result(json_file, result)
 
 
 @click.command()
@@ -215,15 +208,16 @@ def capture(
     from vlmheads_eval.benchmarks.show import digest_lines, print_plain
     from vlmheads_eval.records import file_hashes
 
+    check_output(json_file, inputs=[graphs, *([stop_words] if stop_words else [])])
     result = score_graphs(graphs, variant, stop_words, draws=draws, seed=seed)
     result["sha256"] = file_hashes([graphs, *([stop_words] if stop_words else [])])
-    write(json_file, result, (graphs,))
     lines = [
         f"{result['images']} images; matching {result['variant']}; {result['stop_words']} stop "
         "words. Not comparable with published CAPTURE, which adds soft matches.",
         *digest_lines(result["sha256"]),
     ]
     print_plain("CAPTURE in %", result, lines)
+    write_result(json_file, result)
 
 
 SCORES = (*(score_command(name) for name in ABOUT), distinct, capture)

@@ -10,16 +10,16 @@ from click.core import ParameterSource
 
 from vlmheads.commands.edge import CommandError, OneLineGroup, one_line_errors
 from vlmheads.commands.endpoint_options import endpoint_of, endpoint_options
-from vlmheads.output import check_folder, check_output, save_text
+from vlmheads.output import check_folder, check_output
 from vlmheads.printable import printable
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands.benchmarks import COMPARED, compare_runs, task_of
 from vlmheads_eval.commands.data import show_data
 from vlmheads_eval.commands.judged import requests
+from vlmheads_eval.commands.results import files_of, write_result
 from vlmheads_eval.commands.score import score
 from vlmheads_eval.compare import TASKS
 from vlmheads_eval.pope.parsers import PARSERS
-from vlmheads_eval.records import predictions_file
 
 MOST_DRAWS = 100_000  # Intervals do not get better beyond; memory grows with them.
 SEED = click.IntRange(0, 2**32 - 1)
@@ -164,8 +164,7 @@ def compare(
     check_output(json_file, inputs=_read_of(options))
     result, _ = compared(**options)
     print_comparison(result)
-    if json_file is not None:
-        save_text(json_file, json.dumps(result, indent=1) + "\n")
+    write_result(json_file, result)
 
 
 @click.command()
@@ -195,7 +194,7 @@ def report(out: Path, **options: Any) -> None:
 
 def _read_of(options: Mapping[str, Any]) -> list[Path]:
     """Return the files that a comparison reads."""
-    return [*map(predictions_file, options["runs"]), *options["ground_truth"]]
+    return [file for run in options["runs"] for file in files_of(run)] + [*options["ground_truth"]]
 
 
 @click.command("run")
@@ -210,7 +209,6 @@ def run(
     spec: str, out: Path, data: str | None, num: int | None, seed: int | None, device: str | None
 ) -> None:
     """Run SPEC, a YAML file or the name of a shipped one, and report. Call it again to resume."""
-    import json
     from dataclasses import replace
 
     from vlmheads_eval.report.tables import print_comparison

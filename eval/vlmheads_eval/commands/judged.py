@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from vlmheads.output import check_output
 from vlmheads_eval.commands import one_line_errors
-from vlmheads_eval.commands.benchmarks import DATA, DRAWS, JSON, RUN, SEED, data_of, write
+from vlmheads_eval.commands.benchmarks import DATA, DRAWS, RUN, SEED, data_of
+from vlmheads_eval.commands.results import JSON, write_result
 
 
 def ratings_command(name: str, about: str) -> click.Command:
@@ -31,10 +33,10 @@ def ratings_command(name: str, about: str) -> click.Command:
         from vlmheads_eval.benchmarks.show import digest_lines, print_plain
         from vlmheads_eval.records import file_hashes
 
+        check_output(json_file, inputs=[ratings, requests])
         score = {"mmhal": mmhal.score_ratings, "openchair": openchair.score_ratings}[name]
         result = score(read_ratings(ratings, requests), draws=draws, seed=seed)
         result["sha256"] = file_hashes([ratings, requests])
-        write(json_file, result, (ratings, requests))
         counts = ("questions", "mentions", "yes", "no", "unsure", "unparsed")
         said = ", ".join(f"{one} {_count(result[one])}" for one in counts if one in result)
         lines = [
@@ -43,6 +45,7 @@ def ratings_command(name: str, about: str) -> click.Command:
             *digest_lines(result["sha256"]),
         ]
         print_plain(f"{name}, shares in %", result, lines)
+        write_result(json_file, result)
 
     return command
 

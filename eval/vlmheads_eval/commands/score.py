@@ -12,11 +12,12 @@ import click
 
 from vlmheads.commands.edge import OneLineGroup, one_line_errors
 from vlmheads.errors import VlmHeadsError
-from vlmheads.output import check_output, save, save_text
+from vlmheads.output import check_output, save
 from vlmheads.printable import one_line
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands.benchmarks import SCORES
 from vlmheads_eval.commands.judged import RATINGS
+from vlmheads_eval.commands.results import JSON, about_run, files_of, write_result
 from vlmheads_eval.pope.parsers import PARSERS
 
 PREDICTIONS = click.argument("predictions", type=click.Path(exists=True, path_type=Path))
@@ -26,9 +27,6 @@ GROUND_TRUTH = click.option(
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
     help="Objects in the images, or questions; several are merged. A run folder has its own.",
-)
-JSON = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the full result as JSON."
 )
 MESSAGES_SHOWN = 20
 
@@ -103,7 +101,7 @@ def chair(
         captions = read_captions(predictions, repeats=repeats)
         result = score_chair(captions, truth, chosen, each)
         result["inputs"] = file_hashes([predictions, *truth.files])
-        _about_run(predictions, result)
+        about_run(predictions, result)
         if unknown > MESSAGES_SHOWN:
             click.echo(f"... and {unknown - MESSAGES_SHOWN} more such images", err=True)
         print_chair(result)
@@ -129,9 +127,9 @@ def pope(
     truth = _truth(predictions, ground_truth, json_file)
     files = [read_questions(path) for path in truth]
     result = score_pope(files, read_answers(predictions_file(predictions)), parser)
-    _about_run(predictions, result)
+    about_run(predictions, result)
     print_pope(result)
-    _write(json_file, result)
+    write_result(json_file, result)
 
 
 @score.command()
@@ -172,9 +170,9 @@ def amber(
     result = score_amber(responses, truth, similarity)
     result["intervals"] = amber_intervals(folder, predictions, similarity)
     result["inputs"] = file_hashes([predictions, *truth.files])
-    _about_run(predictions, result)
+    about_run(predictions, result)
     print_amber(result)
-    _write(json_file, result)
+    write_result(json_file, result)
 
 
 for _command in (*SCORES, *RATINGS):
@@ -183,32 +181,13 @@ for _command in (*SCORES, *RATINGS):
 
 def _truth(predictions: Path, given: tuple[Path, ...], json_file: Path | None) -> tuple[Path, ...]:
     """Return the ground truth given or that of the run folder; refuse to overwrite what is read."""
-    from vlmheads_eval.records import predictions_file
-    from vlmheads_eval.run_folder import CONFIG, ground_truth_of
+    from vlmheads_eval.run_folder import ground_truth_of
 
     truth = given or ground_truth_of(predictions)
-    inputs = [predictions_file(predictions), *truth]
+    inputs = [*files_of(predictions), *truth]
     inputs += [path for folder in truth if folder.is_dir() for path in folder.rglob("*.json")]
-    if predictions.is_dir():
-        inputs.append(predictions / CONFIG)
     check_output(json_file, inputs=inputs)
     return truth
-
-
-def _about_run(predictions: Path, result: dict[str, Any]) -> None:
-    """Add to a result how many of a run's samples it counts, and say so where some are missing."""
-    from vlmheads_eval.run_folder import CONFIG, counts
-
-    if not (predictions / CONFIG).is_file():
-        return
-    found = counts(predictions)
-    result["run"] = found._asdict()
-    if found.answered < found.samples:
-        click.echo(
-            f"note: {found.answered} of the run's {found.samples} samples are scored; "
-            f"{found.failed} failed, {found.missing} have no prediction yet",
-            err=True,
-        )
 
 
 @contextmanager
@@ -233,8 +212,3 @@ def _write_with_captions(path: Path, result: dict[str, Any], captions: IO[str]) 
             file.write("\n ]\n}\n")
 
     save(path, write)
-
-
-def _write(path: Path | None, result: dict[str, Any]) -> None:
-    if path is not None:
-        save_text(path, json.dumps(result, indent=1) + "\n")

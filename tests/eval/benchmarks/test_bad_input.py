@@ -198,6 +198,31 @@ def test_a_table_of_other_columns_is_one_line(run, tmp_path):
         refused(run("predict", name, "--data", path, "--out", tmp_path / "run"))
 
 
+def test_a_result_never_overwrites_what_it_was_made_of(run, mme, tmp_path):
+    data, answers, path = mme
+    tiny.write_answers(path, answers)
+    other = tiny.write_answers(tmp_path / "other.jsonl", answers)
+    own = tmp_path / "own"
+    own.mkdir()
+    for task, question in tiny.MME_ASKED.items():
+        (own / f"{task}.txt").write_text(f"000.jpg\t{question}\tYes\tYes\n")
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text('{"image_id": 1, "caption": "A dog."}\n')
+    for command, target in (
+        (("score", "mme", path, "-g", data), path),
+        (("score", "mme", path, "-g", data), data / "count" / "000.txt"),
+        (("score", "mme", own, "-g", data), own / "color.txt"),
+        (("compare", path, other, "--task", "mme", "-g", data), other),
+        (("score", "distinct", captions), captions),
+    ):
+        before = target.read_bytes()
+        result = run(*command, "--json", target)
+        refused(result, "would overwrite what is read")
+        assert (result.stdout, target.read_bytes()) == ("", before)
+    missing = tmp_path / "none" / "x.json"
+    refused(run("score", "distinct", captions, "--json", missing), "no folder")
+
+
 def test_options_without_effect_are_refused(run, mme, tmp_path):
     data, answers, path = mme
     other = tiny.write_answers(tmp_path / "other.jsonl", answers)
@@ -209,7 +234,6 @@ def test_options_without_effect_are_refused(run, mme, tmp_path):
     refused(run("compare", path, path, "-g", data, "--task", "mme", "--names", "a,b"), "twice")
     refused(run("compare", path, "-g", data, "--task", "mme"), "1 run")
     refused(run("report", *both, "--out", tmp_path / "report"), "eval compare")
-    refused(run("score", "mme", path, "-g", data, "--json", path), "--json")
     refused(run("predict", "mme", "--task", "pope", "--data", data, "--out", tmp_path / "run"))
     ids = ("--ids", path)
     refused(run("predict", "mme", "--data", data, *ids, "--out", tmp_path / "run"), "--ids")

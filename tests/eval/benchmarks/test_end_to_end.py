@@ -118,8 +118,11 @@ def test_drawn_clusters_are_scored_as_a_part(run, tmp_path):
     data = tiny.mme_release(tmp_path / "mme")
     samples = load_material([str(data)], "mme", workspace=tmp_path, num=3).samples
     out = run_folder(tmp_path / "run", [sample.key for sample in samples], data)
-    result = run("score", "mme", out, "--draws", 100)
+    file = tmp_path / "score.json"
+    result = run("score", "mme", out, "--draws", 100, "--json", file)
     assert result.exit_code == 0, result.output
+    counted = {"samples": 6, "answered": 6, "failed": 0, "missing": 0}
+    assert json.loads(file.read_text())["run"] == counted
     assert "6 questions of the 16 in the data, 3 images" in result.output
 
 
@@ -282,6 +285,12 @@ def test_distinct_and_capture_read_files(run, tmp_path):
     result = run("score", "distinct", captions, "--draws", 100)
     assert result.exit_code == 0, result.output
     assert "Distinct-1 mean" in result.output
+    folder = run_folder(tmp_path / "run", ["1", "2"], captions)
+    line = {"sample": "1", "image_id": 1, "caption": "A dog."}
+    (folder / "predictions.jsonl").write_text(json.dumps(line) + "\n")
+    result = run("score", "distinct", folder, "--draws", 100)
+    assert result.exit_code == 0, result.output
+    assert "note: 1 of the run's 2 samples are scored; 0 failed, 1 have" in result.stderr
     graph = {"objects": ["cat"], "attributes": {}, "relations": []}
     graphs = tmp_path / "graphs.jsonl"
     graphs.write_text(json.dumps({"id": 1, "candidate": graph, "references": [graph]}))
