@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vlmheads.printable import one_line
 from vlmheads_eval.report.tables import p_value
 
 BESIDE = 3  # More constant answers than this have a table of their own.
@@ -135,20 +136,15 @@ def say(lines: Sequence[str]) -> None:
     """Print lines as they are."""
     console = Console()
     for line in lines:
-        console.print(Text(printable(line)), soft_wrap=True, highlight=False)
-
-
-def printable(text: str) -> str:
-    """Return a text with control characters and lone surrogates written out."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        console.print(Text(one_line(line)), soft_wrap=True, highlight=False)
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of plain text, its first column to the left."""
-    table = Table(title=Text(printable(title)), title_justify="left")
+    table = Table(title=Text(one_line(title)), title_justify="left")
     for at, head in enumerate(heads):
         side = "right" if at else "left"
-        table.add_column(Text(printable(head)), justify=side)  # type: ignore[arg-type]
+        table.add_column(Text(one_line(head)), justify=side)  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     Console().print(table)
