@@ -29,6 +29,10 @@ from vlmheads_eval.benchmarks.record import (
 from vlmheads_eval.records import read_records
 
 DESCRIPTIONS = "descriptions"
+ABOUT = {  # What each reading makes of an answer.
+    "official": 'exactly "Yes" or "No"',
+    "sentence": "the first word if it is yes or no, otherwise what the sentence states",
+}
 
 
 def load(source: Source) -> Questions:
@@ -140,17 +144,13 @@ def _of_dimension(name: str) -> list[Figure]:
 
 
 AMBER = Benchmark(
-    name="amber",
-    title="AMBER",
-    unit="image",
-    constants={"always yes": "Yes", "always no": "No"},
-    readings={
-        "official": 'exactly "Yes" or "No"',
-        "sentence": "the first word if it is yes or no, otherwise what the sentence states",
-    },
-    load=load,
-    tally=tally,
-    figures=figures,
+    "amber",
+    "AMBER",
+    "image",
+    ABOUT,
+    load,
+    tally,
+    figures,
     tested=("all accuracy", "all F1", "CHAIR", "Hal"),
     optional_part=optional_part,
 )

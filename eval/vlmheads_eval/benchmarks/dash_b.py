@@ -24,8 +24,12 @@ from vlmheads_eval.benchmarks.record import (
 
 QUESTION = "Can you see a {} in this image? Please answer only with yes or no."
 LISTS = {"no": "dash_benchmark_neg.json", "yes": "dash_benchmark_pos.json"}
-FORM, EXPECTED = dict[str, dict[str, list[str]]], "data set -> object -> file names"
+Listed = dict[str, dict[str, list[str]]]  # Data set -> object -> file names.
 READ_BY = {"official": "letters", "strict": "first-word"}
+ABOUT = {  # What each reading makes of an answer.
+    "official": "the letters yes anywhere, else no; neither is wrong",
+    "strict": "the first word is yes or no",
+}
 
 
 def load(source: Source) -> Questions:
@@ -56,7 +60,8 @@ def _listed(source: Source, lists: dict[str, Path]) -> Questions:
     for label, path in lists.items():
         side = "pos" if label == "yes" else "neg"
         folder = (source.images or path.parent) / side
-        for dataset, objects in schema.read(path, FORM, EXPECTED).items():
+        listed: Listed = schema.read(path, Listed, "data set -> object -> file names")
+        for dataset, objects in listed.items():
             for name, files in objects.items():
                 for file in files:
                     image = inside(folder, f"{dataset}/{name}/{file}")
@@ -111,17 +116,4 @@ def _harmonic(sums: Sums) -> Any:
     return harmonic(first, second)
 
 
-DASH_B = Benchmark(
-    name="dash-b",
-    title="DASH-B",
-    unit="object",
-    constants={"always yes": "Yes", "always no": "No"},
-    readings={
-        "official": "the letters yes anywhere, else no; neither is wrong",
-        "strict": "the first word is yes or no",
-    },
-    load=load,
-    tally=tally,
-    figures=figures,
-    tested=("ACC",),
-)
+DASH_B = Benchmark("dash-b", "DASH-B", "object", ABOUT, load, tally, figures, tested=("ACC",))

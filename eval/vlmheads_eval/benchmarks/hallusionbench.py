@@ -7,6 +7,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.benchmarks.files import inside, read_table, table_files
 from vlmheads_eval.benchmarks.readings import READINGS
 from vlmheads_eval.benchmarks.record import (
+    YES_OR_NO,
     Answer,
     Answers,
     Benchmark,
@@ -245,7 +246,7 @@ HALLUSIONBENCH = Benchmark(
     name="hallusionbench",
     title="HallusionBench",
     unit="set",
-    constants={"always yes": "Yes", "always no": "No", "never clear": "Unclear"},
+    constants={**YES_OR_NO, "never clear": "Unclear"},
     readings={
         "strict": "the first word, in the judge's place; unreadable is unclear; all 1,129",
         "words": "the word yes or no, in the judge's place; unreadable is unclear; all 1,129",

@@ -31,6 +31,12 @@ READ_BY = {
     "vlmevalkit": "words",
     "strict": "first-word",
 }
+ABOUT = {  # What each reading makes of an answer.
+    "official": "yes, else no, in the first four characters of the lower-cased answer",
+    "strict": "the first word is yes or no",
+    "lmms-eval": "stripped, y and n allowed, then as official",
+    "vlmevalkit": "the word yes or no anywhere, not both",
+}
 IMAGES = (".jpg", ".jpeg", ".png")
 
 
@@ -195,18 +201,5 @@ def _identity(task: str, image: str, question: str) -> tuple[str, str, str]:
 
 
 MME = Benchmark(
-    name="mme",
-    title="MME, hallucination subset",
-    unit="image",
-    constants={"always yes": "Yes", "always no": "No"},
-    readings={
-        "official": "yes, else no, in the first four characters of the lower-cased answer",
-        "strict": "the first word is yes or no",
-        "lmms-eval": "stripped, y and n allowed, then as official",
-        "vlmevalkit": "the word yes or no anywhere, not both",
-    },
-    load=load,
-    tally=tally,
-    figures=figures,
-    tested=("total",),
+    "mme", "MME, hallucination subset", "image", ABOUT, load, tally, figures, tested=("total",)
 )

@@ -19,6 +19,10 @@ from vlmheads_eval.benchmarks.record import (
 
 SIDES = ("normal", "counterfactual")
 READ_BY = {"strict": "first-word", "words": "words"}
+ABOUT = {  # What each reading makes of an answer.
+    "strict": "the first word is yes or no; anything else is wrong and no yes",
+    "words": "the word yes or no anywhere, not both",
+}
 
 
 def load(source: Source) -> Questions:
@@ -85,16 +89,5 @@ def figures(items: Sequence[Item], reading: str) -> list[Figure]:
 
 
 POPEV2 = Benchmark(
-    name="popev2",
-    title="POPEv2",
-    unit="row",
-    constants={"always yes": "Yes", "always no": "No"},
-    readings={
-        "strict": "the first word is yes or no; anything else is wrong and no yes",
-        "words": "the word yes or no anywhere, not both",
-    },
-    load=load,
-    tally=tally,
-    figures=figures,
-    tested=("accuracy", "pair accuracy"),
+    "popev2", "POPEv2", "row", ABOUT, load, tally, figures, tested=("accuracy", "pair accuracy")
 )

@@ -67,6 +67,7 @@ class Answer:
 
 
 Answers = Mapping[str, Answer]  # Question key -> answer.
+YES_OR_NO: Mapping[str, str] = {"always yes": "Yes", "always no": "No"}  # The usual constants.
 
 
 @dataclass
@@ -141,12 +142,12 @@ class Benchmark:
         name: as on the command line.
         title: as in print.
         unit: what its intervals resample.
-        constants: name -> the answer that a model without sight could always give.
         readings: how answers can be read -> what that is; the first is the default.
         load: reads the questions.
         tally: counts answers: questions, answers by key, name of the reading.
         figures: the figures of these questions under a reading, the first being the headline.
         tested: the figures that decide whether one run is better than another.
+        constants: name -> the answer that a model without sight could always give.
         asked: whether a reading needs an answer to a question.
         optional_part: the part of the benchmark that a question belongs to, where runs may leave
             out whole parts; None where they may not.
@@ -157,12 +158,12 @@ class Benchmark:
     name: str
     title: str
     unit: str
-    constants: Mapping[str, str]
     readings: Mapping[str, str]
     load: Callable[[Source], Questions]
     tally: Callable[[Sequence[Item], Answers, str], Tally]
     figures: Callable[[Sequence[Item], str], Sequence[Figure]]
     tested: tuple[str, ...]
+    constants: Mapping[str, str] = field(default_factory=lambda: YES_OR_NO)
     asked: Callable[[Item, str], bool] = lambda item, reading: True
     optional_part: Callable[[Item], str] | None = None
     key_of: Callable[[Mapping[str, Any]], str | None] = lambda record: None
