@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.schema import decode, read_bytes, read_text
 from vlmheads_eval.chair.ground_truth import Coco, annotation_files, category_name, read_coco
 from vlmheads_eval.pope.questions import STRATEGIES, build_questions, read_questions, sample_images
-from vlmheads_eval.records import ImageId, image_key, read_records
+from vlmheads_eval.records import ImageId, image_key, inside, read_records
 
 TASKS = ("caption", "pope", "amber")
 PROMPT = "Describe the image."
@@ -182,20 +182,6 @@ def image_folder(folder: Path, file: Path) -> Path:
     place = file.stem.removeprefix("instances").strip("_")
     folders = (folder / "images", folder / place, folder / "images" / place)
     return next((path for path in folders if path.is_dir()), folder)
-
-
-def inside(folder: Path, name: str, place: str) -> Path:
-    """Return a file that data name, which has to be inside the folder of the images.
-
-    Raises:
-        VlmHeadsError: an absolute name, or one with "..".
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name or path == PurePosixPath():
-        raise VlmHeadsError(
-            f"{place} names the file {name[:100]!r}", f"a name inside of {folder}, without .."
-        )
-    return folder / path
 
 
 def _choose(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -128,3 +128,17 @@ def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file; for a run folder, of its predictions."""
     files = map(predictions_file, paths)
     return {str(file): file_sha256(file) for file in files}
+
+
+def inside(folder: Path, name: str, place: str) -> Path:
+    """Return a file that data name, which has to be inside the folder of the images.
+
+    Raises:
+        VlmHeadsError: an absolute name, or one with "..".
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or path == PurePosixPath():
+        raise VlmHeadsError(
+            f"{place} names the file {name[:100]!r}", f"a name inside of {folder}, without .."
+        )
+    return folder / path

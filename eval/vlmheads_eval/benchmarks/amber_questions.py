@@ -14,7 +14,6 @@ from vlmheads_eval.benchmarks.amber import (
     similarity,
 )
 from vlmheads_eval.benchmarks.amber_score import NAMES, READ_BY
-from vlmheads_eval.benchmarks.files import inside
 from vlmheads_eval.benchmarks.record import (
     Answers,
     Benchmark,
@@ -26,7 +25,7 @@ from vlmheads_eval.benchmarks.record import (
     ratio,
     share,
 )
-from vlmheads_eval.records import read_records
+from vlmheads_eval.records import inside, read_records
 
 DESCRIPTIONS = "descriptions"
 ABOUT = {  # What each reading makes of an answer.
@@ -70,7 +69,7 @@ def _item(number: int, truth: AmberTruth, text: str, image: str, folder: Path | 
     if generative:
         facts |= {"entry": entry, "amber": truth}
     label = "" if generative else str(entry["truth"])
-    file = inside(folder, image) if folder else None
+    file = inside(folder, image, f"query {number}") if folder else None
     return Item(str(number), text, label, image, str(entry["type"]), file, facts)
 
 

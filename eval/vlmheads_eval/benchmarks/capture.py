@@ -127,7 +127,8 @@ def score_graphs(
         draws: of images, for the 95 % intervals.
         seed: for the draws.
     """
-    ignored = set(read_text(stop_words, "one word per line").split()) if stop_words else set()
+    listed = read_text(stop_words, "one word per line") if stop_words else ""
+    ignored = frozenset(listed.split())
     rows: dict[str, dict[str, float]] = {}
     for place, record in read_records(path):
         key, references = record.get("id"), record.get("references")

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlmheads import schema
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.benchmarks.files import inside, read_table, table_files
+from vlmheads_eval.benchmarks.files import read_table, table_files
 from vlmheads_eval.benchmarks.readings import READINGS
 from vlmheads_eval.benchmarks.record import (
     Answers,
@@ -21,6 +21,7 @@ from vlmheads_eval.benchmarks.record import (
     ratio,
     share,
 )
+from vlmheads_eval.records import inside
 
 QUESTION = "Can you see a {} in this image? Please answer only with yes or no."
 LISTS = {"no": "dash_benchmark_neg.json", "yes": "dash_benchmark_pos.json"}
@@ -64,7 +65,7 @@ def _listed(source: Source, lists: dict[str, Path]) -> Questions:
         for dataset, objects in listed.items():
             for name, files in objects.items():
                 for file in files:
-                    image = inside(folder, f"{dataset}/{name}/{file}")
+                    image = inside(folder, f"{dataset}/{name}/{file}", str(path))
                     key = f"{side}/{dataset}/{name}/{file}"
                     items.append(Item(key, QUESTION.format(name), label, name, dataset, image))
     return Questions(tuple(items), tuple(lists.values()))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from vlmheads.errors import VlmHeadsError, install_hint
 from vlmheads_eval.benchmarks.record import Source
-from vlmheads_eval.records import file_sha256, read_records
+from vlmheads_eval.records import file_sha256, inside, read_records
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl", ".json")
 LONGEST_FIELD = 1 << 28  # Bytes of one cell of a TSV file, which may hold a whole picture.
@@ -105,24 +105,17 @@ def read_table(
             yield from _separated(source, path, images, "\t" if kind == ".tsv" else ",")
         else:
             for place, record in read_records(path):
-                named = {n: _named(source, path, record[n]) for n in images if n in record}
+                named = {n: _named(source, path, record[n], place) for n in images if n in record}
                 yield Row(place, {**record, **named})
 
 
-def _named(source: Source, path: Path, value: Any) -> Picture | None:
+def _named(source: Source, path: Path, value: Any, place: str) -> Picture | None:
     """Return the picture that a JSON record names: a file name, or {"path": file name}."""
     if isinstance(value, dict):
         value = value.get("path")
     if not isinstance(value, str) or not value:
         return None
-    return Picture(inside(source.images or path.parent, value), value)
-
-
-def inside(folder: Path, name: str) -> Path:
-    """Return a file's path in a folder; refuse a name that leads out of it."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise VlmHeadsError(f"image {name!r}", f"a file name inside of {folder}")
-    return folder / name
+    return Picture(inside(source.images or path.parent, value, place), value)
 
 
 def _separated(source: Source, path: Path, images: Sequence[str], separator: str) -> Iterator[Row]:
@@ -153,7 +146,7 @@ def _separated(source: Source, path: Path, images: Sequence[str], separator: str
 
 def _cell(source: Source, path: Path, cell: str, place: str) -> Picture:
     if len(cell) <= REFERENCE or Path(cell[-8:]).suffix:
-        return Picture(inside(source.images or path.parent, cell), cell)
+        return Picture(inside(source.images or path.parent, cell, place), cell)
     try:
         content = base64.b64decode(cell, validate=True)
     except binascii.Error as error:
@@ -242,4 +235,4 @@ def _struct(source: Source, place: str, value: Any) -> Picture | None:
         return Picture(picture.file, name or picture.identity)
     if not name:
         return None
-    return Picture(inside(source.images, name) if source.images else None, name)
+    return Picture(inside(source.images, name, place) if source.images else None, name)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.benchmarks.files import inside, read_table, table_files
+from vlmheads_eval.benchmarks.files import read_table, table_files
 from vlmheads_eval.benchmarks.readings import READINGS
 from vlmheads_eval.benchmarks.record import (
     YES_OR_NO,
@@ -19,6 +19,7 @@ from vlmheads_eval.benchmarks.record import (
     ratio,
     share,
 )
+from vlmheads_eval.records import inside
 
 QUESTIONS, IMAGE_QUESTIONS = 1129, 951
 JUDGED = ("gpt4v_output_gpt_check", "gpt4_eval", "judgement")  # Fields with a judge's verdict.
@@ -83,7 +84,7 @@ def load(source: Source) -> Questions:
         picture, name = record.get("image"), record.get("filename")
         image = picture.file if picture else None
         if image is None and isinstance(name, str) and name:
-            image = inside(folder, name.removeprefix("./"))
+            image = inside(folder, name.removeprefix("./"), row.place)
         facts = {n: str(record[n]) for n in ("category", "figure_id", "visual_input")}
         category, kind, number, figure, asked_as = (str(record[name]) for name in FIELDS)
         cluster = f"{category}_{kind}_{number}"

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads_eval.benchmarks.files import inside, read_table, table_files
+from vlmheads_eval.benchmarks.files import read_table, table_files
 from vlmheads_eval.benchmarks.judged import Ratings, Request
 from vlmheads_eval.benchmarks.record import Answers, Item, Questions, Source
 from vlmheads_eval.chair.variants import get_variant
+from vlmheads_eval.records import inside
 from vlmheads_eval.statistics import estimate, resample
 
 TYPES = "attribute adversarial comparison counting relation environment holistic other".split()
@@ -47,7 +48,7 @@ def load(source: Source) -> Questions:
         image = picture.file if picture else None
         address = row.values.get("image_src")
         if image is None and source.images and isinstance(address, str):
-            image = inside(source.images, address.rpartition("/")[2])
+            image = inside(source.images, address.rpartition("/")[2], row.place)
         content = row.values.get("image_content") or []
         if isinstance(content, str):
             content = [content]
