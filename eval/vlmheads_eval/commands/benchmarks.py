@@ -136,12 +136,9 @@ def compare_runs(
     from vlmheads_eval.benchmarks.record import Source
     from vlmheads_eval.benchmarks.registry import get_benchmark
     from vlmheads_eval.benchmarks.show import print_compared
+    from vlmheads_eval.compare import titles_of
 
-    titles = (
-        names.split(",") if names else [one.stem if one.is_file() else one.name for one in runs]
-    )
-    if len(titles) != len(runs) or len(set(titles)) != len(titles):
-        raise VlmHeadsError(f"names {', '.join(titles)}", f"{len(runs)} distinct ones", "--names")
+    titles = titles_of(runs, names)
     if len(ground_truth) > 1:
         raise VlmHeadsError(f"{len(ground_truth)} --ground-truth", "one")
     benchmark = get_benchmark(task)

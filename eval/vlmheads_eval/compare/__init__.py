@@ -54,11 +54,7 @@ def compared(
     from vlmheads.errors import VlmHeadsError
     from vlmheads_eval.run_folder import CONFIG, ground_truth_of, read_config
 
-    titles = (
-        names.split(",") if names else [run.stem if run.is_file() else run.name for run in runs]
-    )
-    if len(titles) != len(runs):
-        raise VlmHeadsError(f"{len(titles)} names", f"{len(runs)}, one per run")
+    titles = titles_of(runs, names, pool)
     asked = read_config(runs[0])["task"] if (runs[0] / CONFIG).is_file() else "caption"
     chosen = task or {"caption": "chair"}.get(asked, asked)
     if chosen not in TASKS:
@@ -79,6 +75,26 @@ def compared(
         seed,
     )
     return TASKS[chosen](request)
+
+
+def titles_of(runs: Sequence[Path], names: str | None, pool: bool = False) -> list[str]:
+    """Return the names of runs: those given, separated by commas, or those of their files.
+
+    Raises:
+        VlmHeadsError: not one per run, or two the same where runs are not pooled.
+    """
+    from vlmheads.errors import VlmHeadsError
+
+    titles = (
+        names.split(",") if names else [run.stem if run.is_file() else run.name for run in runs]
+    )
+    if len(titles) != len(runs):
+        raise VlmHeadsError(f"{len(titles)} names", f"{len(runs)}, one per run")
+    if not pool and len(set(titles)) != len(titles):
+        raise VlmHeadsError(
+            f"two runs of one name among {titles}", "distinct names", "pass --names"
+        )
+    return titles
 
 
 def _decodings(given: str | None, runs: int) -> list[str | None]:

@@ -107,6 +107,12 @@ def test_options_that_do_not_fit_the_runs_are_refused(folder, options, message):
         compare(folder, **options)
 
 
+def test_answers_of_two_runs_of_one_name_are_refused(tmp_path):
+    runs = tuple(tmp_path / name / "run" for name in "ab")
+    with pytest.raises(VlmHeadsError, match="two runs of one name"):
+        compared(runs, (), None, "pope", "pattern", "strict", 100, 0)
+
+
 def test_a_run_folder_says_how_it_was_decoded(tmp_path):
     (tmp_path / "predictions.jsonl").write_text(
         json.dumps({"image_id": 1, "caption": "A dog."}) + "\n"
