@@ -81,7 +81,7 @@ def measure_captions(
         ending: of the questions of `p_yes`.
         batch_size: images a step.
         max_new_tokens: token limit of captions.
-        progress: told after each step how many captions there are.
+        progress: called after each step with how many captions there are.
     """
     import torch
 

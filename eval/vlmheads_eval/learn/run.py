@@ -73,7 +73,7 @@ class Settings:
 
 
 def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Learned":
-    """Learn one of METHODS; `say` is told what was found, line by line.
+    """Learn one of METHODS; `say` is called with what was found, line by line.
 
     Raises VlmHeadsError for an unknown method, captions of another model or under plugins, images
     without captions, or too few words or pairs.
@@ -147,14 +147,14 @@ def _from_words(
     labelled = label(captioner.processor.tokenizer, texts, source.truth.objects, variant)
     real = sum(sum(one.words.values()) for one in labelled)
     hallucinated = sum(len(one.words) for one in labelled) - real
-    told = f"{real} real and {hallucinated} hallucinated object words in {len(texts)} captions"
+    message = f"{real} real and {hallucinated} hallucinated object words in {len(texts)} captions"
     if min(real, hallucinated) < settings.fewest:
         raise VlmHeadsError(
-            told,
+            message,
             f"at least {settings.fewest} of each to learn from",
             "use more images with --num, or accept fewer with --fewest",
         )
-    say(told)
+    say(message)
     masses, truth = record(captioner, labelled, settings.batch_size)
     found = _of_captions(settings, texts, source.truth.objects) | {
         "words": {"real": real, "hallucinated": hallucinated},
@@ -175,15 +175,15 @@ def _from_pairs(
 
     texts, truth = _texts(settings.captions or _captioned(settings), source), source.truth.objects
     pairs = make_pairs(texts, truth, get_variant(settings.variant))
-    told = f"{len(pairs)} pairs of captions from {len(texts)} captions"
+    message = f"{len(pairs)} pairs of captions from {len(texts)} captions"
     if len(pairs) < settings.fewest:
         raise VlmHeadsError(
-            told,
+            message,
             f"at least {settings.fewest} to learn from",
             "use more images with --num, or accept fewer with --fewest",
         )
     inserted = sum(pair.inserted for pair in pairs)
-    say(f"{told}: an object inserted in {inserted}, clauses dropped in {len(pairs) - inserted}")
+    say(f"{message}: an object inserted in {inserted}, clauses dropped in {len(pairs) - inserted}")
     captioner = settings.load()
     values = make(captioner, pairs, source)
     found = _of_captions(settings, texts, truth) | {

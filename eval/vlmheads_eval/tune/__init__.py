@@ -27,8 +27,8 @@ def tune(
 
     Args:
         settings: the model, the data and the folder.
-        say: told the plan with its estimate, and what each step found.
-        progress: told how many captions there are to make; returns what is told of each batch.
+        say: called with the plan and its estimate, and with what each step found.
+        progress: called with how many captions there are to make; returns what each batch calls.
 
     Raises:
         VlmHeadsError: see `vlmheads_eval.tune.run.search`.

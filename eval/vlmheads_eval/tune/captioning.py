@@ -38,7 +38,7 @@ class Captioning:
         max_new_tokens: token limit of captions.
         batch_size: captions per generation.
         processes: of the job.
-        progress: told how many captions were made.
+        progress: called with how many captions were made.
         reusing: names of settings, the plain model included, that leave the vision encoder alone.
     """
 

@@ -62,7 +62,7 @@ def confirm(
         controls: draws of a control.
         seed: of the bootstrap.
         draws: of the bootstrap.
-        say: told what is run.
+        say: called with what is run.
     """
     runs = [score(PLAIN, ())]
     for name, plugins in finalists.items():

@@ -90,7 +90,7 @@ def halve(
         candidates: distinct names; the order decides between equal standings.
         rounds: of `schedule`.
         score: from names and a number of images to their standings.
-        say: told what each round left.
+        say: called with what each round left.
     """
     alive = list(candidates)
     results: dict[str, Result] = {}

@@ -28,7 +28,7 @@ FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingData:
     """What there is to learn from.
 
     Args:
@@ -65,7 +65,7 @@ class Lesson:
 
 
 def learn_needs(
-    needs: Sequence[str], out: Path, lesson: Lesson, say: Callable[[str], None]
+    needs: Sequence[str], out: Path, training: TrainingData, say: Callable[[str], None]
 ) -> dict[str, str]:
     """Learn what is not there yet, each into its file in OUT; return what failed, with the reason.
 
@@ -79,9 +79,9 @@ def learn_needs(
         path = out / file_of(need)
         if path.is_file() or need in failed:
             continue
-        say(f"learning {need} from {len(lesson.captioned)} images")
+        say(f"learning {need} from {len(training.captioned)} images")
         try:
-            found = _learn(need, lesson, say)
+            found = _learn(need, training, say)
         except VlmHeadsError as error:
             failed[need] = " ".join(str(error).split())
             replace(record, json.dumps(failed, indent=1) + "\n")
@@ -93,15 +93,15 @@ def learn_needs(
     return {need: failed[need] for need in needs if need in failed}
 
 
-def _learn(need: str, lesson: Lesson, say: Callable[[str], None]) -> "HeadMap | Learned":
-    if not lesson.captioned:
+def _learn(need: str, training: TrainingData, say: Callable[[str], None]) -> "HeadMap | Learned":
+    if not training.captioned:
         raise VlmHeadsError("no image with a caption", "at least one to learn from")
     if need == ATTRIBUTION:
-        return _attribution(lesson)
-    return _gains(lesson, say) if need == GAINS else _method(need, lesson)
+        return _attribution(training)
+    return _gains(training, say) if need == GAINS else _method(need, training)
 
 
-def _method(method: str, lesson: Lesson) -> "Learned":
+def _method(method: str, training: TrainingData) -> "Learned":
     """Learn what a method of `vlmheads learn` takes."""
     from vlmheads.images import read_image
     from vlmheads.learned import Learned
@@ -109,41 +109,46 @@ def _method(method: str, lesson: Lesson) -> "Learned":
     from vlmheads_eval.learn.pairs import make_pairs
     from vlmheads_eval.learn.words import label, record
 
-    how, chosen = METHODS[method], lesson.captioned
-    about = {**lesson.about, "images": len(chosen)}
+    how, chosen = METHODS[method], training.captioned
+    about = {**training.about, "images": len(chosen)}
     if how.pictures is not None:
         some = chosen[: how.images]
         images = [read_image(one.image) for one in some]
-        values = how.pictures(lesson.captioner, images, some[0].prompt)
-        geometry = examine(lesson.captioner.model).geometry
+        values = how.pictures(training.captioner, images, some[0].prompt)
+        geometry = examine(training.captioner.model).geometry
         return Learned(method, values, geometry, {**about, "images": len(some)})
-    texts = [(one, lesson.texts[one.key]) for one in chosen]
+    texts = [(one, training.texts[one.key]) for one in chosen]
     if how.pairs is not None:
-        pairs = make_pairs(texts, lesson.truth.objects, lesson.variant)
+        pairs = make_pairs(texts, training.truth.objects, training.variant)
         if not pairs:
             raise VlmHeadsError("captions that give no pair to learn from", "at least one object")
-        values = how.pairs(lesson.captioner, pairs, lesson.source)
-        geometry = examine(lesson.captioner.model).geometry
+        values = how.pairs(training.captioner, pairs, training.source)
+        geometry = examine(training.captioner.model).geometry
         return Learned(method, values, geometry, {**about, "pairs": len(pairs)})
     assert how.words is not None  # A method learns from one of the three.
-    tokenizer = lesson.captioner.processor.tokenizer
-    labelled = label(tokenizer, texts, lesson.truth.objects, lesson.variant)
+    tokenizer = training.captioner.processor.tokenizer
+    labelled = label(tokenizer, texts, training.truth.objects, training.variant)
     if not labelled:
         raise VlmHeadsError("captions that name no object", "at least one object")
-    masses, real = record(lesson.captioner, labelled, lesson.batch_size)
+    masses, real = record(training.captioner, labelled, training.batch_size)
     return Learned(method, how.words(masses, real), masses.geometry, about)
 
 
-def _attribution(lesson: Lesson) -> "HeadMap":
+def _attribution(training: TrainingData) -> "HeadMap":
     """Rank heads by what they do for hallucinated against grounded words, by gradient."""
     from vlmheads.detect.attribution import Attribution, attribution
     from vlmheads.grounding.words import token_masks
     from vlmheads.images import read_image
 
-    captioner, parts = lesson.captioner, []
+    captioner, parts = training.captioner, []
     marked = [
-        (one, caption_spans(lesson.texts[one.key], lesson.truth.objects[one.key], lesson.variant))
-        for one in lesson.captioned
+        (
+            one,
+            caption_spans(
+                training.texts[one.key], training.truth.objects[one.key], training.variant
+            ),
+        )
+        for one in training.captioned
     ]
     both = [(one, spans) for one, spans in marked if spans.grounded and spans.hallucinated]
     if not both:
@@ -153,7 +158,7 @@ def _attribution(lesson: Lesson) -> "HeadMap":
         )
     for some in (both[at : at + TOGETHER] for at in range(0, len(both), TOGETHER)):
         inputs = captioner.prepare([read_image(one.image) for one, _ in some], some[0][0].prompt)
-        ids, true, invented = token_masks(
+        ids, true, hallucinated = token_masks(
             captioner.processor.tokenizer,
             [spans.text for _, spans in some],
             [spans.grounded for _, spans in some],
@@ -165,27 +170,29 @@ def _attribution(lesson: Lesson) -> "HeadMap":
                 inputs,
                 ids,
                 true,
-                invented,
+                hallucinated,
                 method="gradient",
-                provenance=lesson.about,
+                provenance=training.about,
             )
         )
     return Attribution.concatenate(parts).score
 
 
-def _gains(lesson: Lesson, say: Callable[[str], None]) -> "HeadMap":
+def _gains(training: TrainingData, say: Callable[[str], None]) -> "HeadMap":
     """Calibrate the gains of all heads."""
     from vlmheads_eval.calibrate.learn import Settings, learn
 
     settings = Settings(
         rounds=ROUNDS,
-        images=len(lesson.captioned),
-        batch_size=lesson.batch_size,
-        max_new_tokens=lesson.max_new_tokens,
-        seed=lesson.seed,
-        variant=lesson.variant.name,
+        images=len(training.captioned),
+        batch_size=training.batch_size,
+        max_new_tokens=training.max_new_tokens,
+        seed=training.seed,
+        variant=training.variant.name,
     )
-    found = learn(lesson.captioner, [lesson.source], settings, provenance=lesson.about, say=say)
+    found = learn(
+        training.captioner, [training.source], settings, provenance=training.about, say=say
+    )
     if not found.best:
         raise VlmHeadsError("no round of calibration better than the plain model", "other images")
     return found.gains

@@ -39,7 +39,7 @@ from vlmheads_eval.tune.steps import (
 PLAN = "plan.json"
 SCHEMA = 1
 
-# Told how many captions there are to make at most; returns what is told how many were made.
+# Called with how many captions there are to make at most; returns what is called with those made.
 Progress = Callable[[int], Callable[[int], None]]
 
 
@@ -85,7 +85,7 @@ def search(
 
     Args:
         settings: see there.
-        say: told the plan and what each step found, on the first process.
+        say: called with the plan and with what each step found, on the first process.
         progress: shows how far the captions are.
 
     Raises:

@@ -16,7 +16,7 @@ from vlmheads_eval.tune.captioning import PLAIN, Captioning
 from vlmheads_eval.tune.encoded import reuses
 from vlmheads_eval.tune.fit import misfit
 from vlmheads_eval.tune.halving import Result, Standing, halve
-from vlmheads_eval.tune.needs import Lesson, learn_needs
+from vlmheads_eval.tune.needs import TrainingData, learn_needs
 from vlmheads_eval.tune.parts import CONFIRM, LEARN, SELECT, Parts
 from vlmheads_eval.tune.plan import Plan
 from vlmheads_eval.tune.settings import Settings
@@ -68,7 +68,7 @@ def learn_all(
     runs = captioning.caption(LEARN, (0, plan.images[LEARN]), PLAIN, ())
     job, out, truth = captioning.processes, settings.out, captioning.parts.truth
     samples = captioning.parts.samples[LEARN][: plan.images[LEARN]]
-    lesson = Lesson(
+    training = TrainingData(
         captioning.encoder.captioner,
         samples,
         captioning.texts(runs),
@@ -86,9 +86,9 @@ def learn_all(
         },
     )
     if job.process_index == 0:
-        learn_needs(needs, out, lesson, tell)
+        learn_needs(needs, out, training, tell)
     job.wait_for_everyone()
-    return learn_needs(needs, out, lesson, tell)  # By now nothing is left to learn.
+    return learn_needs(needs, out, training, tell)  # By now nothing is left to learn.
 
 
 def check_fit(captioning: Captioning, plan: Plan, seed: int) -> str:
