@@ -1,20 +1,36 @@
 """What PTI learns: directions of cached keys and values, of objects and of their names."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from vlmheads.errors import VlmHeadsError
+from vlmheads.schema import read
 from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.chair.spans import coco_objects
 from vlmheads_eval.learn.pairs import Pair, inputs_of
-from vlmheads_eval.records import image_key
+from vlmheads_eval.records import ImageId, image_key
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in pixels
+
+
+class Boxed(msgspec.Struct):
+    """An object in an image, or a caption of it, which has no box."""
+
+    image_id: ImageId
+    bbox: list[float] | None = None
+
+
+class Boxes(msgspec.Struct):
+    """What is used of a COCO annotation file."""
+
+    annotations: list[Boxed]
 
 
 def cache_directions(captioner: Any, pairs: Sequence[Pair], source: Source) -> "dict[str, Tensor]":
@@ -30,7 +46,6 @@ def cache_directions(captioner: Any, pairs: Sequence[Pair], source: Source) -> "
     import torch
 
     from vlmheads.detect.directions import cache_direction, layer_cache
-    from vlmheads.errors import VlmHeadsError
     from vlmheads.images import read_image
     from vlmheads.model.anatomy import examine
 
@@ -69,12 +84,15 @@ def read_boxes(files: Sequence[Path]) -> Mapping[str, list[Box]]:
     """Return image key -> boxes of the objects in COCO annotation files; captions have none."""
     found: dict[str, list[Box]] = {}
     for file in files:
-        held = json.loads(file.read_bytes())
-        annotations = held.get("annotations", []) if isinstance(held, dict) else []
-        for one in annotations:
-            if one.get("bbox"):
-                left, top, width, height = one["bbox"]
-                found.setdefault(image_key(one["image_id"]), []).append((left, top, width, height))
+        held: Boxes = read(file, Boxes, "COCO's annotations")
+        for at, one in enumerate(held.annotations):
+            if one.bbox:
+                if len(one.bbox) != 4:
+                    raise VlmHeadsError(
+                        f"{file}: annotations[{at}].bbox of {len(one.bbox)} numbers", "four"
+                    )
+                left, top, width, height = one.bbox
+                found.setdefault(image_key(one.image_id), []).append((left, top, width, height))
     return found
 
 

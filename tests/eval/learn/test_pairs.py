@@ -1,5 +1,6 @@
 """Pairs of a truthful and a hallucinated caption, and what `vlmheads learn` makes of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,13 @@ from PIL import Image
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.commands.learn import learn
 from vlmheads_eval.data import Sample
-from vlmheads_eval.learn.cached import blotted, nameless
+from vlmheads_eval.learn.cached import blotted, nameless, read_boxes
 from vlmheads_eval.learn.pairs import Pair, likeliest, make_pairs
 from vlmheads_eval.learn.risk import best_layer, questions
 from vlmheads_testbed.coco import write_dataset
 
 import vlmheads
+from vlmheads.errors import VlmHeadsError
 from vlmheads.learned import Learned
 
 TRUTH = {
@@ -148,3 +150,17 @@ def test_a_caption_loses_the_names_of_its_objects() -> None:
     found = nameless("A dog sits on a park bench. It is sunny.")
     assert found in ("A sits on a park . It is sunny.", "A sits on a . It is sunny.")
     assert nameless("It is sunny.") == "It is sunny."
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [([1, 2, 3], r"annotations\[0\]\.bbox of 3 numbers"), ("1", r"annotations\[0\]\.bbox is text")],
+)
+def test_a_box_that_is_none_is_named(tmp_path: Path, box: object, message: str) -> None:
+    file = tmp_path / "instances.json"
+    annotations = [{"image_id": 1, "bbox": box}, {"image_id": 1, "bbox": [1, 2, 3, 4.5]}]
+    file.write_text(json.dumps({"annotations": annotations[1:]}))
+    assert read_boxes([file]) == {"1": [(1, 2, 3, 4.5)]}
+    file.write_text(json.dumps({"annotations": annotations}))
+    with pytest.raises(VlmHeadsError, match=message):
+        read_boxes([file])
