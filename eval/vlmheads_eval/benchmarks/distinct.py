@@ -50,9 +50,7 @@ def score_distinct(
         for size in sizes:
             name = f"Distinct-{size} {variant}"
             if variant.startswith("corpus"):
-                grams = [
-                    g for one in split for g in zip(*(one[i:] for i in range(size)), strict=False)
-                ]
+                grams = [gram for one in split for gram in ngrams(one, size)]
                 value = len(set(grams)) / len(grams) if grams else None
                 result[name] = {"value": value, "low": None, "high": None, "of": len(grams)}
                 continue
