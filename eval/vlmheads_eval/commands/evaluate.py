@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from vlmheads.commands.edge import CommandError, OneLineGroup, one_line_errors
-from vlmheads.commands.endpoint_options import endpoint_of, endpoint_options
+from vlmheads.commands.endpoint_options import endpoint_of, endpoint_options, said
 from vlmheads.output import check_folder, check_output
 from vlmheads.printable import printable
 from vlmheads_eval.chair.mentions import VARIANTS
@@ -141,16 +140,13 @@ def _options(command: Any) -> Any:
     "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures as JSON."
 )
 @click.option("--reading", help="For a benchmark: how answers are read; see its score command.")
-@click.pass_context
 @one_line_errors
-def compare(
-    context: click.Context, /, json_file: Path | None, reading: str | None, **options: Any
-) -> None:
+def compare(json_file: Path | None, reading: str | None, **options: Any) -> None:
     """Compare RUNS with the first of them, the baseline, on the images that all have."""
     task = task_of(options["runs"], options["task"])
     if task in COMPARED:
         for name in ("variant", "parser", "decoding", "pool"):
-            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            if said(name):
                 hint = "; use --reading" if name in ("variant", "parser") else ""
                 raise CommandError(f"--{name} has no effect on {task}{hint}")
             options.pop(name)

@@ -1,16 +1,16 @@
 """`vlmheads learn`: what a method learns from a model, in one file."""
 
-import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from vlmheads.commands.endpoint_options import said
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.commands.given import command_line, flag
 from vlmheads_eval.learn.methods import METHODS
 
 _METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.items())
@@ -77,12 +77,11 @@ def learn(method: str, model: str, out: Path, **options: Any) -> None:
     from vlmheads_eval.learn.run import Settings
     from vlmheads_eval.learn.run import learn as run
 
-    context = click.get_current_context()
-    _refuse_idle(context, method, options["captions"])
+    _refuse_idle(method, options["captions"])
     quiet_loading(model)
     wall = time.monotonic()
     settings = Settings(
-        model, workspace=out.parent / f"{out.stem}-data", command=_command(context), **options
+        model, workspace=out.parent / f"{out.stem}-data", command=command_line(), **options
     )
     found = run(method, settings, say=lambda line: click.echo(line, err=True))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +93,7 @@ def learn(method: str, model: str, out: Path, **options: Any) -> None:
     )
 
 
-def _refuse_idle(context: click.Context, method: str, captions: Path | None) -> None:
+def _refuse_idle(method: str, captions: Path | None) -> None:
     """Refuse options that were given and have no effect."""
     idle: tuple[str, ...] = ("max_new_tokens",) if captions is not None else ()
     needed = "captions that are made here, without --captions"
@@ -104,16 +103,5 @@ def _refuse_idle(context: click.Context, method: str, captions: Path | None) -> 
         idle = ("captions", "max_new_tokens", "batch_size", "fewest", "variant")
         needed = "a method that learns from captions"
     for name in idle:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = f"--{name.replace('_', '-')}"
-            raise VlmHeadsError(f"{option} has no effect on {method}", f"it with {needed}")
-
-
-def _command(context: click.Context) -> str:
-    """Return the command line as it was given."""
-    words = ["vlmheads", "learn", str(context.params["method"])]
-    for name, value in context.params.items():
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name != "method":
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)
+        if said(name):
+            raise VlmHeadsError(f"{flag(name)} has no effect on {method}", f"it with {needed}")

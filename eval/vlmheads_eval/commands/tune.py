@@ -1,16 +1,16 @@
 """`vlmheads tune`: which method, at which strength, for a model; or a word scorer for it."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from vlmheads.commands.endpoint_options import said
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
+from vlmheads_eval.commands.given import command_line, flag
 from vlmheads_eval.commands.tune_words import RULES
 from vlmheads_eval.tune.settings import ALL, IMAGES, OBJECTIVES
 
@@ -41,7 +41,6 @@ WORDS: Mapping[str, Any] = {
     "variant": "fixed",
     "seed": 1,
 }
-FLAGS = {"lens": "--lens", "plugins": "--plugin"}
 
 
 def _default(name: str) -> str:
@@ -139,12 +138,10 @@ def tune(words: bool, **given: Any) -> None:
     --words: fit a word scorer instead, and choose its threshold so that at most ALPHA of captions
     keep an object that is not there. OUT is then its file, which `caption --flag --scorer` takes.
     """
-    context = click.get_current_context()
-    command = _command(context)
     defaults, others = (WORDS, SEARCH) if words else (SEARCH, WORDS)
-    _refuse_idle(context, [name for name in others if name not in defaults], words)
+    _refuse_idle([name for name in others if name not in defaults], words)
     chosen: dict[str, Any] = {
-        name: defaults.get(name) if value is None or not _is_given(context, name) else value
+        name: defaults.get(name) if value is None or not said(name) else value
         for name, value in given.items()
         if name in defaults or name not in others
     }
@@ -155,7 +152,7 @@ def tune(words: bool, **given: Any) -> None:
 
         tune_words_of(**chosen)
         return
-    _search(chosen, command)
+    _search(chosen, command_line())
 
 
 def _search(chosen: Mapping[str, Any], command: str) -> None:
@@ -185,28 +182,11 @@ def _search(chosen: Mapping[str, Any], command: str) -> None:
         click.echo(f"`vlmheads presets install {outcome.preset}` keeps it for --plugin auto")
 
 
-def _is_given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _refuse_idle(context: click.Context, names: list[str], words: bool) -> None:
+def _refuse_idle(names: list[str], words: bool) -> None:
     """Refuse options that were given and have no effect."""
     for name in names:
-        if _is_given(context, name):
-            option = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if said(name):
             kind = "with --words" if words else "without --words"
-            raise VlmHeadsError(f"{option} {kind}", "options of the search" if words else "--words")
-
-
-def _command(context: click.Context) -> str:
-    """Return the command line as it was given."""
-    line = ["vlmheads", "tune"]
-    for name, value in context.params.items():
-        if _is_given(context, name):
-            option = FLAGS.get(name, f"--{name.replace('_', '-')}")
-            if isinstance(value, bool):
-                line.append(option if value else f"--no-{name}")
-                continue
-            for one in value if isinstance(value, tuple) else (value,):
-                line += [option, str(one)]
-    return shlex.join(line)
+            raise VlmHeadsError(
+                f"{flag(name)} {kind}", "options of the search" if words else "--words"
+            )
