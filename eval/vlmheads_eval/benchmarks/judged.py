@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.errors import VlmHeadsError
+from vlmheads.output import check_folder, save_text
 from vlmheads_eval.records import read_records
 
 
@@ -55,20 +55,19 @@ def write_requests(path: Path, requests: Sequence[Request], judge: str, template
     keys = [request.key for request in requests]
     if len(set(keys)) < len(keys):
         raise VlmHeadsError("two requests of one id", "distinct ids")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        for request in requests:
-            message = {"role": "user", "content": fill(template, request.fields)}
-            body = {"model": judge, "messages": [message], "temperature": 0}
-            line = {
-                "custom_id": request.key,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": body,
-            }
-            file.write(json.dumps(line) + "\n")
-    os.replace(part, path)
+    check_folder(path.parent)
+    lines = []
+    for request in requests:
+        message = {"role": "user", "content": fill(template, request.fields)}
+        body = {"model": judge, "messages": [message], "temperature": 0}
+        line = {
+            "custom_id": request.key,
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": body,
+        }
+        lines.append(json.dumps(line) + "\n")
+    save_text(path, "".join(lines))
 
 
 def read_ratings(path: Path, requests: Path) -> Ratings:

@@ -8,6 +8,7 @@ import click
 
 from vlmheads.commands.endpoint_options import said
 from vlmheads.errors import VlmHeadsError
+from vlmheads.output import check_folder, check_output, save
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
 from vlmheads_eval.commands.given import command_line, flag
@@ -78,14 +79,15 @@ def learn(method: str, model: str, out: Path, **options: Any) -> None:
     from vlmheads_eval.learn.run import learn as run
 
     _refuse_idle(method, options["captions"])
+    check_folder(out.parent)
+    check_output(out)
     quiet_loading(model)
     wall = time.monotonic()
     settings = Settings(
         model, workspace=out.parent / f"{out.stem}-data", command=command_line(), **options
     )
     found = run(method, settings, say=lambda line: click.echo(line, err=True))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    found.save(out)
+    save(out, found.save)
     held = ", ".join(f"{name} {list(value.shape)}" for name, value in found.values.items())
     click.echo(
         f"{out}: {held} from {found.provenance['images']} images; digest {found.digest[:12]}; "

@@ -40,6 +40,7 @@ def tune_words_of(
     from vlmheads.commands.show import quiet_loading
     from vlmheads.errors import VlmHeadsError
     from vlmheads.model.anatomy import examine
+    from vlmheads.output import check_folder, check_output, save
     from vlmheads_eval.calibrate.learn import load_source
     from vlmheads_eval.calibrate.measured import measure_captions
     from vlmheads_eval.calibrate.words import CANDIDATES, LENS, Target, tune_words
@@ -55,7 +56,8 @@ def tune_words_of(
     candidates = {
         name: features for name, features in CANDIDATES.items() if lens or not {*features} & {*LENS}
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_folder(out.parent)
+    check_output(out)
     source = load_source(
         data, out.parent / f"{out.stem}-data", get_variant(variant), images=images, prompt=prompt,
         num=at_most(data, num), seed=seed,
@@ -84,7 +86,7 @@ def tune_words_of(
         "max_new_tokens": max_new_tokens,
     }
     tuned = tune_words(found.table(), geometry, about, target, candidates=candidates, seed=seed)
-    tuned.scorer.save(out)
+    save(out, tuned.scorer.save)
     evidence = tuned.scorer.provenance["held_out"]["images held out"]
     click.echo(f"{out}: a scorer of {', '.join(tuned.scorer.weights)}")
     click.echo(

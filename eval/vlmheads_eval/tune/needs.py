@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmheads.errors import VlmHeadsError
-from vlmheads.output import replace
+from vlmheads.output import replace, save
 from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.chair.ground_truth import GroundTruth
 from vlmheads_eval.chair.spans import caption_spans
@@ -87,9 +86,7 @@ def learn_needs(
             replace(record, json.dumps(failed, indent=1) + "\n")
             say(f"{need} cannot be learned: {failed[need]}")
             continue
-        part = path.with_suffix(".part")
-        found.save(part)
-        os.replace(part, path)
+        save(path, found.save)
     return {need: failed[need] for need in needs if need in failed}
 
 

@@ -204,3 +204,13 @@ def test_tables_of_words_that_begin_their_captions_are_refused() -> None:
     masses = WordMass(*[torch.ones(2, 1, 1)] * 3, torch.tensor([3, 0]), Geometry("llava", 1, 1))
     with pytest.raises(vlmheads.VlmHeadsError, match="no hallucinated object word"):
         attention_tables(masses, torch.tensor([True, False]))
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_captions(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tables"
+    out.mkdir()
+    code, text = run("adaiat", *SMALL, *SHORT, "--data", data, "--out", out)
+    assert (code, "is a folder" in text) == (2, True), text
+    assert list(tmp_path.iterdir()) == [out]
