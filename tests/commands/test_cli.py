@@ -175,7 +175,7 @@ def test_plugins_and_families_are_listed() -> None:
     assert "vhr  (vlmheads" in run("plugins").stdout
     assert "alpha=2.0 (0.0 to 10.0)" in run("plugins", "vhr").stdout
     assert "| `vhr` |" in run("plugins", "--markdown").stdout
-    assert "vhr-llava15.json  (vhr; " in run("presets").stdout
+    assert "vhr-llava15.json (vhr; " in run("presets").stdout
     assert "| `vhr-llava15.json` | vhr |" in run("presets", "--markdown").stdout
     families = run("families").stdout
     assert all(name in families for name in vlmheads.list_families())
