@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.m3id import M3ID as M3ID
     from vlmheads_plugins.memvr import MemVR as MemVR
     from vlmheads_plugins.nullu import Nullu as Nullu
+    from vlmheads_plugins.offsets import Offsets as Offsets
     from vlmheads_plugins.only import ONLY as ONLY
     from vlmheads_plugins.pai import PAI as PAI
     from vlmheads_plugins.paint import PAINT as PAINT
@@ -67,6 +68,7 @@ _HOMES = {
     "M3ID": "m3id",
     "MemVR": "memvr",
     "Nullu": "nullu",
+    "Offsets": "offsets",
     "ONLY": "only",
     "PAI": "pai",
     "PAINT": "paint",

@@ -71,6 +71,19 @@ def tables(family: str) -> Learned:
     return Learned("adaiat", {"real": real, "hallucinated": hallucinated}, shape)
 
 
+def vectors(family: str) -> Learned:
+    """Random vectors for all heads of the tiny model of a family, six of them to be added."""
+    shape = geometry(family)
+    draws = torch.Generator().manual_seed(9)
+    values = {
+        "offsets": torch.randn(shape.layers, shape.heads, 8, generator=draws),
+        "scores": torch.rand(shape.layers, shape.heads, generator=draws),
+        "count": torch.tensor([6]),
+        "everywhere": torch.tensor([False]),
+    }
+    return Learned("offsets", values, shape)
+
+
 def pool(family: str) -> Learned:
     """Three random images."""
     generator = torch.Generator().manual_seed(4)
@@ -96,6 +109,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ilvad": {"alpha": 1.0, "peak": 1.0, "tokens": 4, "layers": (1, 2, 3)},
     "kvsmooth": {"window": 2, "reference": 0.5, "layers": (1, 2, 3)},
     "nullu": {"basis": basis},
+    "offsets": {"learned": vectors},
     "pti": {"directions": cached},
     "revis": {"learned": risky},
     "rudder": {"alpha": 1.0, "layer": 2},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -191,20 +191,32 @@ class Replay:
 
     def states(self, gains: Tensor) -> Tensor:
         """Last states [K * N, S, E] of the decoder, with head outputs times gains [K * N, L, H]."""
-        copies = len(gains) // self.rows
+
+        def scale(layer: int, heads: Tensor) -> Tensor:
+            factors = gains[:, layer, : heads.shape[2]].to(heads)
+            return heads * factors[:, None, :, None]
+
+        return self.states_under(scale, len(gains) // self.rows)
+
+    def states_under(self, edit: Callable[[int, Tensor], Tensor], copies: int = 1) -> Tensor:
+        """Last states [K * N, S, E] of the decoder under an edit of head outputs.
+
+        Args:
+            edit: is given a layer and its head outputs [K * N, S, H, D], and returns the same.
+            copies: K, of the batch, one after the other.
+        """
         args, kwargs = (_repeated(part, copies, self.rows) for part in (self.args, self.kwargs))
+
+        def before(layer: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (edit(layer, self.anatomy.split_heads(layer, args[0])).flatten(2), *args[1:])
+
         with ExitStack() as stack:
             for layer, projection in enumerate(self.anatomy.projections):
                 if projection is not None:
-                    scale = partial(self._scale, layer, gains)
-                    stack.enter_context(projection.register_forward_pre_hook(scale))
+                    hook = projection.register_forward_pre_hook(partial(before, layer))
+                    stack.enter_context(hook)
             states: Tensor = self.anatomy.decoder(*args, **kwargs).last_hidden_state
         return states
-
-    def _scale(self, layer: int, gains: Tensor, _: nn.Module, args: tuple[Any, ...]) -> Any:
-        heads = self.anatomy.split_heads(layer, args[0])
-        factors = gains[:, layer, : heads.shape[2]].to(heads)
-        return ((heads * factors[:, None, :, None]).flatten(2), *args[1:])
 
 
 def _repeated(value: Any, copies: int, rows: int) -> Any:

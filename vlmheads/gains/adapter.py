@@ -81,8 +81,9 @@ def _factors(
     """
     geometry = anatomy.geometry
     if isinstance(gains, Fold):
-        if gains.gains is None or gains.removed:
-            raise VlmHeadsError("an edit of MLPs as an adapter of heads", "gains of heads alone")
+        if gains.gains is None or gains.removed or gains.offsets:
+            what = "an edit of MLPs" if gains.removed else "vectors added to heads"
+            raise VlmHeadsError(f"{what} as an adapter of heads", "gains of heads alone")
         gains = gains.gains
     if isinstance(gains, HeadMap):
         if gains.measure != GAIN:

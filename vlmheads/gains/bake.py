@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -32,6 +33,7 @@ from vlmheads.plugin import Plugin
 from vlmheads.printable import in_short
 from vlmheads.runtime.compat import parameter_names
 
+T = TypeVar("T")
 # Weights in other formats, which would still be those of the model before.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".ot", ".onnx")
 # A scorer of words is fitted on one checkpoint.
@@ -64,8 +66,8 @@ def bake(model: str, out: str | Path, plugins: Iterable[Plugin], *, layout: str 
     Args:
         model: a packaged model, a folder, or a hub id.
         out: a folder, new or empty; it appears when everything is written.
-        plugins: those whose effect is a constant on each head, in the order in which they act; see
-            `Plugin.fold`.
+        plugins: those whose effect is a constant on each head or MLP, in the order in which they
+            act; see `Plugin.fold`.
         layout: how the tensors are called: "keep", "published" or "hf"; see `vlmheads.gains.names`.
 
     Raises:
@@ -85,7 +87,14 @@ def bake(model: str, out: str | Path, plugins: Iterable[Plugin], *, layout: str 
     files = weight_files(str(source), model, written)
     headers = {name: shards.read_header(path) for name, path in files.items()}
     held = [name for header in headers.values() for name in header.entries]
-    edits = _by_name(_edits(fold, anatomy), held, anatomy)
+
+    def stored(parameter: str) -> Tensor:
+        """Return a parameter as it is in the files."""
+        (name,) = _by_name({parameter: parameter}, held, anatomy)
+        file = next(file for file, header in headers.items() if name in header.entries)
+        return shards.read(files[file], name)
+
+    edits = _by_name(_edits(fold, anatomy, stored), held, anatomy)
     tower = getattr(getattr(config, "vision_config", None), "model_type", "")
     names = renamed(held, layout, tower)
     left_out = dict(_left_out(source, files))
@@ -150,8 +159,14 @@ def _empty(config: Any) -> Anatomy:
     return examine(model)
 
 
-def _edits(fold: Fold, anatomy: Anatomy) -> dict[str, shards.Edit]:
-    """Return what becomes of the parameters that a fold changes, by their names in the model."""
+def _edits(fold: Fold, anatomy: Anatomy, stored: Callable[[str], Tensor]) -> dict[str, shards.Edit]:
+    """Return what becomes of the parameters that a fold changes, by their names in the model.
+
+    Args:
+        fold: the change.
+        anatomy: the parts of the model.
+        stored: gives a parameter by its name, as it was before.
+    """
     modules: dict[int, str] = {}
     for name, module in anatomy.model.named_modules(remove_duplicate=False):
         if modules.setdefault(id(module), name) != name:
@@ -169,6 +184,20 @@ def _edits(fold: Fold, anatomy: Anatomy) -> dict[str, shards.Edit]:
     if fold.gains is not None:
         for layer, factors in projection_factors(fold.gains, anatomy).items():
             add(anatomy.projections[layer], layer, "weight", _scaled(factors))
+    for layer, offsets in fold.offsets.items():
+        projection = plain_linear(anatomy.projections[layer], layer)
+        if projection.bias is None:
+            raise VlmHeadsError(
+                f"vectors to add to heads of layer {layer}, whose output projection has no bias",
+                "an architecture with one, which can hold what the projection makes of them",
+                "keep the plugin attached: vlmheads.attach, or `vlmheads serve`",
+            )
+        add(
+            projection,
+            layer,
+            "bias",
+            _shifted(offsets, partial(stored, f"{modules[id(projection)]}.weight")),
+        )
     for layer, basis in fold.removed.items():
         down = plain_linear(getattr(anatomy.mlps[layer], "down_proj", None), layer)
         add(down, layer, "weight", _without(basis))
@@ -182,16 +211,24 @@ def _scaled(factors: Tensor) -> shards.Edit:
     return lambda weight: weight.double() * factors.double()
 
 
+def _shifted(offsets: Tensor, weight: Callable[[], Tensor]) -> shards.Edit:
+    """Add to a bias [E] what a weight [E, heads * D] makes of offsets [H, D] on the heads."""
+
+    def edit(bias: Tensor) -> Tensor:
+        matrix = weight().double()
+        return bias.double() + matrix @ offsets.double().flatten()[: matrix.shape[1]]
+
+    return edit
+
+
 def _without(basis: Tensor) -> shards.Edit:
     """Project directions [E, k] out of a weight [E, M] or a bias [E]."""
     directions = basis.double()
     return lambda weight: weight.double() - directions @ (directions.T @ weight.double())
 
 
-def _by_name(
-    edits: Mapping[str, shards.Edit], held: list[str], anatomy: Anatomy
-) -> dict[str, shards.Edit]:
-    """Return edits by the names of the tensors in the files."""
+def _by_name(edits: Mapping[str, T], held: list[str], anatomy: Anatomy) -> dict[str, T]:
+    """Return what belongs to parameters by the names of the tensors in the files."""
     parameters = parameter_names(anatomy.model, held)
     tensors = {parameter: name for name, parameter in parameters.items() if parameter}
     if missing := [parameter for parameter in edits if parameter not in tensors]:

@@ -30,11 +30,14 @@ class Fold:
         gains: a factor for every head, [L, H], on the columns of the output projection that read
             the head; 1, or not a number, where there is none. None for no gains.
         removed: layer -> orthonormal basis [E, k] of the directions that its MLP's output loses.
+        offsets: layer -> [H, D] what is added to its head outputs, after the gains; it becomes a
+            bias of the output projection.
         note: in which way the folded form is not what the plugin does; empty where it is the same.
     """
 
     gains: Tensor | None = None
     removed: Mapping[int, Tensor] = field(default_factory=dict)
+    offsets: Mapping[int, Tensor] = field(default_factory=dict)
     note: str = ""
 
 
@@ -65,19 +68,26 @@ def combined(plugins: Iterable[Plugin], geometry: Geometry) -> Fold:
     """
     gains = torch.ones(geometry.layers, geometry.heads, dtype=torch.float64)
     removed: dict[int, Tensor] = {}
+    offsets: dict[int, Tensor] = {}
     notes = []
     for plugin in plugins:
         plugin.fit(geometry)
         fold = fold_of(plugin, geometry)
         if fold.gains is not None:
-            gains *= checked_gains(fold.gains, geometry)
+            own = checked_gains(fold.gains, geometry)
+            gains *= own
+            offsets = {
+                layer: added * own[layer, : len(added), None] for layer, added in offsets.items()
+            }
+        for layer, added in fold.offsets.items():
+            offsets[layer] = offsets.get(layer, 0) + added.double()
         if both := sorted(set(removed) & set(fold.removed)):
             raise VlmHeadsError(f"two plugins that edit the MLP of layer {both[0]}", "one of them")
         removed |= fold.removed
         notes += [fold.note] if fold.note else []
-    if not removed and bool((gains == 1).all()):
+    if not removed and not offsets and bool((gains == 1).all()):
         raise VlmHeadsError("gains that are all 1", "a gain that changes something")
-    return Fold(gains, removed, "; ".join(notes))
+    return Fold(gains, removed, offsets, "; ".join(notes))
 
 
 def checked_gains(gains: Tensor, geometry: Geometry) -> Tensor:

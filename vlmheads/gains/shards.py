@@ -64,6 +64,18 @@ def read_header(path: Path) -> Header:
     return Header(entries, metadata, _LENGTH + length)
 
 
+def read(source: Path, name: str) -> Tensor:
+    """Return one tensor of a file, of floating point.
+
+    Raises:
+        VlmHeadsError: it is stored as something else.
+    """
+    header = read_header(source)
+    _check(header, name, source)
+    with source.open("rb") as file:
+        return _read(file, header.data, header.entries[name])
+
+
 def copy(source: Path, target: Path, edits: Mapping[str, Edit], names: Mapping[str, str]) -> None:
     """Copy a file of weights, change some tensors, and give some another name.
 
@@ -80,10 +92,7 @@ def copy(source: Path, target: Path, edits: Mapping[str, Edit], names: Mapping[s
     """
     header = read_header(source)
     for name in edits:
-        if (found := header.entries[name].dtype) not in DTYPES:
-            raise VlmHeadsError(
-                f"{name} in {source.name} is stored as {found}", f"one of {', '.join(DTYPES)}"
-            )
+        _check(header, name, source)
     data = header.data
     if names:
         data = _copy_renamed(source, target, header, names)
@@ -95,11 +104,23 @@ def copy(source: Path, target: Path, edits: Mapping[str, Edit], names: Mapping[s
                 _rewrite(file, data, header.entries[name], edit)
 
 
-def _rewrite(file: IO[bytes], data: int, entry: Entry, edit: Edit) -> None:
-    """Change one tensor of an open file in its place."""
+def _check(header: Header, name: str, source: Path) -> None:
+    if (found := header.entries[name].dtype) not in DTYPES:
+        raise VlmHeadsError(
+            f"{name} in {source.name} is stored as {found}", f"one of {', '.join(DTYPES)}"
+        )
+
+
+def _read(file: IO[bytes], data: int, entry: Entry) -> Tensor:
+    """Return one tensor of an open file."""
     file.seek(data + entry.start)
     raw = bytearray(file.read(entry.stop - entry.start))
-    before = torch.frombuffer(raw, dtype=DTYPES[entry.dtype]).reshape(entry.shape)
+    return torch.frombuffer(raw, dtype=DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+def _rewrite(file: IO[bytes], data: int, entry: Entry, edit: Edit) -> None:
+    """Change one tensor of an open file in its place."""
+    before = _read(file, data, entry)
     after = edit(before).to(before.dtype).contiguous()
     file.seek(data + entry.start)
     file.write(after.flatten().view(torch.uint8).numpy().tobytes())

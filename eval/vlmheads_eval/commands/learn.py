@@ -50,6 +50,13 @@ _EXAMPLE = """Example:
     + ", ".join(f"{method.images} for {name}" for name, method in METHODS.items())
     + "]",
 )
+@click.option(
+    "--form",
+    type=click.Choice(sorted({form for method in METHODS.values() for form in method.forms})),
+    help="How, for a method that is learned in several ways. [default: "
+    + ", ".join(f"{next(iter(m.forms))} for {name}" for name, m in METHODS.items() if m.forms)
+    + "]",
+)
 @click.option("--prompt", help='The prompt of the captions. [default: "Describe the image."]')
 @click.option("--max-new-tokens", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
@@ -104,6 +111,9 @@ def _refuse_idle(method: str, captions: Path | None) -> None:
     if METHODS[method].pictures is not None:
         idle = ("captions", "max_new_tokens", "batch_size", "fewest", "variant")
         needed = "a method that learns from captions"
+    if said("form") and not METHODS[method].forms:
+        forms = ", ".join(name for name, one in METHODS.items() if one.forms)
+        raise VlmHeadsError(f"--form has no effect on {method}", f"it with {forms}")
     for name in idle:
         if said(name):
             raise VlmHeadsError(f"{flag(name)} has no effect on {method}", f"it with {needed}")

@@ -1,11 +1,12 @@
 """What each method learns, as tensors by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.learn.cached import cache_directions
+from vlmheads_eval.learn.offsets import FORMS
 from vlmheads_eval.learn.pairs import Pair, nullu_basis, vti_directions
 from vlmheads_eval.learn.risk import steering
 
@@ -29,6 +30,7 @@ class Method:
         words: makes tensors of the masses of all words and [W] whether each object is there.
         pairs: makes tensors of the captioner, pairs of captions, and the data.
         pictures: makes tensors of the captioner, images and the prompt.
+        forms: of `pairs`, by name, for a method that has several; the first is `pairs` itself.
     """
 
     about: str
@@ -36,6 +38,7 @@ class Method:
     words: FromWords | None = None
     pairs: FromPairs | None = None
     pictures: FromImages | None = None
+    forms: Mapping[str, FromPairs] = field(default_factory=dict)
 
 
 def attention_tables(masses: "WordMass", real: "Tensor") -> "dict[str, Tensor]":
@@ -105,6 +108,12 @@ METHODS: Mapping[str, Method] = {
         "directions of cached keys and values, of objects in the image and of their names",
         500,
         pairs=cache_directions,
+    ),
+    "offsets": Method(
+        "vectors for head outputs, by ITI, LoFiT or AFTER",
+        500,
+        pairs=FORMS["iti"],
+        forms=FORMS,
     ),
     "cicd": Method("a pool of other images to contrast with", 16, pictures=image_pool),
 }

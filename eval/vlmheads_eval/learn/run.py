@@ -12,7 +12,7 @@ from vlmheads_eval import run_folder
 from vlmheads_eval.calibrate.learn import Source, load_source
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import Sample, at_most
-from vlmheads_eval.learn.methods import METHODS, FromImages, FromPairs, FromWords
+from vlmheads_eval.learn.methods import METHODS, FromImages, FromPairs, FromWords, Method
 from vlmheads_eval.learn.pairs import make_pairs
 from vlmheads_eval.learn.words import label, record
 from vlmheads_eval.records import file_sha256, image_key, predictions_file, read_captions
@@ -42,6 +42,7 @@ class Settings:
         fewest: the least number of words of either kind, or of pairs of captions, to learn from.
         variant: the variant of CHAIR that finds words.
         seed: for the draw of images, and for the scenes of the test bench.
+        form: of a method that has several; by default its first.
         dtype: see `vlmheads.Captioner.from_pretrained`.
         device: see there.
         command: remembered with what was learned.
@@ -59,6 +60,7 @@ class Settings:
     fewest: int = 100
     variant: str = "pattern"
     seed: int = 1
+    form: str | None = None
     dtype: str = "auto"
     device: str | None = None
     command: str = ""
@@ -84,6 +86,7 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
     if method not in METHODS:
         raise VlmHeadsError(f"method {method!r}", " or ".join(METHODS))
     how, files = METHODS[method], model_fingerprint(settings.model)
+    make_of_pairs = _formed(method, how, settings.form)
     if settings.captions is not None:
         if how.pictures is not None:
             raise VlmHeadsError(f"captions for {method}, which learns from images", "none")
@@ -110,10 +113,24 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
     }
     if how.pictures is not None:
         return _from_images(method, how.pictures, settings, source, about)
-    if how.pairs is not None:
-        return _from_pairs(method, how.pairs, settings, source, about, say)
+    if make_of_pairs is not None:
+        form = {"form": settings.form or next(iter(how.forms))} if how.forms else {}
+        return _from_pairs(method, make_of_pairs, settings, source, {**about, **form}, say)
     assert how.words is not None  # A method learns from one of the three.
     return _from_words(method, how.words, settings, source, about, say)
+
+
+def _formed(method: str, how: Method, form: str | None) -> FromPairs | None:
+    """Return what makes tensors of pairs, in one of the forms of a method.
+
+    Raises VlmHeadsError for a form that the method does not have.
+    """
+    if form is None:
+        return how.pairs
+    if form not in how.forms:
+        known = " or ".join(map(repr, how.forms)) or "none: the method has one form"
+        raise VlmHeadsError(f"form {form!r} of {method}", known)
+    return how.forms[form]
 
 
 def _from_images(

@@ -11,6 +11,7 @@ from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.commands.learn import learn
 from vlmheads_eval.data import Sample
 from vlmheads_eval.learn.cached import blotted, nameless, read_boxes
+from vlmheads_eval.learn.offsets import told
 from vlmheads_eval.learn.pairs import Pair, likeliest, make_pairs
 from vlmheads_eval.learn.risk import best_layer, questions
 from vlmheads_testbed.coco import write_dataset
@@ -87,6 +88,7 @@ def test_the_likeliest_object_is_most_often_beside_those_that_are_there() -> Non
 
 
 NEEDS = {"vti": "directions", "nullu": "basis", "revis": "learned", "pti": "directions"}
+FORMS = ("iti", "iti-probe", "lofit", "after")
 
 
 @pytest.mark.parametrize("method", list(NEEDS))
@@ -164,3 +166,35 @@ def test_a_box_that_is_none_is_named(tmp_path: Path, box: object, message: str) 
     file.write_text(json.dumps({"annotations": annotations}))
     with pytest.raises(VlmHeadsError, match=message):
         read_boxes([file])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_offsets_are_learned_in_each_of_their_forms(form: str, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "learned.safetensors"
+    given = ("--model", "embedded", "--data", data, "--out", out, "--fewest", 2)
+    code, text = run("offsets", *given, "--max-new-tokens", 32, "--form", form)
+    assert code == 0, text
+    found = Learned.load(out)
+    assert found.provenance["form"] == form
+    heads = found.geometry.layers * found.geometry.heads
+    counts = {"iti": 48 / 1024, "iti-probe": 48 / 1024, "lofit": 0.03, "after": 64 / 1024}
+    assert found.values["count"].tolist() == [round(counts[form] * heads)]
+    assert bool(found.values["everywhere"][0]) == (form == "lofit")
+    plugin = vlmheads.get_plugin("offsets").from_dict({"learned": str(out)})
+    captioner = vlmheads.Captioner.from_pretrained("embedded")
+    image = next((data / "images").iterdir())
+    (caption,) = captioner([image], plugins=[plugin], max_new_tokens=8)
+    assert caption.text
+
+
+def test_a_form_is_refused_where_there_is_none(data: Path, tmp_path: Path) -> None:
+    given = ("--model", "embedded", "--data", data, "--out", tmp_path / "basis.safetensors")
+    code, text = run("nullu", *given, "--form", "iti")
+    assert (code, "--form has no effect on nullu; expected it with offsets" in text) == (2, True)
+
+
+def test_facts_are_told_in_words() -> None:
+    assert told(frozenset()) == "There is nothing in the image."
+    assert told(frozenset({"dog"})) == "There is a dog in the image."
+    words = told(frozenset({"dog", "apple", "bench"}))
+    assert words == "There is an apple, a bench and a dog in the image."
