@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.pai import PAI as PAI
     from vlmheads_plugins.paint import PAINT as PAINT
     from vlmheads_plugins.pti import PTI as PTI
+    from vlmheads_plugins.resdec import ResDec as ResDec
     from vlmheads_plugins.revis import Revis as Revis
     from vlmheads_plugins.rudder import RUDDER as RUDDER
     from vlmheads_plugins.spin import SPIN as SPIN
@@ -73,6 +74,7 @@ _HOMES = {
     "PAI": "pai",
     "PAINT": "paint",
     "PTI": "pti",
+    "ResDec": "resdec",
     "Revis": "revis",
     "RUDDER": "rudder",
     "SPIN": "spin",

@@ -111,6 +111,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "nullu": {"basis": basis},
     "offsets": {"learned": vectors},
     "pti": {"directions": cached},
+    "resdec": {"window": 3, "pool": 16},
     "revis": {"learned": risky},
     "rudder": {"alpha": 1.0, "layer": 2},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
@@ -126,7 +127,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 # What they keep belongs to one token per step, so that drafts are refused by name.
-STEPWISE = ("ilvad", "kvsmooth", "pti", "vga")
+STEPWISE = ("ilvad", "kvsmooth", "pti", "resdec", "vga")
 
 # (plugin, family) -> a word of the refusal.
 REFUSED: dict[tuple[str, str], str] = {

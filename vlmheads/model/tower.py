@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
+from vlmheads.model.layout import mlp_of
 from vlmheads.model.vision import encode, pixel_names
 
 # Parts beside a tower whose layers look like its blocks.
@@ -40,8 +41,9 @@ class Patches:
     merge: int = 1
 
 
-# What edits the states [N, P, E] after a block: (index of the block, states, patches).
-Edit = Callable[[int, Tensor, Patches], Tensor]
+# What edits the states [N, P, E] after a block: (index of the block, states, what the block's MLP
+# gave [N, P, E] or None where it has none that is known, patches).
+Edit = Callable[[int, Tensor, Tensor | None, Patches], Tensor]
 
 
 def vision_blocks(anatomy: Anatomy) -> tuple[nn.Module, ...]:
@@ -85,7 +87,8 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
     Args:
         anatomy: the parts of the model.
         given: what `image_inputs` returned.
-        edit: is given [N, P, E] after each block, and returns the very tensor to leave it.
+        edit: is given [N, P, E] after each block, and returns the very tensor to leave it; see
+            `Edit`.
 
     Raises:
         VlmHeadsError: no tower that `vision_blocks` finds, or states of another layout.
@@ -93,9 +96,11 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
     blocks = vision_blocks(anatomy)
     tower = _tower(anatomy, blocks[0])
     edited: list[int] = []
+    mlps: dict[int, Tensor] = {}
 
     def after(index: int, output: Any) -> Any:
         states: Tensor = output[0] if isinstance(output, tuple) else output
+        mlp = mlps.pop(index, None)
         if not 2 <= states.ndim <= 4:
             raise VlmHeadsError(
                 f"{anatomy.family.name}, whose vision tower has states {list(states.shape)}",
@@ -103,8 +108,12 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
                 "use a plugin that does not edit the vision tower",
             )
         shape = states.shape
-        flat = states[None] if states.ndim == 2 else states.flatten(1, -2)
-        made = edit(index, flat, _patches(tower, given, shape))
+        flat, added = (
+            one if one is None else one[None] if one.ndim == 2 else one.flatten(1, -2)
+            for one in (states, mlp if mlp is not None and mlp.shape == shape else None)
+        )
+        assert flat is not None
+        made = edit(index, flat, added, _patches(tower, given, shape))
         if made is flat:
             return None
         edited.append(index)
@@ -118,6 +127,11 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
                 lambda _, args, output, index=index: after(index, output), prepend=True
             )
             stack.callback(hook.remove)
+            if isinstance(mlp := mlp_of(block), nn.Module):
+                hook = mlp.register_forward_hook(
+                    lambda _, args, output, index=index: mlps.update({index: output})
+                )
+                stack.callback(hook.remove)
         return encode(anatomy, given), bool(edited)
 
 

@@ -58,6 +58,8 @@ class Request:
     entering: Tensor = field(init=False)
     # Where the positions of a vision tower's states lie, inside of on_vision.
     patches: Patches = field(init=False)
+    # What the MLP of a vision block gave [N, P, Ev], inside of on_vision; None where it is unknown.
+    vision_mlp: Tensor | None = None
     # Logits [B, V] of the extra streams, inside of on_logits.
     streams: dict[str, Tensor] = field(default_factory=dict)
     # Head outputs [B, S, H, D] of the extra streams, inside of on_heads.

@@ -42,8 +42,8 @@ def see(plugins: tuple[Plugin, ...], request: Request, media: dict[str, Any]) ->
             "use a plugin that does not edit the vision tower",
         )
 
-    def edit(block: int, states: Tensor, patches: Patches) -> Tensor:
-        request.patches = patches
+    def edit(block: int, states: Tensor, mlp: Tensor | None, patches: Patches) -> Tensor:
+        request.patches, request.vision_mlp = patches, mlp
         for plugin in plugins:
             states = plugin.on_vision(request, block, states)
         return states
