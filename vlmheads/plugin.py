@@ -119,10 +119,10 @@ class Plugin:
         """Edit the states [N, P, Ev] after a block of the vision tower, before the prefill.
 
         N pictures or tiles of P positions, or one sequence of all of them where the tower runs on
-        such; `request.patches` says where they lie, and `request.vision_mlp` is what the block's MLP
-        gave, which is in them. Each picture stands there once, also with
-        beams. Extra streams see the pictures unedited. generate() has encoded the pictures by then,
-        so that the tower runs a second time; what it gives is used only where something was edited.
+        such; `request.patches` says where they lie, and `request.vision_mlp` is what the block's
+        MLP gave. Each picture stands there once, also with beams. Extra streams see the pictures
+        unedited. generate() has encoded the pictures by then, so that the tower runs a second time;
+        what it gives is used only where something was edited.
         """
         return hidden
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.vista import VISTA as VISTA
     from vlmheads_plugins.vti import VTI as VTI
     from vlmheads_plugins.vti import measure_directions as measure_directions
+    from vlmheads_plugins.vti_visual import VTIVisual as VTIVisual
     from vlmheads_plugins.zerotuning import ZeroTuning as ZeroTuning
 
 # Where each public name lives. Looked up on first use, so that importing them loads no torch.
@@ -85,6 +86,7 @@ _HOMES = {
     "VHR": "vhr",
     "VISTA": "vista",
     "VTI": "vti",
+    "VTIVisual": "vti_visual",
     "measure_directions": "vti",
     "ZeroTuning": "zerotuning",
 }

@@ -36,8 +36,9 @@ class VTI(Plugin):
     `measure_directions` takes pairs that you bring; none are shipped. The sign of their principal
     component, which has none of its own, is that of the mean. All layers are turned; LTS-FS (CVPR
     2026, arXiv 2603.16284, huttersadan/LTS-FS) turns only layers 14 and 16 to 31 of LLaVA-1.5-7B
-    but 23, at strength 0.4: `layers` takes that list. Deviations: the visual half, which steers the
-    vision encoder along directions of its own, is left out.
+    but 23, at strength 0.4: `layers` takes that list. The visual half, which steers the vision
+    encoder along directions of its own, is the plugin `vti-visual`. Deviations: none but
+    that sign.
 
     Cost: an addition a layer and token.
 

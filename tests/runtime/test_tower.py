@@ -73,6 +73,15 @@ def test_editing_the_tower_is_a_model_with_that_tower(family: str, beams: int) -
     assert all(len(block._forward_hooks) < 2 for block in vision_blocks(examine(model)))
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "vipllava"])
+def test_every_step_without_a_cache_sees_the_edited_pictures(family: str) -> None:
+    model, inputs = tiny.build(family), tiny.inputs(family, LENGTHS)
+    plugin = VisionProbe(strength=0.5)
+    one, other = (run(model, inputs, plugin, use_cache=cached) for cached in (True, False))
+    assert one[0].tolist() == other[0].tolist()
+    close(one[1], other[1])
+
+
 @dataclass(frozen=True, eq=False)
 class Same(Plugin):
     """A stream of the same prompt and pictures, and one of negatives, kept a step."""

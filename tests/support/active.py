@@ -13,6 +13,7 @@ from vlmheads.entries import installed
 from vlmheads.headmap import HeadMap
 from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
+from vlmheads.model.tower import vision_blocks
 from vlmheads.plugin import Plugin
 from vlmheads.registry import get_plugin
 
@@ -32,6 +33,14 @@ def steering(family: str) -> Learned:
     generator = torch.Generator().manual_seed(2)
     values = {"directions": torch.randn(shape.layers, width, generator=generator)}
     return Learned("vti", values, shape)
+
+
+def of_positions(family: str) -> Learned:
+    """Random directions for the vision tower of the tiny model of a family, of five positions."""
+    anatomy = examine(tiny.build(family))
+    shape = (len(vision_blocks(anatomy)), POSITIONS.get(family, 5), 16)
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(10))
+    return Learned("vti-visual", {"directions": values}, anatomy.geometry)
 
 
 def basis(family: str) -> Learned:
@@ -91,6 +100,11 @@ def pool(family: str) -> Learned:
     return Learned("cicd", {"pixels": pixels}, geometry(family))
 
 
+# Positions of the vision towers that have others than a CLS token and four patches.
+POSITIONS = dict.fromkeys(("llava_onevision", "paligemma", "gemma3"), 4) | dict.fromkeys(
+    ("idefics3", "smolvlm"), 16
+)
+
 # Where the defaults, made for large models, would find nothing to do on a tiny random one.
 OPTIONS: dict[str, dict[str, Any]] = {
     "allpath": {"suppressed": ((0, 1), (2, 3)), "boosted": ((1, 1),)},
@@ -117,6 +131,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vga": {"beta": 1.0, "kappa": 0.3, "layers": (1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},
+    "vti-visual": {"directions": of_positions, "strength": 20.0},
     "var": {
         "tau": 1.3,
         "dimensions": (1, 2, 3),
@@ -136,6 +151,10 @@ REFUSED: dict[tuple[str, str], str] = {
     for family in tiny.FAMILIES
     if family not in ("llava", "llava-gqa", "vipllava")
 } | {("icd", family): "disturbed" for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
+REFUSED |= {
+    ("vti-visual", family): "vision blocks are made of"
+    for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "mistral3")
+}
 REFUSED |= {("only", "gemma3"): "pre_feedforward_layernorm"}
 REFUSED |= {
     ("cicd", family): "fixed size"

@@ -7,6 +7,7 @@ from vlmheads.detect.dominance import Dominance, text_dominance
 from vlmheads.detect.paths import text_paths
 from vlmheads.detect.retrieval import patches_in_box, retrieval
 from vlmheads.detect.sinks import VisualSinks, visual_sinks
+from vlmheads.detect.visual import visual_directions
 
 __all__ = [
     "AttentionSinks",
@@ -23,5 +24,6 @@ __all__ = [
     "retrieval",
     "text_dominance",
     "text_paths",
+    "visual_directions",
     "visual_sinks",
 ]

@@ -20,6 +20,7 @@ _OTHERS = (
     *("qformer", "perceiver", "resampler", "connector", "merger", "project", "align"),
     *("audio", "speech", "video_tower", "tokenizer", "vqmodel"),
 )
+_PLAIN = {"self_attn", "layer_norm1", "mlp", "layer_norm2"}
 _CLS = ("class_embedding", "cls_token")
 
 
@@ -81,6 +82,23 @@ def _lists(anatomy: Anatomy) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
             yield name, tuple(module)
 
 
+def plain_blocks(anatomy: Anatomy) -> tuple[nn.Module, ...]:
+    """Return the blocks of a vision tower that add what their MLP gives to their states, as it is.
+
+    Raises:
+        VlmHeadsError: no tower that `vision_blocks` finds, or blocks of other parts than two norms,
+            attention and an MLP, as CLIP and SigLIP have them.
+    """
+    blocks = vision_blocks(anatomy)
+    parts = {name for name, _ in blocks[0].named_children()}
+    if parts != _PLAIN:
+        raise VlmHeadsError(
+            f"{anatomy.family.name}, whose vision blocks are made of {', '.join(sorted(parts))}",
+            f"{', '.join(sorted(_PLAIN))}, as CLIP's and SigLIP's are",
+        )
+    return blocks
+
+
 def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[Any, bool]:
     """Run the vision encoder with its blocks edited; return its output, and whether they were.
 
@@ -94,7 +112,7 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
         VlmHeadsError: no tower that `vision_blocks` finds, or states of another layout.
     """
     blocks = vision_blocks(anatomy)
-    tower = _tower(anatomy, blocks[0])
+    tower = tower_of(anatomy, blocks[0])
     edited: list[int] = []
     mlps: dict[int, Tensor] = {}
 
@@ -135,17 +153,17 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
         return encode(anatomy, given), bool(edited)
 
 
-def _tower(anatomy: Anatomy, block: nn.Module) -> nn.Module:
+def tower_of(anatomy: Anatomy, block: nn.Module) -> nn.Module:
     """Return the outermost module around a block that knows the size of a patch."""
     around = [
         module
         for module in anatomy.model.modules()
-        if _patch_size(module) and any(part is block for part in module.modules())
+        if patch_size(module) and any(part is block for part in module.modules())
     ]
     return around[0] if around else anatomy.model
 
 
-def _patch_size(module: Any) -> int:
+def patch_size(module: Any) -> int:
     """Return the side of a patch in pixels, or 0 where a module's config does not know it."""
     size = getattr(getattr(module, "config", None), "patch_size", None)
     if isinstance(size, list | tuple) and len(set(size)) == 1:
@@ -157,7 +175,7 @@ def _patches(tower: Any, given: dict[str, Any], shape: torch.Size) -> Patches:
     """Find where the positions of states of a shape lie; nothing where that is not known."""
     if len(shape) == 4:
         return Patches(((shape[1], shape[2]),) * shape[0])
-    size = _patch_size(tower)
+    size = patch_size(tower)
     images, length = (1, shape[0]) if len(shape) == 2 else (shape[0], shape[1])
     if not size:
         return Patches()

@@ -63,6 +63,8 @@ class Installation:
         self.anatomy = anatomy
         self.request: Request | None = None
         self._batch: Batch | None = None
+        # Puts the images as plugins saw them into a pass over the whole prompt.
+        self._reseen: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         # The thread that runs a pass of our own, in which plugins do not act.
         self._quiet: int | None = None
         # Who opened the Request: a thread, and how many generate() calls it was inside of.
@@ -124,7 +126,7 @@ class Installation:
         # A graph that generate() compiled meanwhile has the hooks in it.
         for name in COMPILED:
             self.anatomy.generator.__dict__.pop(name, None)
-        self.request = self._batch = None
+        self.request = self._batch = self._reseen = None
 
     def _name_attention(self) -> None:
         """Send the text decoder through the named attention function."""
@@ -160,7 +162,9 @@ class Installation:
         cache, ids = given_cache(kwargs), kwargs.get("input_ids")
         cached = 0 if cache is None else int(cache.get_seq_length())
         if cached == 0 and not self._goes_on(kwargs):
-            kwargs = self._open(kwargs)
+            self._open(kwargs)
+        if not cached and self._reseen is not None:
+            kwargs = self._reseen(kwargs)
         request = self.request
         if request is None or (cached and not request.follows(cache)):
             raise unknown_cache(self.anatomy.generator, cached)
@@ -187,7 +191,7 @@ class Installation:
             and bool((ids[:, : prompt.shape[1]] == prompt).all())
         )
 
-    def _open(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _open(self, kwargs: dict[str, Any]) -> None:
         """Begin the Request of a new generation; return the arguments of its prefill."""
         refuse_second(self.anatomy.generator, *self._owner)
         refuse_replaced(self.anatomy)
@@ -195,7 +199,7 @@ class Installation:
         if depth:
             refuse_settings(generate_settings(self.anatomy.generator))
         self._owner = (current_thread(), depth)
-        self.request = self._batch = None
+        self.request = self._batch = self._reseen = None
         drafted = self._drafted(kwargs)
         if self._attention is not None:
             refuse_sliced(self.anatomy, drafted, given_cache(kwargs))
@@ -219,9 +223,8 @@ class Installation:
             if batch is not None:
                 batch.look(inputs, media, seen)
             if seen is not None and (batch is None or batch.media is None):
-                kwargs = with_seen(self.anatomy, kwargs, given, media, seen)
+                self._reseen = partial(with_seen, self.anatomy, given, media, seen)
         self.request, self._batch = request, batch
-        return kwargs
 
     def _drafted(self, kwargs: dict[str, Any]) -> int:
         """Count the tokens that prompt lookup drafted after the prompt, in its first pass."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
@@ -53,21 +54,21 @@ def see(plugins: tuple[Plugin, ...], request: Request, media: dict[str, Any]) ->
 
 
 def with_seen(
-    anatomy: Anatomy, inputs: dict[str, Any], prompt: Prompt, media: dict[str, Any], seen: Any
+    anatomy: Anatomy, prompt: Prompt, media: dict[str, Any], seen: Any, inputs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the arguments of a prefill whose images are those that `see` returned.
+    """Return the arguments of a pass over the prompt whose images are those that `see` returned.
 
     Args:
         anatomy: the parts of the model.
-        inputs: the arguments as they were given.
         prompt: the main stream's prompt, without padding for other streams.
         media: as `see` takes it.
         seen: what `see` returned.
+        inputs: the arguments as they were given; without a cache, of a later step too.
     """
     if anatomy.family.inner:
-        return inputs | {
-            "inputs_embeds": with_features(inputs["inputs_embeds"], prompt.visual, seen)
-        }
+        embeds = inputs["inputs_embeds"]
+        visual = F.pad(prompt.visual, (0, embeds.shape[1] - prompt.visual.shape[1]))
+        return inputs | {"inputs_embeds": with_features(embeds, visual, seen)}
     pixels = image_inputs(anatomy, media)
     kept = {name: value for name, value in inputs.items() if name not in pixels}
     return kept | {ENCODED: {"image": join(anatomy, {"input_ids": prompt.ids}, [seen])}}

@@ -83,6 +83,17 @@ def image_pool(captioner: Any, images: list[Any], prompt: str) -> "dict[str, Ten
     return {"pixels": torch.cat(pixels).float()}
 
 
+def blotted_directions(captioner: Any, images: list[Any], prompt: str) -> "dict[str, Tensor]":
+    """VTI's visual "directions" [blocks, P, E], from images to their mean with few patches left.
+
+    See `vlmheads.detect.visual_directions`, and what it refuses.
+    """
+    from vlmheads.detect import visual_directions
+
+    pictures = (captioner.prepare([image], prompt) for image in images)
+    return {"directions": visual_directions(captioner.model, pictures)}
+
+
 METHODS: Mapping[str, Method] = {
     "adaiat": Method(
         "how much attention generated tokens get, for real and hallucinated words",
@@ -93,6 +104,11 @@ METHODS: Mapping[str, Method] = {
         "directions from hallucinated to truthful captions at their last token",
         500,
         pairs=vti_directions,
+    ),
+    "vti-visual": Method(
+        "directions of the vision tower from images to those with few patches left",
+        70,
+        pictures=blotted_directions,
     ),
     "nullu": Method(
         "what tells hallucinated from truthful captions in each layer, as a basis",
