@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.act import ACT as ACT
     from vlmheads_plugins.adaiat import AdaIAT as AdaIAT
     from vlmheads_plugins.adhh import ADHH as ADHH
+    from vlmheads_plugins.air import AIR as AIR
     from vlmheads_plugins.allpath import AllPath as AllPath
     from vlmheads_plugins.cfg import CFG as CFG
     from vlmheads_plugins.cicd import CICD as CICD
@@ -51,6 +52,7 @@ _HOMES = {
     "ACT": "act",
     "AdaIAT": "adaiat",
     "ADHH": "adhh",
+    "AIR": "air",
     "AllPath": "allpath",
     "CFG": "cfg",
     "CICD": "cicd",

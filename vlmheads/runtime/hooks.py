@@ -192,7 +192,7 @@ class Installation:
         )
 
     def _open(self, kwargs: dict[str, Any]) -> None:
-        """Begin the Request of a new generation; return the arguments of its prefill."""
+        """Begin the Request of a new generation."""
         refuse_second(self.anatomy.generator, *self._owner)
         refuse_replaced(self.anatomy)
         depth = generations(self.anatomy.generator, current_thread())
