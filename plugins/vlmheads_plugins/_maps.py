@@ -10,9 +10,9 @@ from vlmheads.model.geometry import Geometry
 
 # Measures in which a high value is that of a head that works for the image; "random" is a control.
 FOR_THE_IMAGE = ("vhd", "image-attention", "image-centric", "retrieval", "random")
-# Those by which heads can be ranked: high values of a text path work for grounded words, high ones
-# of an attribution for hallucinated words.
-RANKED = (*FOR_THE_IMAGE, "text-path", "attribution")
+# Those by which heads can be ranked: high values of a path work for grounded words, high ones of an
+# attribution for hallucinated words.
+RANKED = (*FOR_THE_IMAGE, "text-path", "image-path", "attribution")
 
 # The heads of the model that published counts are given for, LLaVA-1.5-7B.
 _PUBLISHED_HEADS = 32 * 32

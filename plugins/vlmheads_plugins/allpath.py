@@ -35,12 +35,13 @@ class AllPath(Plugin):
     path: at the first mention of an object, the head's attention on the patches of its segmentation
     mask, less that on the whole image where the object is not there. For CHAIR the lowest 40 of the
     text path are suppressed, its highest 40 and the highest 50 of the image path boosted (preset
-    allpath-llava15); for POPE 20, 20 and 10 (allpath-llava15-pope). `text_paths` of
-    `vlmheads.detect` measures the first score on another model, for `head_map`; the second needs
-    segmentation masks and is not built. A head in both lists is left alone there and refused here.
-    Deviations: `head_map` takes other measures too, and then lists as many heads at either end. A
-    bias of the output projection, where a model has one, is no head's and stays; the release drops
-    it.
+    allpath-llava15); for POPE 20, 20 and 10 (allpath-llava15-pope). `text_paths` and
+    `image_paths` of `vlmheads.detect` measure the scores on another model, for `head_map`; the
+    second needs segmentation masks, and lists heads to boost alone, by default 50 of 1,024, so that
+    both paths take two of these plugins. A head in both lists is left alone there and refused here;
+    in two plugins it is suppressed. Deviations: `head_map` takes other measures too, and then lists
+    as many heads at either end. A bias of the output projection, where a model has one, is no
+    head's and stays; the release drops it.
 
     Cost: a multiplication a listed layer and token.
 
@@ -61,12 +62,12 @@ class AllPath(Plugin):
     normalise: bool = option(False, "divide the factors of a listed layer by their mean")
     head_map: HeadMap | str | None = option(
         None,
-        "suppress the heads that work least for the image by this map, boost the others",
+        "suppress the heads that work least for the image by this map, boost those that work most",
         kind="head_map",
         measures=RANKED,
     )
     count: int | None = option(
-        None, "heads of each list by the map; by default 40 of 1,024, scaled", low=1, high=100_000
+        None, "heads of each list by the map; by default 40 of 1,024", low=1, high=100_000
     )
 
     def __post_init__(self) -> None:
@@ -80,8 +81,11 @@ class AllPath(Plugin):
 
     def idle_options(self) -> dict[str, str]:
         """Each factor needs heads to act on; factors of 1 are those of neutral()."""
-        if self.head_map is not None:
-            return {}
+        if isinstance(self.head_map, HeadMap):
+            only = self.head_map.measure == "image-path"
+            return (
+                {"low": "a map of another measure, by which heads are suppressed"} if only else {}
+            )
         idle = {"count": "head_map"}
         if not self.suppressed and self.low != 1:
             idle["low"] = "suppressed heads"
@@ -109,14 +113,15 @@ class AllPath(Plugin):
         """Return the suppressed and the boosted heads."""
         if not isinstance(self.head_map, HeadMap):
             return self.suppressed, self.boosted
-        count = scaled_count(self.name, self.count, 40, geometry)
+        boosting = self.head_map.measure == "image-path"
+        count = scaled_count(self.name, self.count, 50 if boosting else 40, geometry)
         ranked = ranked_heads(self.head_map)
         if 2 * count > len(ranked):
             raise VlmHeadsError(
                 f"{self.name}: count={count} of {len(ranked)} heads",
                 f"at most {len(ranked) // 2}, so that no head is in both lists",
             )
-        return tuple(ranked[:count]), tuple(ranked[-count:])
+        return () if boosting else tuple(ranked[:count]), tuple(ranked[-count:])
 
     def fold(self, geometry: Geometry) -> Fold | None:
         """Return the factors of the listed heads."""

@@ -4,6 +4,7 @@ from vlmheads.detect.attention_sink import AttentionSinks, attention_sinks
 from vlmheads.detect.attribution import Attribution, attribution, correlation
 from vlmheads.detect.divergence import Trace, divergence, divergence_trace
 from vlmheads.detect.dominance import Dominance, text_dominance
+from vlmheads.detect.image_paths import image_paths, patches_in_mask
 from vlmheads.detect.paths import text_paths
 from vlmheads.detect.retrieval import patches_in_box, retrieval
 from vlmheads.detect.sinks import VisualSinks, visual_sinks
@@ -20,7 +21,9 @@ __all__ = [
     "correlation",
     "divergence",
     "divergence_trace",
+    "image_paths",
     "patches_in_box",
+    "patches_in_mask",
     "retrieval",
     "text_dominance",
     "text_paths",

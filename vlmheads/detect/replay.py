@@ -135,6 +135,27 @@ def marks(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
     return value.bool()
 
 
+def on_columns(name: str, marked: Tensor, count: int, visual: Tensor) -> Tensor:
+    """Lay marks of image tokens [N, count, P], in their order, out on the columns of prompts.
+
+    Args:
+        name: of the marks, for errors.
+        marked: True where the P-th image token of a prompt is marked; P is the number of image
+            tokens of the prompt that has most.
+        count: how many sets of marks each prompt has.
+        visual: [N, S] True on image tokens.
+
+    Returns:
+        [N, count, S].
+
+    Raises:
+        VlmHeadsError: another shape.
+    """
+    given = marks(name, marked, (len(visual), count, int(visual.sum(dim=1).max())))
+    number = (visual.cumsum(dim=1) - 1).clamp(min=0)[:, None].expand(-1, count, -1)
+    return given.gather(2, number) & visual[:, None]
+
+
 @dataclass(frozen=True, eq=False)
 class Replay:
     """What a decoder was given in one forward pass, to be run again without the image encoder.

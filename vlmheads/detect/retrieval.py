@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmheads.detect.replay import layered, marks, prefill, teacher_forced
+from vlmheads.detect.replay import layered, on_columns, prefill, teacher_forced
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
 from vlmheads.model.anatomy import examine
@@ -101,16 +101,10 @@ class _Probe(Plugin):
         return True
 
     def on_prompt(self, request: Request) -> None:
-        visual = request.image_mask
-        rows, count = self.needles.shape[0], self.needles.shape[1]
-        most = int(visual.sum(dim=1).max())
-        needles = marks("needles", self.needles, (rows, count, most))
-        if not bool(needles.any()):
+        if not bool(self.needles.any()):
             raise VlmHeadsError("targets without any needle", "a word whose object has a box")
-        # Number the image tokens of each row, to look up whether a column is in the needle.
-        number = (visual.cumsum(dim=1) - 1).clamp(min=0)
-        number = number[:, None].expand(-1, count, -1)
-        request.scratch(self)["needles"] = needles.gather(2, number) & visual[:, None]
+        needles = on_columns("needles", self.needles, self.needles.shape[1], request.image_mask)
+        request.scratch(self)["needles"] = needles
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         needles: Tensor = request.scratch(self)["needles"]
