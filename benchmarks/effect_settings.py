@@ -22,6 +22,7 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("6 heads, threshold=0.2", "heads={worst6},threshold=0.2"),
         ("12 heads, threshold=0", "heads={worst12},threshold=0"),
     ),
+    "air": ("", "share=0.05", "share=0.3", "share=0.6"),
     "allpath": (
         ("3 off, 3 up", "suppressed={worst3},boosted={best3}"),
         ("3 half, 3 up", "suppressed={worst3},boosted={best3},low=0.5,high=1.5"),
@@ -66,6 +67,12 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("rank=2", "basis={basis},rank=2"),
         ("rank=8", "basis={basis},rank=8"),
     ),
+    "offsets": (
+        ("iti", "learned={vectors}"),
+        ("iti, quarter", "learned={vectors},strength=0.25"),
+        ("iti, half", "learned={vectors},strength=0.5"),
+        ("lofit", "learned={trained}"),
+    ),
     "only": ("", "collaborate=1", "gamma=0", "gamma=0,contrast=0.5"),
     "pai": ("", "alpha=0.25", "alpha=1", "gamma=1.1"),
     "paint": ("", "alpha=0.3,beta=0.1", "alpha=0.5,beta=0.2", "alpha=1,beta=0.5"),
@@ -75,6 +82,7 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("release, half", "directions={cached},form=release,key_strength=0.05,value_strength=0.3"),
         ("release, double", "directions={cached},form=release,key_strength=0.2,value_strength=1.2"),
     ),
+    "resdec": ("", "alpha=0", "alpha=0.25", "window=32"),
     "revis": (
         ("", "learned={risk}"),
         ("alpha=0.5", "learned={risk},alpha=0.5"),
@@ -99,6 +107,12 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("strength=0.45", "directions={directions},strength=0.45"),
         ("strength=1.8", "directions={directions},strength=1.8"),
         ("strength=3.6", "directions={directions},strength=3.6"),
+    ),
+    "vti-visual": (
+        ("", "directions={visual}"),
+        ("strength=0.4", "directions={visual},strength=0.4"),
+        ("strength=1.8", "directions={visual},strength=1.8"),
+        ("strength=3.6", "directions={visual},strength=3.6"),
     ),
     "zerotuning": ("", "gamma=0.3", "gamma=0.1", "gamma=3"),
 }

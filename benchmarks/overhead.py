@@ -33,6 +33,7 @@ from rich.table import Table
 
 import vlmheads
 from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
+from vlmheads.gains.offsets import head_width
 from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
 from vlmheads.model.geometry import Geometry
@@ -42,13 +43,13 @@ GROUP = 3
 
 # What a method works on. The first four have targets of their own.
 KINDS = {
-    "heads": "vhr spin allpath adhh gains",
+    "heads": "vhr spin allpath adhh gains offsets",
     "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga ilvad "
-    "pti",
-    "steering": "vista-steering vti rudder nullu revis",
+    "pti air",
+    "steering": "vista-steering vti vti-visual rudder nullu revis",
     "vista": "vista",
     "contrast": "vcd icd m3id cfg damro cicd pai-guided",
-    "logits": "dola deco flb only",
+    "logits": "dola deco flb only resdec",
     "hidden": "memvr",
 }
 # Most that decoding may cost, by kind, on a CPU and on CUDA; logits and hidden have none.
@@ -111,6 +112,19 @@ def _learned(
 
     if name == "vti":
         return {"directions": Learned(name, {"directions": random(layers, width)}, geometry)}
+    if name == "vti-visual":
+        config: Any = model.config.vision_config
+        positions = (config.image_size // config.patch_size) ** 2 + 1
+        values = {"directions": random(config.num_hidden_layers, positions, config.hidden_size)}
+        return {"directions": Learned(name, values, geometry)}
+    if name == "offsets":  # 48 of 1,024 heads
+        values = {
+            "offsets": random(layers, geometry.heads, head_width(examine(model))) / 100,
+            "scores": random(layers, geometry.heads),
+            "count": torch.tensor([max(1, round(layers * geometry.heads * 48 / 1024))]),
+            "everywhere": torch.tensor([False]),
+        }
+        return {"learned": Learned(name, values, geometry)}
     if name == "nullu":
         basis = torch.linalg.qr(random(layers, width, 4)).Q
         return {"basis": Learned(name, {"basis": basis}, geometry)}
@@ -122,7 +136,7 @@ def _learned(
         }
         return {"learned": Learned(name, values, geometry)}
     if name == "pti":
-        config: Any = examine(model).decoder.config
+        config = examine(model).decoder.config
         heads = config.num_key_value_heads
         size = getattr(config, "head_dim", None) or width // config.num_attention_heads
         values = {
