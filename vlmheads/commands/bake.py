@@ -57,8 +57,8 @@ def bake(
     types and other files are those of MODEL.
 
     Possible for constant factors on heads: gains, vhr, spin and adhh with fixed heads, allpath; and
-    for nullu, which takes directions out of MLPs. The others depend on each prompt: `vlmheads
-    serve` keeps them attached.
+    for nullu, which takes directions out of MLPs. offsets need output projections with a bias. The
+    others depend on each prompt: `vlmheads serve` keeps them attached.
     """
     from vlmheads.errors import VlmHeadsError
     from vlmheads.registry import get_plugin, resolve

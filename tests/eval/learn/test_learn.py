@@ -184,6 +184,20 @@ def test_a_pool_of_images_is_learned_without_captions(data: Path, tmp_path: Path
     assert (code, "--captions has no effect on cicd" in text) == (2, True)
 
 
+def test_directions_of_the_vision_tower_are_learned_from_images(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "visual.safetensors"
+    code, text = run("vti-visual", "--model", "embedded", "--data", data, "--num", 3, "--out", out)
+    assert code == 0, text
+    captioner = vlmheads.Captioner.from_pretrained("embedded", ())
+    vision = captioner.model.config.vision_config
+    positions = (vision.image_size // vision.patch_size) ** 2 + 1
+    shape = (vision.num_hidden_layers, positions, vision.hidden_size)
+    assert tuple(Learned.load(out).values["directions"].shape) == shape
+    image = next((data / "images").iterdir())
+    (caption,) = captioner([image], plugins=[f"vti-visual:directions={out}"], max_new_tokens=8)
+    assert caption.text
+
+
 @pytest.mark.parametrize(
     ("method", "given", "option"),
     [

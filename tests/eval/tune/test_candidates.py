@@ -46,6 +46,8 @@ def test_a_composition_is_a_candidate_under_both_names() -> None:
         ("adaiat", "tables", "adaiat"),
         ("cicd", "pool", "cicd"),
         ("vti", "directions", "vti"),
+        ("vti-visual", "directions", "vti-visual"),
+        ("offsets", "learned", "offsets"),
     ],
 )
 def test_what_a_method_is_refused_without_is_named_by_its_file(
