@@ -46,7 +46,8 @@ class ResDec(Plugin):
 
     Evidence: the authors', second-hand: CHAIR 55.0/16.3 to 42.7/12.6 under sampling, Qwen2.5-VL
     30.6/8.4 to 25.8/6.8, POPE accuracy 79.8 to 87.2; no recall known to us. Part of it is the
-    cut-off, which makes sampling nearly greedy: compare with greedy search, and with `alpha=0`.
+    cut-off, which makes sampling nearly greedy: compare with greedy search, and with `alpha=0`. On
+    the embedded model it is not distinguishable from plain (docs/methods.md).
     """
 
     name: ClassVar[str] = "resdec"

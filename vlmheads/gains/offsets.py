@@ -19,7 +19,7 @@ from vlmheads.precision import at_least_float32
 
 Inputs = Mapping[str, Any]
 # Newton steps of a logistic regression; each about doubles the number of right digits.
-_NEWTON = 25
+_NEWTON, _HALVINGS = 25, 8
 # LoFiT's training, as released: examples a step, spread of the first values, the temperature of
 # the preference, and the weight of the sum of sizes in the first of its two rounds.
 _BATCH, _SPREAD, _BETA, _L1 = 8, 1e-3, 0.5, 5e-4
@@ -141,11 +141,23 @@ def _regression(samples: Tensor, labels: Tensor) -> Tensor:
     drawn = torch.ones(given.shape[-1], dtype=given.dtype)
     drawn[-1] = 1e-9
     weights = given.new_zeros(given.shape[0], given.shape[-1])
+
+    def cost(at: Tensor) -> Tensor:
+        score = torch.einsum("hnd,hd->hn", given, at)
+        return (F.softplus(score) - truth * score).sum(dim=1) + (drawn * at.square()).sum(dim=1) / 2
+
     for _ in range(_NEWTON):
         said = torch.einsum("hnd,hd->hn", given, weights).sigmoid()
         slope = torch.einsum("hn,hnd->hd", said - truth, given) + drawn * weights
         curve = torch.einsum("hn,hnd,hne->hde", said * (1 - said), given, given)
-        weights = weights - torch.linalg.solve(curve + drawn.diag(), slope)
+        step, size = (
+            torch.linalg.solve(curve + drawn.diag(), slope),
+            weights.new_ones(len(given), 1),
+        )
+        for _ in range(_HALVINGS):  # A step that goes too far is halved.
+            worse = cost(weights - size * step) > cost(weights)
+            size = torch.where(worse[:, None], size / 2, size)
+        weights = weights - size * step
     return weights
 
 
@@ -223,7 +235,8 @@ def train_offsets(
         (one, Replay.of(model, teacher_forced(anatomy, one.inputs, one.targets)))
         for one in preferences
     ]
-    plain = [_said(replay, one, lambda _, heads: heads).detach() for one, replay in replays]
+    with torch.no_grad():
+        plain = [_said(replay, one, lambda _, heads: heads) for one, replay in replays]
     draws = torch.Generator().manual_seed(seed)
     shape = (geometry.layers, geometry.heads, head_width(anatomy))
 
