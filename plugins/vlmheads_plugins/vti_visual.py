@@ -105,4 +105,5 @@ class VTIVisual(Plugin):
         output = at_least_float32(mlp)
         length = torch.linalg.vector_norm(output, dim=-1, keepdim=True)
         turned = F.normalize(output / length.clamp(min=_TINY) + step, dim=-1, eps=_TINY)
-        return (at_least_float32(hidden) + (length * turned - output)).to(hidden.dtype)
+        moved: Tensor = at_least_float32(hidden) + (length * turned - output)
+        return moved.to(hidden.dtype)

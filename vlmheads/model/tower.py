@@ -114,7 +114,7 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
     blocks = vision_blocks(anatomy)
     tower = tower_of(anatomy, blocks[0])
     edited: list[int] = []
-    mlps: dict[int, Tensor] = {}
+    mlps: dict[int, Any] = {}
 
     def after(index: int, output: Any) -> Any:
         states: Tensor = output[0] if isinstance(output, tuple) else output
@@ -126,11 +126,8 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
                 "use a plugin that does not edit the vision tower",
             )
         shape = states.shape
-        flat, added = (
-            one if one is None else one[None] if one.ndim == 2 else one.flatten(1, -2)
-            for one in (states, mlp if mlp is not None and mlp.shape == shape else None)
-        )
-        assert flat is not None
+        known = isinstance(mlp, Tensor) and mlp.shape == shape
+        flat, added = _three(states), _three(mlp) if known else None
         made = edit(index, flat, added, _patches(tower, given, shape))
         if made is flat:
             return None
@@ -151,6 +148,11 @@ def encode_edited(anatomy: Anatomy, given: dict[str, Any], edit: Edit) -> tuple[
                 )
                 stack.callback(hook.remove)
         return encode(anatomy, given), bool(edited)
+
+
+def _three(states: Tensor) -> Tensor:
+    """Return states of two to four dimensions as [N, P, E]."""
+    return states[None] if states.ndim == 2 else states.flatten(1, -2)
 
 
 def tower_of(anatomy: Anatomy, block: nn.Module) -> nn.Module:

@@ -57,7 +57,7 @@ def _fitted(
 def lofit(captioner: Any, pairs: Sequence[Pair], source: Source) -> "dict[str, Tensor]":
     """LoFiT, trained to prefer truthful captions to those with an object swapped.
 
-    Raises VlmHeadsError where no pair has one.
+    Raises VlmHeadsError for fewer than two pairs with one.
     """
     from vlmheads.gains.offsets import train_offsets
     from vlmheads.model.anatomy import examine
