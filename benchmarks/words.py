@@ -31,7 +31,7 @@ from vlmheads_eval.calibrate.scorer import (
     flag_figures,
     with_evidence,
 )
-from vlmheads_eval.calibrate.words import CANDIDATES, PLACES, PRESENT
+from vlmheads_eval.calibrate.words import CANDIDATES, PLACES, PRESENT, image_scores
 from vlmheads_eval.chair.ground_truth import load_ground_truth
 from vlmheads_eval.chair.measures import count, measure
 from vlmheads_eval.chair.score import frontier_distance, score_captions, truncated_counts
@@ -39,6 +39,7 @@ from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import load_material
 from vlmheads_eval.statistics import Array, differ, resample
 from vlmheads_eval.word_scores import auroc_within, directed, separation
+from words_coverage import coverage
 from words_report import CHAIR, report
 
 from vlmheads import Caption, Captioner
@@ -333,6 +334,7 @@ def measured(
         "separation": {},
         "flags": {},
         "dropped": {},
+        "coverage": {},
     }
     plain = scorers["p / (p + p₀)"]
     for name, said in sets.items():
@@ -346,6 +348,8 @@ def measured(
             "p / (p + p₀)": dropped(said, plain, geometry),
             "combined, shuffled": dropped(said, combined, geometry, seed=setup.seed),
         }
+        kept = image_scores(said.table(), combined, geometry)
+        result["coverage"][name] = coverage(kept, setup.seed)
     return result, combined
 
 

@@ -105,6 +105,19 @@ def report(result: dict[str, Any]) -> str:
             ),
         )
     )
+    parts += ["### Thresholds of a stated risk", ""]
+    columns = ("risk", "above", "surely above", "true kept", "nothing kept")
+    parts.append(
+        table(
+            ["captions", "rule, loss, alpha", *columns],
+            (
+                [at, rule, *(f"{100 * figures[name]:.1f}" for name in columns)]
+                for at, by_rule in result["coverage"].items()
+                for rule, figures in by_rule.items()
+                if "refused" not in figures
+            ),
+        )
+    )
     return "\n".join(parts)
 
 
