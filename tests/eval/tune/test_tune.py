@@ -2,6 +2,10 @@
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +115,29 @@ def test_a_search_that_was_stopped_twice_finds_the_same(
     with (run / "predictions.jsonl").open("a") as file:
         file.write('{"sample": "half a li')  # As a process that is killed leaves it.
     assert found(tune(asked)) == found(searched[0])
+
+
+def test_a_search_that_is_killed_finds_the_same(
+    data: Path, searched: tuple[Outcome, list[str]], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "vlmheads", "tune", "--data", str(data)]
+    command += ["--out", str(tmp_path / "out"), "--methods", "adhh,deco", "--force"]
+    command += ["--max-new-tokens", "40", "--batch-size", str(BATCH)]
+    killed = 0
+    for part in ("select-8-16", "confirm"):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as job:
+            end = time.monotonic() + 120
+            while job.poll() is None and time.monotonic() < end:
+                if any((tmp_path / "out" / "runs").glob(f"{part}-*/*/predictions.jsonl")):
+                    job.send_signal(signal.SIGKILL)
+                    break
+                time.sleep(0.01)
+            killed += job.wait(timeout=60) == -signal.SIGKILL
+            assert job.returncode in (0, -signal.SIGKILL), job.stderr and job.stderr.read().decode()
+    assert killed == 2, "the search has to be stopped for this to say anything"
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    result = json.loads((tmp_path / "out" / "tune.json").read_bytes())
+    assert {key: one for key, one in result.items() if key not in SPENT} == found(searched[0])
 
 
 def test_another_search_is_refused_in_the_same_folder(
