@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.allpath import AllPath as AllPath
     from vlmheads_plugins.cfg import CFG as CFG
     from vlmheads_plugins.cicd import CICD as CICD
+    from vlmheads_plugins.daid import DaID as DaID
     from vlmheads_plugins.damro import DAMRO as DAMRO
     from vlmheads_plugins.deco import DeCo as DeCo
     from vlmheads_plugins.devils import Devils as Devils
@@ -56,6 +57,7 @@ _HOMES = {
     "AllPath": "allpath",
     "CFG": "cfg",
     "CICD": "cicd",
+    "DaID": "daid",
     "DAMRO": "damro",
     "DeCo": "deco",
     "Devils": "devils",
