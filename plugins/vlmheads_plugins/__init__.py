@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.flb import FLB as FLB
     from vlmheads_plugins.gains import Gains as Gains
     from vlmheads_plugins.gift import GIFT as GIFT
+    from vlmheads_plugins.hulluedit import HulluEdit as HulluEdit
     from vlmheads_plugins.iat import IAT as IAT
     from vlmheads_plugins.icd import ICD as ICD
     from vlmheads_plugins.ilvad import ILVAD as ILVAD
@@ -66,6 +67,7 @@ _HOMES = {
     "FLB": "flb",
     "Gains": "gains",
     "GIFT": "gift",
+    "HulluEdit": "hulluedit",
     "IAT": "iat",
     "ICD": "icd",
     "ILVAD": "ilvad",

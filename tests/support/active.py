@@ -119,6 +119,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cicd": {"pool": pool, "tau": 0.0},
     "flb": {"gamma": 2.0, "kappa": 1.0},
     "gift": {"alpha": 1.0, "source": 0, "layers": (1, 2, 3)},
+    "hulluedit": {"rank": 2, "prior_rank": 2, "kappa": 3.0, "layer": 2},
     "iat": {"layers": (0, 1, 2, 3)},
     "devils": {"layers": (0, 1, 2, 3)},
     "ilvad": {"alpha": 1.0, "peak": 1.0, "tokens": 4, "layers": (1, 2, 3)},
