@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.resdec import ResDec as ResDec
     from vlmheads_plugins.revis import Revis as Revis
     from vlmheads_plugins.rudder import RUDDER as RUDDER
+    from vlmheads_plugins.sid import SID as SID
     from vlmheads_plugins.spin import SPIN as SPIN
     from vlmheads_plugins.vaf import VAF as VAF
     from vlmheads_plugins.var import VAR as VAR
@@ -84,6 +85,7 @@ _HOMES = {
     "ResDec": "resdec",
     "Revis": "revis",
     "RUDDER": "rudder",
+    "SID": "sid",
     "SPIN": "spin",
     "VAF": "vaf",
     "VAR": "var",

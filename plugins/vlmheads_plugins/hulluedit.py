@@ -207,13 +207,14 @@ def directions(states: Tensor, count: int) -> Tensor:
         found.eigenvectors.flip(-1)[..., :count],
     )
     exists = (values > _RANK * values[:, :1]) & (values > 0)
-    rows = vectors.mT @ states if short else vectors.mT
+    rows: Tensor = vectors.mT @ states if short else vectors.mT
     return F.normalize(rows, dim=-1) * exists[..., None]
 
 
 def _onto(state: Tensor, basis: Tensor) -> Tensor:
     """Return the part of states [B, E] that lies in the span of rows [B, k, E]."""
-    return torch.einsum("bke,bkd,bd->be", basis, basis, state)
+    found: Tensor = ((basis @ state[..., None]).mT @ basis)[:, 0]
+    return found
 
 
 def _precise(states: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ MODES: dict[str, dict[str, Any]] = {
 # What plugins that edit the cache say of other ways to decode.
 CACHE_REFUSALS = {"static": "StaticCache", "no cache": "without a cache"}
 # Those that need a cache without editing it.
-UNCACHED = {("ilvad", "no cache"), ("resdec", "no cache")}
+UNCACHED = {("ilvad", "no cache"), ("resdec", "no cache"), ("sid", "no cache")}
 # A random model says image tokens too, which no trained one does.
 UNSAID = [tiny.IMAGE, tiny.VIDEO, 57, 58, 59]
 

@@ -130,6 +130,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "resdec": {"window": 3, "pool": 16},
     "revis": {"learned": risky},
     "rudder": {"alpha": 1.0, "layer": 2},
+    "sid": {"alpha": 2.0, "kept": 1},
     "vaf": {"enhance": 2.0, "layers": (0, 1, 2, 3)},
     "vga": {"beta": 1.0, "kappa": 0.3, "layers": (1, 2, 3)},
     "vti": {"directions": steering, "strength": 5.0},
@@ -144,7 +145,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 # What they keep belongs to one token per step, so that drafts are refused by name.
-STEPWISE = ("ilvad", "kvsmooth", "pti", "resdec", "vga")
+STEPWISE = ("ilvad", "kvsmooth", "pti", "resdec", "sid", "vga")
 
 # (plugin, family) -> a word of the refusal.
 REFUSED: dict[tuple[str, str], str] = {
