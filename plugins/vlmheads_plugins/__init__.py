@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.allpath import AllPath as AllPath
     from vlmheads_plugins.cfg import CFG as CFG
     from vlmheads_plugins.cicd import CICD as CICD
+    from vlmheads_plugins.cmac import CMAC as CMAC
     from vlmheads_plugins.daid import DaID as DaID
     from vlmheads_plugins.damro import DAMRO as DAMRO
     from vlmheads_plugins.deco import DeCo as DeCo
@@ -59,6 +60,7 @@ _HOMES = {
     "AllPath": "allpath",
     "CFG": "cfg",
     "CICD": "cicd",
+    "CMAC": "cmac",
     "DaID": "daid",
     "DAMRO": "damro",
     "DeCo": "deco",

@@ -40,9 +40,9 @@ class SID(Plugin):
     captions and 100 for POPE; α = 0.5, since the option of its command line, 1, is not passed on;
     cut-off 0.1, which its greedy search leaves out: `cutoff=0` there. Written from the formulas,
     since the release has no licence. Deviations: beams are contrasted too; by default as large a
-    share of an image's tokens is kept as 50 are of 576, at least one. Layers 0 to l_0 are the same in both
-    streams, so that the main one's attention is read. Refused: generation without a cache, which
-    would hide the newest tokens' choice from all earlier rows, and drafts of several tokens.
+    share of an image's tokens is kept as 50 are of 576, at least one. Layers 0 to l_0 are the same
+    in both streams, so that the main one's attention is read. Refused: generation without a cache,
+    which would hide the newest token's choice from all earlier rows, and drafts of several tokens.
 
     Cost: a second stream of the same length in the same batch, and one attention row a token.
 

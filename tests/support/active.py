@@ -117,6 +117,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "act": {"alpha": 1.0},
     "adaiat": {"tables": tables, "layers": (0, 1, 2, 3)},
     "cicd": {"pool": pool, "tau": 0.0},
+    "cmac": {"alpha": 1.0, "cutoff": 0.0, "form": "release"},
     "flb": {"gamma": 2.0, "kappa": 1.0},
     "gift": {"alpha": 1.0, "source": 0, "layers": (1, 2, 3)},
     "hulluedit": {"rank": 2, "prior_rank": 2, "kappa": 3.0, "layer": 2},

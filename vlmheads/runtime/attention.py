@@ -150,13 +150,13 @@ def _mix(weights: Tensor, values: Tensor) -> Tensor:
     return (grouped @ values).reshape(rows, heads, last, size).transpose(1, 2)
 
 
-def _first(value: Tensor | None, count: int) -> Tensor | None:
-    """Return the first `count` rows of a batch; what is shared by all rows stays as it is."""
-    return value if value is None or value.shape[0] == 1 else value[:count]
+def _rows(value: Tensor | None, batch: slice) -> Tensor | None:
+    """Return some rows of a batch; what is shared by all rows stays as it is."""
+    return value if value is None or value.shape[0] == 1 else value[batch]
 
 
 def _sinks(
-    base: Callable[..., Any], options: dict[str, Any], count: int, last: int
+    base: Callable[..., Any], options: dict[str, Any], batch: slice, last: int
 ) -> Tensor | None:
     """Return the sinks of the last rows, [B or 1, H, Q or 1, 1], where `base` heeds them.
 
@@ -166,7 +166,7 @@ def _sinks(
     if given is None or base is sdpa_attention_forward:
         return None
     sinks: Tensor = given[None, :, None, None] if given.ndim == 1 else given[:, :, -last:]
-    return _first(sinks, count)
+    return _rows(sinks, batch)
 
 
 def _attend(
@@ -203,18 +203,23 @@ def _attend(
         refuse_unknown(base, frozenset(n for n, given in options.items() if given is not None))
 
     def rows(
-        image_keys: Tensor, generated: Tensor, editable: Tensor, edited: KeysValues | None
+        image_keys: Tensor,
+        generated: Tensor,
+        editable: Tensor,
+        edited: KeysValues | None,
+        start: int = 0,
     ) -> Rows:
-        """Return the last rows of the first batch rows, those of `editable` [B, Q].
+        """Return the last rows of B batch rows from `start` on, those of `editable` [B, Q].
 
         The very last of them sees the keys and values `edited`, where there are any.
         """
         count, last = editable.shape
+        batch = slice(start, start + count)
         given = options | {
             "is_causal": causal,
-            "position_bias": _first(options.get("position_bias"), count),
+            "position_bias": _rows(options.get("position_bias"), batch),
         }
-        part = _first(mask, count)
+        part = _rows(mask, batch)
 
         def compute(chosen: slice) -> Tensor:
             """Return the scores of some rows."""
@@ -224,20 +229,20 @@ def _attend(
             found = []
             if kept > first or not newest:
                 asked = slice(first, kept)
-                found.append(score(query[:count], key[:count], part, given, last, asked))
+                found.append(score(query[batch], key[batch], part, given, last, asked))
             if edited is not None and newest:
                 asked = slice(last - 1, last)
-                found.append(score(query[:count], edited[0][:count], part, given, last, asked))
+                found.append(score(query[batch], edited[0][batch], part, given, last, asked))
             return torch.cat(found, dim=2) if len(found) > 1 else found[0]
 
-        own = None if edited is None else edited[1][:count]
+        own = None if edited is None else edited[1][batch]
         return Rows(
             compute,
             image_keys,
             generated,
             editable,
-            own if own is not None and last == 1 else value[:count],
-            sinks=_sinks(base, options, count, last),
+            own if own is not None and last == 1 else value[batch],
+            sinks=_sinks(base, options, batch, last),
             newest=own if last > 1 else None,
         )
 

@@ -77,7 +77,7 @@ class Installation:
         self._acting = {
             hook: tuple(plugin for plugin in plugins if hook in plugin.hooks()) for hook in HOOKS
         }
-        self._hiding = any(stream.hide is not None for stream in self._streams)
+        self._apart = any(stream.in_layers for stream in self._streams)
 
     def install(self) -> None:
         """Put the hooks on the model."""
@@ -104,7 +104,7 @@ class Installation:
                 if (attention := parts.attentions[index]) is not None:
                     before = self._entering
                     add(attention.register_forward_pre_hook(before, with_kwargs=True))
-        if self._acting["on_attention"] or self._acting["on_cache"] or self._hiding:
+        if self._acting["on_attention"] or self._acting["on_cache"] or self._apart:
             self._name_attention()
 
     def remove(self) -> None:
@@ -281,7 +281,8 @@ class Installation:
         request = self._live()
         if request is None:
             return plain()
-        return layers.edit_rows(self._acting, request, layer, length, cached, rows, plain)
+        streams = self._streams if self._apart and request.copies > 1 else ()
+        return layers.edit_rows(self._acting, streams, request, layer, length, cached, rows, plain)
 
     def hide_keys(
         self,
@@ -294,7 +295,7 @@ class Installation:
     ) -> Tensor | None:
         """Hide keys of a layer from the rows of extra streams that ask for it."""
         request = self._live()
-        if request is None or not self._hiding or request.copies == 1:
+        if request is None or not self._apart or request.copies == 1:
             return mask
         return hide_keys(self._streams, request, layer, mask, query, keys, causal, boolean)
 

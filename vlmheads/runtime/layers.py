@@ -15,12 +15,14 @@ from vlmheads.plugin import Plugin
 from vlmheads.runtime.attention import KeysValues, Rows
 from vlmheads.runtime.cache import keep_edited
 from vlmheads.runtime.request import Request
+from vlmheads.runtime.streams import Stream
 
 Acting = Mapping[str, tuple[Plugin, ...]]
 
 
 def edit_rows(
     acting: Acting,
+    streams: tuple[Stream, ...],
     request: Request,
     layer: int,
     length: int,
@@ -35,27 +37,60 @@ def edit_rows(
 
     Args:
         acting: hook -> plugins.
+        streams: the extra streams, where one of them attends in its own way.
         request: the open Request.
         layer: index of the layer.
         length: S, rows of this forward pass.
         cached: keys and values of the layer, this forward pass included.
-        rows: gives Q last rows of the main stream.
+        rows: gives Q last rows of a stream.
         plain: gives the output of all rows of all streams.
     """
     edited = _edit_cache(acting["on_cache"], request, layer, length, cached)
-    found = _edit_attention(acting["on_attention"], request, layer, length, cached, rows, edited)
-    if found is None and edited is None:
+    after = _edit_attention(acting["on_attention"], request, layer, length, cached, rows, edited)
+    others = _attend_streams(streams, request, layer, length, cached, rows)
+    if after is None and edited is not None:
+        after = rows(*_described(request, cached, request.has_image[:, None]), edited)
+    if after is None and not others:
         return plain()
-    after = found or rows(*_described(request, cached, request.has_image[:, None]), edited)
-    editable = after.editable
-    last = editable.shape[1]
-    if request.cached and request.all_see and request.copies == 1:
+    if after is not None and request.cached and request.all_see and request.copies == 1:
         return after.outputs().contiguous()
-    output, start = plain(), length - last
-    kept = output[: request.rows, start:]
-    changed = torch.where(editable[:, :, None, None], after.outputs().to(output.dtype), kept)
-    main = torch.cat([output[: request.rows, :start], changed], dim=1) if start else changed
-    return torch.cat([main, output[request.rows :]]) if request.copies > 1 else main
+    parts = list(torch.split(plain(), request.rows))
+    if after is not None:
+        parts[0] = _changed(parts[0], after.editable, after.outputs())
+    for index, made in others.items():
+        parts[index] = _changed(parts[index], *made)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _changed(output: Tensor, editable: Tensor, made: Tensor) -> Tensor:
+    """Put head outputs `made` [B, Q, H, D] in the place of the last rows that may be edited."""
+    start = output.shape[1] - editable.shape[1]
+    kept = output[:, start:]
+    changed = torch.where(editable[:, :, None, None], made.to(output.dtype), kept)
+    return torch.cat([output[:, :start], changed], dim=1) if start else changed
+
+
+def _attend_streams(
+    streams: tuple[Stream, ...],
+    request: Request,
+    layer: int,
+    length: int,
+    cached: KeysValues,
+    rows: Callable[..., Rows],
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return, by place of a stream, the rows [B, Q] and head outputs that it makes itself."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    editable = request.editable_rows(length)
+    if not editable.shape[1]:
+        return found
+    for index, stream in enumerate(streams, start=1):
+        if stream.attend is None:
+            continue
+        given = rows(*_described(request, cached, editable), None, index * request.rows)
+        made = stream.attend(request, layer, given)
+        if made is not None:
+            found[index] = (editable, made)
+    return found
 
 
 def _described(request: Request, cached: KeysValues, editable: Tensor) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
 from vlmheads.runtime.refusals import refuse_sparse
 
 if TYPE_CHECKING:
+    from vlmheads.runtime.attention import Rows
     from vlmheads.runtime.request import Request
 
 
@@ -43,6 +44,11 @@ class Stream:
             the layer and K; None where it sees all. It is asked in every layer of every forward
             pass, after the main stream's rows of the layers before, so that what `on_attention`
             saw there, kept in `request.scratch`, can decide.
+        attend: makes head outputs [B, Q, H, Dv] of the stream's own attention, in place of those of
+            the model, from the request, the layer and the stream's last rows: text after the image,
+            then one row a decoded token. None where they stay. It is asked in every layer of every
+            forward pass, after the main stream's `on_attention`. The stream's prompt has to be the
+            main one's.
     """
 
     name: str
@@ -51,6 +57,12 @@ class Stream:
     images: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     look: Callable[[Anatomy, Prompt, dict[str, Any]], Prompt] | None = None
     hide: Callable[[Request, int, int], Tensor | None] | None = None
+    attend: Callable[[Request, int, Rows], Tensor | None] | None = None
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether the stream does something of its own inside of attention layers."""
+        return self.hide is not None or self.attend is not None
 
     def change(self, given: dict[str, Any]) -> dict[str, Any] | None:
         """Return the stream's own arguments of the vision encoder; None for the main stream's."""
@@ -111,6 +123,12 @@ class Batch:
         self.rows = prompt.ids.shape[0]
         refuse_sparse(anatomy, [part.mask for part in self.prompts])
         self.same = [_equal(part, self.main) for part in self.prompts]
+        for stream, same in zip(streams, self.same[1:], strict=True):
+            if stream.attend is not None and not same:
+                raise VlmHeadsError(
+                    f"stream {stream.name!r}, which attends in its own way to another prompt",
+                    "the main stream's prompt, whose rows and image it is told of",
+                )
         if _rotates_in_space(anatomy):
             for stream, part, same in zip(streams, self.prompts[1:], self.same[1:], strict=True):
                 if not same and bool(part.visual.any()):
