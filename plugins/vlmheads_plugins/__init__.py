@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.flb import FLB as FLB
     from vlmheads_plugins.gains import Gains as Gains
     from vlmheads_plugins.gift import GIFT as GIFT
+    from vlmheads_plugins.havae import HAVAE as HAVAE
     from vlmheads_plugins.hulluedit import HulluEdit as HulluEdit
     from vlmheads_plugins.iat import IAT as IAT
     from vlmheads_plugins.icd import ICD as ICD
@@ -70,6 +71,7 @@ _HOMES = {
     "FLB": "flb",
     "Gains": "gains",
     "GIFT": "gift",
+    "HAVAE": "havae",
     "HulluEdit": "hulluedit",
     "IAT": "iat",
     "ICD": "icd",

@@ -19,7 +19,12 @@ WORDS = torch.tensor([[True, False, True, False], [False, True, False, True]])
 @pytest.mark.parametrize("family", ["llava", "llava-gqa"])
 def test_masses_are_those_of_the_rows_that_predict_the_words(family: str) -> None:
     model, lengths = tiny.build(family), (5, 3)
-    found = word_mass(model, tiny.inputs(family, lengths), TARGETS, WORDS)
+    inputs = tiny.inputs(family, lengths)
+    apart = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    apart[:, -4:-1] = True
+    found = word_mass(model, inputs, TARGETS, WORDS, apart)
+    assert found.apart is not None
+    assert word_mass(model, inputs, TARGETS, WORDS).apart is None
     assert found.said.tolist() == [0, 2, 1, 3]
     word = 0
     for index in range(2):
@@ -46,6 +51,9 @@ def test_masses_are_those_of_the_rows_that_predict_the_words(family: str) -> Non
                     for kind, total in sums.items():
                         value = float(getattr(found, kind)[word, layer, head])
                         assert value == pytest.approx(total, abs=1e-5)
+                    own = sum(seen[len(visual) - 4 : len(visual) - 1])
+                    value = float(found.apart[word, layer, head])
+                    assert value == pytest.approx(own, abs=1e-5)
             word += 1
     assert word == len(found.image)
 
@@ -77,6 +85,8 @@ def test_what_cannot_be_recorded_is_refused() -> None:
         word_mass(model, inputs, TARGETS, torch.zeros_like(WORDS))
     with pytest.raises(VlmHeadsError, match="words of shape"):
         word_mass(model, inputs, TARGETS, WORDS[:, :2])
+    with pytest.raises(VlmHeadsError, match="apart of shape"):
+        word_mass(model, inputs, TARGETS, WORDS, WORDS)
     with pytest.raises(VlmHeadsError, match="image tokens"):
         word_mass(model, inputs, torch.full_like(TARGETS, tiny.IMAGE), WORDS)
     with pytest.raises(VlmHeadsError, match="no word was recorded"):

@@ -93,6 +93,14 @@ def vectors(family: str) -> Learned:
     return Learned("offsets", values, shape)
 
 
+def ratios(family: str) -> Learned:
+    """Random shares of attention, by which heads are ranked."""
+    shape = geometry(family)
+    generator = torch.Generator().manual_seed(9)
+    values = torch.rand(shape.layers, shape.heads, generator=generator)
+    return Learned("havae", {"nhar": values}, shape)
+
+
 def pool(family: str) -> Learned:
     """Three random images."""
     generator = torch.Generator().manual_seed(4)
@@ -120,6 +128,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cmac": {"alpha": 1.0, "cutoff": 0.0, "form": "release"},
     "flb": {"gamma": 2.0, "kappa": 1.0},
     "gift": {"alpha": 1.0, "source": 0, "layers": (1, 2, 3)},
+    "havae": {"ratios": ratios, "alpha": 1.0},
     "hulluedit": {"rank": 2, "prior_rank": 2, "kappa": 3.0, "layer": 2},
     "iat": {"layers": (0, 1, 2, 3)},
     "devils": {"layers": (0, 1, 2, 3)},

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vlmheads.detect.replay import layered, marks, require_images, teacher_forced
 from vlmheads.errors import VlmHeadsError
-from vlmheads.model.anatomy import examine
+from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin
 from vlmheads.runtime.attachment import attach, refuse_attached
@@ -36,6 +37,8 @@ class WordMass:
         generated: [W, L, H] on the tokens of the answer, the one just fed included.
         said: [W] how many tokens of the answer each row could attend to.
         geometry: of the model.
+        apart: [W, L, H] on columns of the prompt that were asked for apart, which are in one of the
+            others, too; None where there were none.
     """
 
     image: Tensor
@@ -43,6 +46,7 @@ class WordMass:
     generated: Tensor
     said: Tensor
     geometry: Geometry
+    apart: Tensor | None = None
 
     @classmethod
     def concatenate(cls, parts: Sequence[WordMass]) -> WordMass:
@@ -53,17 +57,25 @@ class WordMass:
         """
         if not parts:
             raise VlmHeadsError("no word was recorded", "at least one")
+        apart = [part.apart for part in parts if part.apart is not None]
         return cls(
             torch.cat([part.image for part in parts]),
             torch.cat([part.prompt for part in parts]),
             torch.cat([part.generated for part in parts]),
             torch.cat([part.said for part in parts]),
             parts[0].geometry,
+            torch.cat(apart) if len(apart) == len(parts) else None,
         )
 
 
 @torch.no_grad()
-def word_mass(model: Any, inputs: Mapping[str, Any], targets: Tensor, words: Tensor) -> WordMass:
+def word_mass(
+    model: Any,
+    inputs: Mapping[str, Any],
+    targets: Tensor,
+    words: Tensor,
+    apart: Tensor | None = None,
+) -> WordMass:
     """Record where the heads of the plain model look when they predict marked tokens.
 
     The answers are appended to the prompts and read in one pass. What is recorded at a token
@@ -74,11 +86,32 @@ def word_mass(model: Any, inputs: Mapping[str, Any], targets: Tensor, words: Ten
         inputs: what a processor made of images and text, for a batch of N prompts.
         targets: [N, T] token ids of the answers, padded on the right.
         words: [N, T] True for the tokens to record.
+        apart: [N, S] True for columns of the prompts whose mass is also recorded by itself.
 
     Raises:
         VlmHeadsError: a model that cannot be attached to or has plugins attached, targets of
             another shape or with image tokens in them, marks of another shape or none at all, or no
             image in any prompt.
+    """
+    if apart is not None:
+        marks("apart", apart, tuple(inputs["input_ids"].shape))
+    probe = _Probe(targets.shape[1], apart)
+    geometry = read_words(model, inputs, targets, words, probe).geometry
+    chosen = words.cpu().bool()
+    image, prompt, generated, own = (
+        layered(((layer, part[chosen][:, kind]) for layer, part in probe.found.items()), geometry)
+        for kind in range(4)
+    )
+    said = chosen.nonzero()[:, 1]
+    return WordMass(image, prompt, generated, said, geometry, None if apart is None else own)
+
+
+def read_words(
+    model: Any, inputs: Mapping[str, Any], targets: Tensor, words: Tensor, probe: Plugin
+) -> Anatomy:
+    """Run prompts with answers after them through the plain model, under a probe that only reads.
+
+    See `word_mass` for what is refused.
     """
     anatomy = examine(model)
     refuse_attached(anatomy)
@@ -86,31 +119,26 @@ def word_mass(model: Any, inputs: Mapping[str, Any], targets: Tensor, words: Ten
     require_images(anatomy, given)
     if bool(anatomy.is_visual(targets.to(given["input_ids"].device)).any()):
         raise VlmHeadsError("targets that hold image tokens", "the tokens of a text")
-    chosen = marks("words", words, tuple(targets.shape)).cpu()
-    if not bool(chosen.any()):
+    if not bool(marks("words", words, tuple(targets.shape)).any()):
         raise VlmHeadsError("no marked word", "at least one token to record")
     if "logits_to_keep" in inspect.signature(anatomy.model.forward).parameters:
         given["logits_to_keep"] = 1
-    probe = _Probe(targets.shape[1])
     with positions_kept(anatomy.model), attach(anatomy.model, probe):
         anatomy.model(**given, use_cache=False)
-    image, prompt, generated = (
-        layered(
-            ((layer, part[chosen][:, kind]) for layer, part in probe.found.items()),
-            anatomy.geometry,
-        )
-        for kind in range(3)
-    )
-    return WordMass(image, prompt, generated, chosen.nonzero()[:, 1], anatomy.geometry)
+    return anatomy
 
 
 @dataclass(frozen=True)
 class _Probe(Plugin):
-    """Keep the mass [N, T, 3, H] on image, prompt and answer of the rows before the last tokens."""
+    """Keep the mass [N, T, 4, H] of the rows before the last tokens.
+
+    It is that on image, prompt, answer and the columns of the prompt asked for apart.
+    """
 
     name: ClassVar[str] = "word mass"
 
     count: int = 1
+    apart: Tensor | None = None
     found: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -121,7 +149,10 @@ class _Probe(Plugin):
         image = rows.image_keys
         answer = torch.arange(image.shape[1], device=image.device) >= image.shape[1] - self.count
         answer = answer.expand_as(image)
-        kinds = torch.stack([image, ~image & ~answer, answer], dim=1)
+        own = torch.zeros_like(image)
+        if self.apart is not None:
+            own = request.prompt_keys(F.pad(self.apart.to(image), (0, self.count)), image.shape[1])
+        kinds = torch.stack([image, ~image & ~answer, answer, own], dim=1)
         stop = rows.editable.shape[1] - 1
         shares = []
         for start in range(stop - self.count, stop, _ROWS):

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from vlmheads_eval.calibrate.learn import Source
 from vlmheads_eval.learn.cached import cache_directions
+from vlmheads_eval.learn.inert import head_ratios, inert_columns
 from vlmheads_eval.learn.offsets import FORMS
 from vlmheads_eval.learn.pairs import Pair, nullu_basis, vti_directions
 from vlmheads_eval.learn.risk import steering
+from vlmheads_eval.learn.words import LabelledCaption
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from vlmheads.detect.mass import WordMass
 
 FromWords = Callable[["WordMass", "Tensor"], "dict[str, Tensor]"]
+Apart = Callable[[Any, Sequence[LabelledCaption], int, Callable[[str], None]], "list[Tensor]"]
 FromPairs = Callable[[Any, Sequence[Pair], Source], "dict[str, Tensor]"]
 FromImages = Callable[[Any, list[Any], str], "dict[str, Tensor]"]
 
@@ -28,6 +31,7 @@ class Method:
         about: one line for people.
         images: how many images are taken by default.
         words: makes tensors of the masses of all words and [W] whether each object is there.
+        apart: marks the columns of the prompts whose mass is also recorded by itself.
         pairs: makes tensors of the captioner, pairs of captions, and the data.
         pictures: makes tensors of the captioner, images and the prompt.
         forms: of `pairs`, by name, for a method that has several; the first is `pairs` itself.
@@ -36,6 +40,7 @@ class Method:
     about: str
     images: int
     words: FromWords | None = None
+    apart: Apart | None = None
     pairs: FromPairs | None = None
     pictures: FromImages | None = None
     forms: Mapping[str, FromPairs] = field(default_factory=dict)
@@ -99,6 +104,12 @@ METHODS: Mapping[str, Method] = {
         "how much attention generated tokens get, for real and hallucinated words",
         500,
         words=attention_tables,
+    ),
+    "havae": Method(
+        "how much each head looks at the image, its inert tokens apart, for real words",
+        500,
+        words=head_ratios,
+        apart=inert_columns,
     ),
     "vti": Method(
         "directions from hallucinated to truthful captions at their last token",

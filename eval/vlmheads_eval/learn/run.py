@@ -12,7 +12,7 @@ from vlmheads_eval import run_folder
 from vlmheads_eval.calibrate.learn import Source, load_source
 from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.data import Sample, at_most
-from vlmheads_eval.learn.methods import METHODS, FromImages, FromPairs, FromWords, Method
+from vlmheads_eval.learn.methods import METHODS, Apart, FromImages, FromPairs, FromWords, Method
 from vlmheads_eval.learn.pairs import make_pairs
 from vlmheads_eval.learn.words import label, record
 from vlmheads_eval.records import file_sha256, image_key, predictions_file, read_captions
@@ -117,7 +117,7 @@ def learn(method: str, settings: Settings, say: Say = lambda line: None) -> "Lea
         form = {"form": settings.form or next(iter(how.forms))} if how.forms else {}
         return _from_pairs(method, make_of_pairs, settings, source, {**about, **form}, say)
     assert how.words is not None  # A method learns from one of the three.
-    return _from_words(method, how.words, settings, source, about, say)
+    return _from_words(method, how.words, how.apart, settings, source, about, say)
 
 
 def _formed(method: str, how: Method, form: str | None) -> FromPairs | None:
@@ -152,6 +152,7 @@ def _from_images(
 def _from_words(
     method: str,
     make: FromWords,
+    apart: Apart | None,
     settings: Settings,
     source: Source,
     about: Mapping[str, Any],
@@ -172,7 +173,8 @@ def _from_words(
             "use more images with --num, or accept fewer with --fewest",
         )
     say(message)
-    masses, truth = record(captioner, labelled, settings.batch_size)
+    own = apart and apart(captioner, labelled, settings.batch_size, say)
+    masses, truth = record(captioner, labelled, settings.batch_size, own)
     found = _of_captions(settings, texts, source.truth.objects) | {
         "words": {"real": real, "hallucinated": hallucinated},
     }

@@ -1,6 +1,6 @@
 """The object words of captions, each with its token and whether the image has the object."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlmheads_eval.calibrate.examples import end_token, read_answer
@@ -8,6 +8,8 @@ from vlmheads_eval.chair.variants import Variant
 from vlmheads_eval.data import Sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vlmheads.detect.mass import WordMass
 
 
@@ -47,27 +49,31 @@ def label(
     return found
 
 
-def record(
-    captioner: Any, captions: Sequence[LabelledCaption], batch_size: int
-) -> "tuple[WordMass, Any]":
-    """Record where the heads look when the model says these words.
+class Batch(NamedTuple):
+    """Captions that are read in one pass.
 
     Args:
-        captioner: the model, without plugins.
-        captions: labelled ones, at least one.
-        batch_size: captions per pass.
-
-    Returns:
-        The masses of all words, and [W] whether each word's object is in its image.
+        inputs: what the processor made of images and prompts.
+        targets: [N, T] the captions' tokens.
+        marked: [N, T] True where an object word begins.
+        labels: whether each object is in its image, in order of row and token.
     """
+
+    inputs: Any
+    targets: "Tensor"
+    marked: "Tensor"
+    labels: Sequence[bool]
+
+
+def batches(
+    captioner: Any, captions: Sequence[LabelledCaption], batch_size: int
+) -> Iterator[Batch]:
+    """Yield captions of like length together, so that little of a batch is padding."""
     import torch
 
-    from vlmheads.detect.mass import WordMass, word_mass
     from vlmheads.images import read_image
 
     end = end_token(captioner.model)
-    masses, labels = [], []
-    # Captions of like length share a batch, so that little of it is padding.
     ordered = sorted(captions, key=lambda caption: len(caption.tokens))
     for some in (ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)):
         longest = len(some[-1].tokens)
@@ -76,8 +82,37 @@ def record(
         for row, caption in enumerate(some):
             targets[row, : len(caption.tokens)] = torch.tensor(caption.tokens)
             marked[row, list(caption.words)] = True
-            labels += [caption.words[place] for place in sorted(caption.words)]
+        labels = [one.words[place] for one in some for place in sorted(one.words)]
         images = [read_image(caption.sample.image) for caption in some]
         inputs = captioner.prepare(images, [caption.sample.prompt for caption in some])
-        masses.append(word_mass(captioner.model, inputs, targets, marked))
+        yield Batch(inputs, targets, marked, labels)
+
+
+def record(
+    captioner: Any,
+    captions: Sequence[LabelledCaption],
+    batch_size: int,
+    apart: "Sequence[Tensor] | None" = None,
+) -> "tuple[WordMass, Tensor]":
+    """Record where the heads look when the model says these words.
+
+    Args:
+        captioner: the model, without plugins.
+        captions: labelled ones, at least one.
+        batch_size: captions per pass.
+        apart: for each batch, columns of its prompts whose mass is also recorded by itself.
+
+    Returns:
+        The masses of all words, and [W] whether each word's object is in its image.
+    """
+    import torch
+
+    from vlmheads.detect.mass import WordMass, word_mass
+
+    masses: list[WordMass] = []
+    labels: list[bool] = []
+    for at, batch in enumerate(batches(captioner, captions, batch_size)):
+        own = None if apart is None else apart[at]
+        masses.append(word_mass(captioner.model, batch.inputs, batch.targets, batch.marked, own))
+        labels += batch.labels
     return WordMass.concatenate(masses), torch.tensor(labels)
