@@ -76,13 +76,13 @@ def learned(out: Path, *, draws: int) -> dict[str, str]:
 
     Gains that `vlmheads calibrate` wrote are taken from OUT/gains.safetensors where they are, what
     `vlmheads learn` wrote from OUT/NAME.safetensors: tables (adaiat), pool (cicd), basis (nullu),
-    risk (revis), cached (pti), vectors and trained (offsets, by ITI and LoFiT) and visual
-    (vti-visual).
+    risk (revis), cached (pti), vectors and trained (offsets, by ITI and LoFiT), visual
+    (vti-visual) and ratios (havae).
     """
     needs: dict[str, str] = json.loads((out / "needs.json").read_text())
     for name in (
         *("tables", "pool", "basis", "risk", "cached"),
-        *("vectors", "trained", "visual"),
+        *("vectors", "trained", "visual", "ratios"),
     ):
         path = out / f"{name}.safetensors"
         if path.is_file():

@@ -36,6 +36,8 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("alpha=0.5", "pool={pool},alpha=0.5"),
         ("alpha=2", "pool={pool},alpha=2"),
     ),
+    "cmac": ("", "alpha=0.5", "alpha=1", "alpha=1,form=release"),
+    "daid": ("", "alpha=0", "alpha=0.4", "beta=0.5"),
     "damro": ("", "alpha=0.25", "alpha=1", "alpha=2"),
     "deco": ("", "alpha=0.2", "alpha=0.4", "alpha=1"),
     "devils": ("", "alpha=1", "alpha=2", "alpha=4"),
@@ -49,6 +51,13 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("calibrated, strength=2", "head_map={gains},strength=2"),
     ),
     "gift": ("", "alpha=1", "alpha=2.5", "alpha=7.5"),
+    "havae": (
+        ("", "ratios={ratios}"),
+        ("alpha=0.3", "ratios={ratios},alpha=0.3"),
+        ("alpha=0.6", "ratios={ratios},alpha=0.6"),
+        ("alpha=1.2", "ratios={ratios},alpha=1.2"),
+    ),
+    "hulluedit": ("", "blend=0.4", "blend=1", "kappa=2"),
     "iat": ("", "alpha=0.4", "alpha=1.6", "alpha=3"),
     "icd": (
         ("", "prefix={prefix}"),
@@ -90,6 +99,7 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("form=release", "learned={risk},form=release"),
     ),
     "rudder": ("", "alpha=0.1", "alpha=1", "form=release"),
+    "sid": ("", "alpha=0.25", "alpha=1", "alpha=2"),
     "spin": ("", "factor=0.5", "keep=0.75", "keep=0.5"),
     "vaf": (
         "",

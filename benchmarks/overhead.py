@@ -45,11 +45,11 @@ GROUP = 3
 KINDS = {
     "heads": "vhr spin allpath adhh gains offsets",
     "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga ilvad "
-    "pti air",
+    "pti air havae",
     "steering": "vista-steering vti vti-visual rudder nullu revis",
     "vista": "vista",
-    "contrast": "vcd icd m3id cfg damro cicd pai-guided",
-    "logits": "dola deco flb only resdec",
+    "contrast": "vcd icd m3id cfg damro cicd sid cmac pai-guided",
+    "logits": "dola deco flb only resdec daid hulluedit",
     "hidden": "memvr",
 }
 # Most that decoding may cost, by kind, on a CPU and on CUDA; logits and hidden have none.
@@ -148,6 +148,9 @@ def _learned(
     if name == "adaiat":  # its gate is always open
         real = torch.ones(layers, geometry.heads)
         return {"tables": Learned(name, {"real": real, "hallucinated": real / 2}, geometry)}
+    if name == "havae":
+        ratios = torch.rand(layers, geometry.heads, generator=generator)
+        return {"ratios": Learned(name, {"nhar": ratios}, geometry)}
     if name == "cicd":
         side = model.config.vision_config.image_size
         return {"pool": Learned(name, {"pixels": random(4, 3, side, side)}, geometry), "tau": 0.0}
