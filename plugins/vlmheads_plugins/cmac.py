@@ -89,8 +89,6 @@ class CMAC(Plugin):
         if not self._gated:
             return rows
         scratch, layers = request.scratch(self), request.geometry.attention_layers
-        if layer == layers[0]:
-            scratch["sum"] = 0.0
         if layer == _followed(request.geometry):
             order = came_from(request, scratch, rows.values)
             if "looked" in scratch:
@@ -100,7 +98,7 @@ class CMAC(Plugin):
         counted = rows.image_keys[:, None, None] & (scores > -torch.inf)
         total = torch.where(counted, scores, 0.0).sum(dim=(1, 3))
         mean = at_least_float32(total / counted.sum(dim=(1, 3)).clamp(min=1))
-        scratch["sum"] = mean + (scratch["sum"] if layer == layers[0] else scratch["sum"].to(mean))
+        scratch["sum"] = mean if layer == layers[0] else mean + scratch["sum"].to(mean)
         return rows
 
     def _opens(self, request: Request) -> Tensor:

@@ -208,7 +208,8 @@ def directions(states: Tensor, count: int) -> Tensor:
     )
     exists = (values > _RANK * values[:, :1]) & (values > 0)
     rows: Tensor = vectors.mT @ states if short else vectors.mT
-    return F.normalize(rows, dim=-1) * exists[..., None]
+    unit: Tensor = F.normalize(rows, dim=-1)
+    return unit * exists[..., None]
 
 
 def _onto(state: Tensor, basis: Tensor) -> Tensor:
