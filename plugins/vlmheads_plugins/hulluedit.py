@@ -206,10 +206,9 @@ def directions(states: Tensor, count: int) -> Tensor:
         found.eigenvalues.flip(-1)[:, :count],
         found.eigenvectors.flip(-1)[..., :count],
     )
-    exists = (values > _RANK * values[:, :1]) & (values > 0)
+    exists: Tensor = (values > _RANK * values[:, :1]) & (values > 0)
     rows: Tensor = vectors.mT @ states if short else vectors.mT
-    unit: Tensor = F.normalize(rows, dim=-1)
-    return unit * exists[..., None]
+    return F.normalize(rows, dim=-1) * exists[..., None]
 
 
 def _onto(state: Tensor, basis: Tensor) -> Tensor:
