@@ -84,7 +84,11 @@ class HulluEdit(Plugin):
         None, "edit where the text's share is above it, as in the paper", low=0, high=1
     )
     layer: int | None = option(
-        None, "the anchor, from 1 on; by default 25 of 32, scaled to the depth", kind="int", low=0
+        None,
+        "the anchor, from 1 on; by default 25 of 32, scaled to the depth",
+        kind="int",
+        low=0,
+        high=1000,
     )
 
     @classmethod

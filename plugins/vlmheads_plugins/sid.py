@@ -67,7 +67,11 @@ class SID(Plugin):
         high=10**6,
     )
     layer: int | None = option(
-        None, "layer whose attention chooses; by default the second", kind="int", low=0
+        None,
+        "layer whose attention chooses; by default the second",
+        kind="int",
+        low=0,
+        high=1000,
     )
 
     @classmethod
