@@ -33,9 +33,11 @@ def event_values(event: gr.EventData, names: Iterable[str]) -> dict[str, Any]:
 
 
 def upload_path(upload: Any) -> str | None:
-    """Return the path that a client gives for its upload, unchecked; None without one."""
-    path = upload.get("path") if isinstance(upload, dict) else upload
-    return path if isinstance(path, str) else None
+    """Return the path that a client gives for its upload, unchecked; None without one.
+
+    What is neither is returned as it is, to be refused by name.
+    """
+    return upload.get("path") if isinstance(upload, dict) else upload
 
 
 def visitor_id(request: gr.Request | None) -> str:

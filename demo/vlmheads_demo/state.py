@@ -18,6 +18,7 @@ from vlmheads.model.loading import locate, packaged_models
 
 MAX_NAME_LENGTH = 200
 MAX_RESULTS = 24
+MAX_SHARED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,13 @@ class Model:
         name: the name that visitors see.
         captioner: the model and its processor, with no plugins of its own.
         geometry: its layers and heads.
+        packaged: whether it is a test-bench model, which knows drawn scenes and nothing else.
     """
 
     name: str
     captioner: Captioner
     geometry: Geometry
+    packaged: bool = False
 
 
 class ModelRegistry:
@@ -102,7 +105,8 @@ class ModelRegistry:
     def _load(self, name: str) -> Model:
         source = self._sources.get(name, name)
         captioner = Captioner.from_pretrained(source, (), dtype=self._dtype, device=self._device)
-        return Model(name, captioner, examine(captioner.model).geometry)
+        geometry = examine(captioner.model).geometry
+        return Model(name, captioner, geometry, source in packaged_models())
 
     def _drop_guests(self) -> None:
         """Drop the least recently used of the models that visitors loaded."""
@@ -166,14 +170,42 @@ class Keyed(Protocol):
 class ResultStore:
     """The most recent results of all visitors by key; the oldest are dropped.
 
+    A result that a visitor shares is kept for as long as the server runs.
+
     Args:
         capacity: how many are kept.
+        shared: how many can be shared.
     """
 
-    def __init__(self, capacity: int = MAX_RESULTS) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int = MAX_RESULTS, shared: int = MAX_SHARED) -> None:
+        self._capacity, self._most_shared = capacity, shared
         self._results: OrderedDict[str, Any] = OrderedDict()
+        self._kept: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
         self._lock = threading.Lock()
+
+    def keep(self, result: Keyed) -> None:
+        """Keep a result of the server's own for good."""
+        with self._lock:
+            self._kept[result.key] = result
+
+    def share(self, key: object) -> Any:
+        """Keep a result for as long as the server runs, and return it.
+
+        Raises:
+            VlmHeadsError: it has been dropped, or too many are shared already.
+        """
+        found = self.get(key)
+        with self._lock:
+            if found.key not in self._kept | self._shared:
+                if len(self._shared) >= self._most_shared:
+                    raise VlmHeadsError(
+                        f"{len(self._shared)} runs are shared here already",
+                        f"at most {self._most_shared}",
+                        "save it as a page instead",
+                    )
+                self._shared[found.key] = found
+        return found
 
     def add(self, result: Keyed) -> None:
         """Keep a result."""
@@ -189,9 +221,14 @@ class ResultStore:
             VlmHeadsError: there is none, or it has been dropped.
         """
         with self._lock:
-            found = self._results.get(key) if isinstance(key, str) else None
+            found = None
+            if isinstance(key, str):
+                places = (self._results, self._kept, self._shared)
+                found = next((place[key] for place in places if key in place), None)
         if found is None:
-            raise VlmHeadsError("a run that is no longer kept", todo="describe the picture again")
+            raise VlmHeadsError(
+                "a run that is no longer kept", todo="describe the picture again"
+            )
         return found
 
 

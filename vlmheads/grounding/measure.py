@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlmheads.detect.replay import after_end
 from vlmheads.errors import VlmHeadsError
+from vlmheads.grounding.candidates import Candidates
 from vlmheads.grounding.catalogue import checked_answers, chosen_scores, scored_tokens
 from vlmheads.grounding.divergence import token_divergence
 from vlmheads.grounding.passes import run_passes
@@ -31,6 +32,8 @@ class Grounding:
         log_probability_without: [N, T] of the token, with the image deleted.
         patches: [N, T, L, H, P] attention weights on the P image tokens, where asked for.
         scores: name -> [N, T] further scores, where asked for; NaN where there is none.
+        candidates: the likeliest tokens with the image, and with it deleted, where asked for; what
+            stands after a row's end means nothing.
     """
 
     divergence: Tensor
@@ -39,6 +42,7 @@ class Grounding:
     log_probability_without: Tensor
     patches: Tensor | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    candidates: tuple[Candidates, Candidates] | None = None
 
     def token_divergence(self, k: int) -> Tensor:
         """T-VHD of each token [N, T]: the k largest VHD of every layer, summed over the layers.
@@ -59,6 +63,7 @@ def grounding(
     *,
     patches: bool = False,
     scores: Iterable[str | TokenScore] = (),
+    candidates: int = 0,
 ) -> Grounding:
     """Measure how far the image supports each token of a given answer.
 
@@ -77,6 +82,7 @@ def grounding(
         patches: keep the weights on every image token, too; each prompt then needs the same
             number of them, as one image a prompt gives in most families.
         scores: further scores of the tokens, as `token_scores` takes them.
+        candidates: how many of the likeliest tokens to keep of each position.
 
     Raises:
         VlmHeadsError: a model that cannot be attached to or has plugins attached, targets of
@@ -89,7 +95,7 @@ def grounding(
     _check_patches(visual, patches)
     geometry = anatomy.geometry
     needs = Needs(without=True, heads=True, attention=True) | all_needs(chosen, geometry)
-    found = run_passes(anatomy, given, targets, needs, patches=patches)
+    found = run_passes(anatomy, given, targets, needs, patches=patches, candidates=candidates)
     assert found.without is not None
     shape = (*targets.shape, geometry.layers, geometry.heads)
     ended = after_end(targets, anatomy.generator.generation_config.eos_token_id)
@@ -105,6 +111,7 @@ def grounding(
         kept(found.without),
         kept(_layered(weights, (*shape, int(visual[0].sum())))) if patches else None,
         scored_tokens(anatomy, given, targets, found, chosen),
+        found.candidates,
     )
 
 

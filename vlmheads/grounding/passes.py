@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmheads.detect.divergence import head_divergence
+from vlmheads.grounding.candidates import Candidates, joined, likeliest
 from vlmheads.grounding.readings import Needs
 from vlmheads.grounding.states import RowStates, kept_states
 from vlmheads.model.anatomy import Anatomy
@@ -52,6 +53,7 @@ class Passes:
         divergence: layer -> [N, T, H] VHD.
         attention: layer -> what its rows attend to.
         states: of each row, what the lens scores need.
+        candidates: the likeliest tokens with the image, and with it deleted, where asked for.
     """
 
     log_probability: Tensor
@@ -60,6 +62,15 @@ class Passes:
     divergence: Mapping[int, Tensor]
     attention: Mapping[int, Shares]
     states: Sequence[RowStates]
+    candidates: tuple[Candidates, Candidates] | None = None
+
+
+class _Read(NamedTuple):
+    """What one pass says of the T tokens of an answer: [N, T] each, and the likeliest ones."""
+
+    log_probability: Tensor
+    entropy: Tensor
+    candidates: Candidates | None
 
 
 def run_passes(
@@ -69,6 +80,7 @@ def run_passes(
     needs: Needs,
     *,
     patches: bool = False,
+    candidates: int = 0,
 ) -> Passes:
     """Run the plain model over prompts with answers: once, or twice where the needs ask for it.
 
@@ -78,6 +90,7 @@ def run_passes(
         targets: [N, T] the answers, the last columns of the prompts.
         needs: what is kept.
         patches: keep the attention weights on every image token, too.
+        candidates: how many of the likeliest tokens to keep of each position of both passes.
     """
     count = targets.shape[1]
     heads, rows = _Heads(count), _Attention(count, patches)
@@ -88,17 +101,27 @@ def run_passes(
             if probes:
                 stack.enter_context(attach(anatomy.model, probes))
             kept = stack.enter_context(kept_states(anatomy, given, count, needs))
-            seeing, entropy = _log_probability(anatomy.model, given, targets)
-        without, divergence = None, dict[int, Tensor]()
-        if needs.without or needs.heads:
-            divergence, without = _without(anatomy, given, targets, heads.kept)
-    return Passes(seeing, entropy, without, divergence, rows.kept, kept)
+            seeing = _read(anatomy.model, given, targets, candidates)
+        blind, divergence = None, dict[int, Tensor]()
+        if needs.without or needs.heads or candidates:
+            divergence, blind = _without(anatomy, given, targets, heads.kept, candidates)
+    return Passes(
+        seeing.log_probability,
+        seeing.entropy,
+        blind.log_probability if blind else None,
+        divergence,
+        rows.kept,
+        kept,
+        (seeing.candidates, blind.candidates)
+        if blind and blind.candidates and seeing.candidates
+        else None,
+    )
 
 
-def _log_probability(
-    model: nn.Module, given: Mapping[str, Any], targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Run the model once; log-probability of the last T tokens and entropy before them, [N, T]."""
+def _read(
+    model: nn.Module, given: Mapping[str, Any], targets: Tensor, candidates: int = 0
+) -> _Read:
+    """Run the model once, and read the positions before the last T tokens."""
     count = targets.shape[1]
     given = dict(given)
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
@@ -106,19 +129,30 @@ def _log_probability(
     logits = model(**given, use_cache=False, return_dict=True).logits[:, -count - 1 : -1]
     said: list[Tensor] = []
     entropies: list[Tensor] = []
+    best: list[Candidates] = []
     for start in range(0, count, _POSITIONS):
         part = slice(start, start + _POSITIONS)
         log = at_least_float32(logits[:, part]).log_softmax(dim=-1)
         said.append(log.gather(-1, targets[:, part, None])[..., 0])
         # A banned token has probability 0 and log-probability minus infinity.
         entropies.append(torch.special.entr(log.exp()).sum(dim=-1))
-    return torch.cat(said, dim=1).cpu().float(), torch.cat(entropies, dim=1).cpu().float()
+        if candidates:
+            best.append(likeliest(log, candidates))
+    return _Read(
+        torch.cat(said, dim=1).cpu().float(),
+        torch.cat(entropies, dim=1).cpu().float(),
+        joined(best) if best else None,
+    )
 
 
 def _without(
-    anatomy: Anatomy, given: Mapping[str, Any], targets: Tensor, seen: dict[int, Tensor]
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Divergence of each layer [N, T, H], and log-probabilities [N, T], of the image deleted."""
+    anatomy: Anatomy,
+    given: Mapping[str, Any],
+    targets: Tensor,
+    seen: dict[int, Tensor],
+    candidates: int,
+) -> tuple[dict[int, Tensor], _Read]:
+    """Divergence of each layer [N, T, H], and what a pass says, of the image deleted."""
     count = targets.shape[1]
     full = read_prompt(anatomy, dict(given))
     prompt, sees = full.without_images(), full.has_image[:, None, None]
@@ -140,7 +174,7 @@ def _without(
             projection = anatomy.projections[layer]
             if projection is not None:
                 stack.callback(listen(layer, projection).remove)
-        return found, _log_probability(anatomy.generator, text, targets)[0]
+        return found, _read(anatomy.generator, text, targets, candidates)
 
 
 @dataclass(frozen=True)

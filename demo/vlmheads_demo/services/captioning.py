@@ -12,6 +12,7 @@ from PIL import Image
 from vlmheads.caption import PROMPT
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
+from vlmheads_demo.services.bench import require_scene
 from vlmheads_demo.services.generation import LIMITS, CaptionEvent, DecodingOptions, stream_caption
 from vlmheads_demo.services.images import draw_scene, read_upload, uploaded_file
 from vlmheads_demo.services.measurement import (
@@ -21,7 +22,12 @@ from vlmheads_demo.services.measurement import (
     measure_prompt,
 )
 from vlmheads_demo.services.methods import parse_plugins, spec
-from vlmheads_demo.services.result import CaptionResult, Result, caption_objects
+from vlmheads_demo.services.result import (
+    MAX_KEPT_PIXELS,
+    CaptionResult,
+    Result,
+    caption_objects,
+)
 from vlmheads_demo.state import AppState, Model
 
 MAX_CAPTIONS = 3
@@ -58,7 +64,9 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if len(self.methods) >= MAX_CAPTIONS:
             raise VlmHeadsError(f"{len(self.methods)} methods", f"at most {MAX_CAPTIONS - 1}")
-        if not isinstance(self.prompt, str) or not self.prompt.strip():
+        if not isinstance(self.prompt, str):
+            raise VlmHeadsError(f"a prompt that is a {_kind(self.prompt)}", "a text")
+        if not self.prompt.strip():
             raise VlmHeadsError("an empty prompt", 'a question such as "Describe the image."')
         if len(self.prompt) > MAX_PROMPT_LENGTH:
             raise VlmHeadsError(
@@ -116,20 +124,32 @@ def parse_request(
     Raises:
         VlmHeadsError: an argument that is not valid.
     """
-    decoding = decoding or {}
+    decoding = {} if decoding is None else decoding
+    if not isinstance(decoding, Mapping):
+        raise VlmHeadsError(
+            f"decoding that is a {_kind(decoding)}",
+            f"an object with some of {', '.join(LIMITS)}",
+            'such as {"max_new_tokens": 64}',
+        )
     unknown = [name for name in decoding if name not in LIMITS]
     if unknown:
         raise VlmHeadsError(f"decoding option {unknown[0]!r}", f"one of {', '.join(LIMITS)}")
     if not isinstance(methods, Sequence) or isinstance(methods, str):
-        raise VlmHeadsError("methods that are not a list", 'such as [[{"name": "vhr"}]]')
+        raise VlmHeadsError(f"methods that are a {_kind(methods)}", 'such as [[{"name": "vhr"}]]')
+    if image is not None and not isinstance(image, str):
+        raise VlmHeadsError(
+            f"an image that is a {_kind(image)}", "an upload", "in Python, handle_file(path)"
+        )
+    found = state.models.get(model or state.models.default)
     objects = None
     if scene:
         drawn = draw_scene(scene)
         picture, objects = drawn.image, drawn.objects
     else:
         picture = read_upload(uploaded_file(state.uploads, image))
+        require_scene(found, picture)
     return GenerationRequest(
-        state.models.get(model or state.models.default),
+        found,
         picture,
         prompt,
         tuple(parse_plugins(method) for method in methods),
@@ -205,7 +225,15 @@ def _measure(request: GenerationRequest, captions: Sequence[CaptionEvent]) -> Re
                 caption,
                 caption_objects(caption.text, request.objects),
                 measure_caption(
-                    model, image, prompt, caption.ids, caption.text, plugins, measured.view
+                    model,
+                    image,
+                    prompt,
+                    caption.ids,
+                    caption.text,
+                    plugins,
+                    measured.view,
+                    caption.candidates,
+                    ended=not caption.at_limit and not caption.stopped,
                 ),
             )
         )
@@ -218,4 +246,11 @@ def _measure(request: GenerationRequest, captions: Sequence[CaptionEvent]) -> Re
         None if request.objects is None else tuple(sorted(request.objects)),
         measured,
         tuple(results),
+        image if image.width * image.height <= MAX_KEPT_PIXELS else None,
     )
+
+
+def _kind(value: object) -> str:
+    """Return what a JSON value is called."""
+    names = {str: "text", bool: "boolean", int: "number", float: "number", list: "list"}
+    return names.get(type(value), "JSON object" if isinstance(value, Mapping) else "null")

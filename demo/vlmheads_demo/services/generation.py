@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from vlmheads.caption import Captioner
 from vlmheads.errors import VlmHeadsError
+from vlmheads.grounding.candidates import CandidateRecorder, Candidates
 from vlmheads.plugin import Plugin
 
 # DecodingOptions options that visitors can set: type, minimum, maximum and default.
@@ -94,6 +95,8 @@ class CaptionEvent:
         done: whether this is the last event.
         stopped: whether the visitor stopped it.
         at_limit: whether the limit on new tokens ended it.
+        candidates: the tokens that each was chosen from, and the end token behind them, of a
+            finished caption without beams.
     """
 
     text: str = ""
@@ -102,6 +105,7 @@ class CaptionEvent:
     done: bool = False
     stopped: bool = False
     at_limit: bool = False
+    candidates: Candidates | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -179,8 +183,10 @@ def _generate(
     if should_stop():
         return CaptionEvent(done=True, stopped=True)
     options = decoding.arguments()
+    recorder = CandidateRecorder()
     if decoding.beams == 1:
         options["streamer"] = _Streamer(captioner.processor.tokenizer, emit)
+        options["logits_processor"] = LogitsProcessorList([recorder])
     else:  # generate() cannot stream beams
         emit(CaptionEvent(seconds=STARTED))
     stopping = _Stop(should_stop)
@@ -202,6 +208,7 @@ def _generate(
         done=True,
         stopped=stopping.stopped,
         at_limit=caption.at_limit,
+        candidates=recorder.candidates.cut(len(caption.ids) + 1) if recorder.candidates else None,
     )
 
 

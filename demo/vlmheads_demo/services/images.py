@@ -36,6 +36,8 @@ def uploaded_file(folder: Path, path: str | None) -> Path | None:
     """
     if not path:
         return None
+    if "\0" in path:
+        raise VlmHeadsError("a file name with a zero byte", "a picture that was uploaded")
     found = Path(path).resolve()
     if folder.resolve() not in found.parents or not found.is_file():
         raise VlmHeadsError("a file that was not uploaded here", "a picture that was uploaded")
@@ -96,19 +98,24 @@ class Scene:
     objects: frozenset[str]
 
 
-@lru_cache(maxsize=64)
 def draw_scene(name: str) -> Scene:
     """Draw the scene with a name; the same name always gives the same picture.
 
     Raises:
         VlmHeadsError: a name other than "test:N" or "counterfactual:N".
     """
+    # What a client sends may be anything, and a cache takes only what can be hashed.
+    return _draw_scene(name if isinstance(name, str) else str(name))
+
+
+@lru_cache(maxsize=64)
+def _draw_scene(name: str) -> Scene:
     from vlmheads_testbed.scenes import scene
 
-    found = _SCENE.fullmatch(name) if isinstance(name, str) else None
+    found = _SCENE.fullmatch(name)
     if found is None:
         raise VlmHeadsError(
-            f"scene {str(name)[:40]!r}",
+            f"scene {name[:40]!r}",
             f"test:N or counterfactual:N with N from 0 to {MAX_SCENE}",
         )
     drawn = scene(found[1], 0, int(found[2]))

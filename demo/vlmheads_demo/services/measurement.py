@@ -13,14 +13,17 @@ from torch import Tensor
 
 from vlmheads.detect import divergence, text_dominance, visual_sinks
 from vlmheads.grounding import grounding
+from vlmheads.grounding.candidates import KEPT, Candidates
 from vlmheads.grounding.catalogue import ask_about
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Word, ground_words, token_spans
+from vlmheads.model.anatomy import generator_of
 from vlmheads.plugin import Plugin
 from vlmheads.runtime.attachment import attach
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_demo.services.images import ModelView, model_view
+from vlmheads_demo.services.tokens import Tokens, read_tokens
 from vlmheads_demo.state import Model
 
 TAU = 20.0
@@ -60,9 +63,10 @@ class CaptionMeasurement:
         words: all words, as `vlmheads.Captioner` grounds them.
         threshold: words with a lower score are flagged.
         heads: [W, L, H] VHD, the mean over each word's tokens.
-        patches: [W, L, H, P] attention on the image tokens, also the mean over each word's tokens;
-            0 at words that name no object. None without a grid, or above `MAX_WEIGHTS`.
+        patches: [W, L, H, P] attention on the image tokens, also the mean over each word's tokens.
+            None without a grid, or above `MAX_WEIGHTS`.
         edited: [L, H] True where the caption's method edits a head.
+        tokens: what was measured at its tokens; None where it has none.
     """
 
     words: tuple[Word, ...]
@@ -70,6 +74,7 @@ class CaptionMeasurement:
     heads: Tensor
     patches: Tensor | None
     edited: Tensor
+    tokens: Tokens | None = None
 
     def attention(self, word: int, head: tuple[int, int] | None = None) -> Tensor | None:
         """Return the attention of a word on the image tokens [P]; None where it was not kept.
@@ -122,6 +127,8 @@ def measure_caption(
     text: str,
     plugins: tuple[Plugin, ...],
     view: ModelView,
+    applied: Candidates | None = None,
+    ended: bool = False,
 ) -> CaptionMeasurement:
     """Measure the words of a caption, and find the heads that its method edits.
 
@@ -133,6 +140,8 @@ def measure_caption(
         text: its text.
         plugins: the plugins under which it was written.
         view: the picture under its image tokens.
+        applied: the tokens that each was chosen from when it was written.
+        ended: whether an end token ended it, which is then measured as well.
     """
     captioner = model.captioner
     network, processor = captioner.model, captioner.processor
@@ -146,13 +155,15 @@ def measure_caption(
     scorer = Scorer.of(network)
     if not ids:
         return CaptionMeasurement((), scorer.threshold, torch.zeros(0, layers, heads), None, edited)
-    weights = 0 if view.grid is None else len(ids) * layers * heads * view.grid[0] * view.grid[1]
+    said = (*ids, *end_token(network)) if ended else ids
+    weights = 0 if view.grid is None else len(said) * layers * heads * view.grid[0] * view.grid[1]
     found = grounding(
         network,
         inputs,
-        torch.tensor([ids]),
+        torch.tensor([said]),
         patches=0 < weights <= MAX_WEIGHTS,
         scores=scorer.further,
+        candidates=KEPT,
     )
     (asked,) = ask_about(network, processor, [image], [text], scorer.asked)
     decode = partial(processor.batch_decode, skip_special_tokens=True)
@@ -165,10 +176,16 @@ def measure_caption(
         size = found.patches.shape[-1]
         patches = torch.zeros(len(words), layers, heads, size, dtype=torch.float16)
         for index, word in enumerate(words):
-            if word.object is not None:
-                patches[index] = found.patches[0, word.first : word.last].mean(dim=0)
+            patches[index] = found.patches[0, word.first : word.last].mean(dim=0)
+    tokens = read_tokens(processor, said, text, found, applied)
     stacked = torch.stack(divergences) if words else torch.zeros(0, layers, heads)
-    return CaptionMeasurement(words, scorer.threshold, stacked, patches, edited)
+    return CaptionMeasurement(words, scorer.threshold, stacked, patches, edited, tokens)
+
+
+def end_token(network: Any) -> tuple[int, ...]:
+    """Return the token that ends a caption, if the model has one."""
+    ends = generator_of(network).generation_config.eos_token_id
+    return tuple(ends[:1] if isinstance(ends, list) else [] if ends is None else [ends])
 
 
 def vision_aware_heads(heads: Tensor) -> Tensor:

@@ -11,12 +11,16 @@ from vlmheads_eval.chair.measures import repeated_share, score_mentions
 from vlmheads_eval.chair.spans import mention_spans
 from vlmheads_eval.chair.variants import get_variant
 
+from PIL import Image
+
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 from vlmheads_demo.services.generation import CaptionEvent
 from vlmheads_demo.services.measurement import CaptionMeasurement, PromptMeasurement
 
 VARIANT = "pattern"
+# Larger pictures are not kept with their results, of which there are many.
+MAX_KEPT_PIXELS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Result:
         objects: the objects in the picture; None where they are not known.
         prompt_measured: what was measured at the prompt.
         captions: the captions, plain first.
+        image: the picture as it was sent; None where it is too large to be kept.
         key: identifies the run, and only the visitor who started it knows it.
     """
 
@@ -134,7 +139,22 @@ class Result:
     objects: tuple[str, ...] | None
     prompt_measured: PromptMeasurement
     captions: tuple[CaptionResult, ...]
+    image: Image.Image | None = None
     key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+
+    @property
+    def patches(self) -> int:
+        """How many image tokens form a grid over the picture; 0 without a grid."""
+        grid = self.prompt_measured.view.grid
+        return 0 if grid is None else grid[0] * grid[1]
+
+    def in_common(self, one: int, other: int) -> int:
+        """Return how many tokens two captions begin with in common."""
+        pairs = zip(self.captions[one].caption.ids, self.captions[other].caption.ids, strict=False)
+        return next(
+            (place for place, (a, b) in enumerate(pairs) if a != b),
+            min(len(self.captions[number].caption.ids) for number in (one, other)),
+        )
 
 
 def comparison_rows(result: Result) -> list[dict[str, Any]]:
@@ -162,19 +182,25 @@ def _comparison_row(one: CaptionResult) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Selection:
-    """A word of a caption, and the head or heads whose attention is shown.
+    """A word of a caption, what of it is shown over the picture, and a place in the picture.
 
     Args:
         caption: index of the caption.
         word: index of the word; None where no word names an object.
         layer: layer of the head; None for the mean of the word's vision-aware heads.
         head: the head; None likewise.
+        token: index of the token that is inspected; None for the word's first.
+        gradient: whether gradient x attention is shown in place of attention.
+        patch: index of an image token, in reading order; None where none was chosen.
     """
 
     caption: int = 0
     word: int | None = None
     layer: int | None = None
     head: int | None = None
+    token: int | None = None
+    gradient: bool = False
+    patch: int | None = None
 
     @property
     def one_head(self) -> tuple[int, int] | None:
@@ -192,6 +218,12 @@ class Selection:
         words = result.captions[caption].measured.words
         word = given.get("word")
         layer, head = given.get("layer"), given.get("head")
+        measured = result.captions[caption].measured
+        token, patch, gradient = given.get("token"), given.get("patch"), given.get("gradient")
+        if gradient not in (None, True, False):
+            raise VlmHeadsError(f"gradient {str(gradient)[:20]!r}", "true or false")
+        if gradient and (layer is not None or word is None):
+            raise VlmHeadsError("gradient x attention of one head", "of a word, over all heads")
         if (layer is None) != (head is None):
             raise VlmHeadsError(f"layer {layer!r} and head {head!r}", "both, or neither")
         return cls(
@@ -199,7 +231,19 @@ class Selection:
             None if word is None else _index(word, len(words), "word"),
             None if layer is None else _index(layer, result.geometry.layers, "layer"),
             None if head is None else _index(head, result.geometry.heads, "head"),
+            None
+            if token is None
+            else _index(token, len(measured.tokens.ids) if measured.tokens else 0, "token"),
+            bool(gradient),
+            None if patch is None else _index(patch, result.patches, "patch"),
         )
+
+    def shown_token(self, result: Result) -> int | None:
+        """Return the token that is inspected; None where the caption has none."""
+        measured = result.captions[self.caption].measured
+        if measured.tokens is None or self.token is not None:
+            return self.token
+        return 0 if self.word is None else measured.words[self.word].first
 
     @classmethod
     def initial(cls, result: Result) -> Selection:
@@ -217,5 +261,9 @@ class Selection:
 
 def _index(value: Any, count: int, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
-        raise VlmHeadsError(f"{what} {str(value)[:20]!r}", f"a number from 0 to {count - 1}")
+        raise VlmHeadsError(f"{what} {str(value)[:20]!r}", _places(count))
     return value
+
+
+def _places(count: int) -> str:
+    return f"a number from 0 to {count - 1}" if count else "nothing: there is none"
