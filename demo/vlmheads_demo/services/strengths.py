@@ -6,9 +6,11 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
+from vlmheads.registry import get_plugin
 from vlmheads_demo.services.captioning import GenerationRequest
 from vlmheads_demo.services.generation import CaptionEvent, stream_caption
 from vlmheads_demo.services.methods import controls
@@ -73,19 +75,28 @@ class Strengths:
 
 
 def strength_of(plugins: tuple[Plugin, ...]) -> Strength | None:
-    """Return the option of a method that its neutral instance turns to nothing.
+    """Return the option that says how strongly a method acts.
 
     None for methods of several plugins, and for those without such an option in a range.
     """
-    if len(plugins) != 1:
-        return None
-    (plugin,) = plugins
+    return _strength(type(plugins[0])) if len(plugins) == 1 else None
+
+
+def strength_option(name: str) -> str | None:
+    """Return the name of the option that says how strongly a plugin acts, if it has one."""
+    found = _strength(get_plugin(name))
+    return None if found is None else found.option
+
+
+@cache
+def _strength(plugin: type[Plugin]) -> Strength | None:
+    """Return the first option in a range that the neutral instance has at another value."""
     try:
-        neutral = type(plugin).neutral()
+        neutral = plugin.neutral()
     except (NotImplementedError, VlmHeadsError):
         return None
     defaults = {field.name: field.default for field in dataclasses.fields(plugin)}
-    for control in controls(type(plugin)):
+    for control in controls(plugin):
         value = getattr(neutral, control.name)
         if control.kind != "slider" or isinstance(value, bool) or value is None:
             continue
@@ -146,8 +157,7 @@ def measure_strengths(
     for number, point in enumerate(points):
         value = int(point.value) if whole else point.value
         changed = dataclasses.replace(plugin, **{strength.option: value})
-        event = CaptionEvent()
-        for event in stream_caption(
+        *_, event = stream_caption(
             request.model.captioner,
             request.image,
             request.prompt,
@@ -155,8 +165,7 @@ def measure_strengths(
             request.decoding,
             run_lock=run_lock,
             stop=stop,
-        ):
-            pass
+        )
         if stop.is_set():
             return
         objects = caption_objects(event.text, request.objects)

@@ -1,28 +1,28 @@
-"""The captions side by side with their object words marked, compared, and offered for export."""
+"""The captions side by side with their words to select, object words marked, and compared."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from html import escape
 
-from vlmheads_demo.services.export import archive, result_json, result_pictures
 from vlmheads_demo.services.generation import CaptionEvent
 from vlmheads_demo.services.result import CaptionResult, Result, Selection, comparison_rows
+from vlmheads_demo.services.summary import summary
 from vlmheads_demo.views.theme import overlay_url
 
 # Punctuation that stays on the line of the word before it.
 CLOSING = (".", ",", ";", ":", "!", "?", ")")
 
 
-def placeholder() -> str:
+def placeholder(packaged: bool = True) -> str:
     """Return what is shown before the first run."""
+    start = "Upload a picture or pick a scene" if packaged else "Upload a picture"
     return (
         '<div class="vh-empty"><p><b>Which words does the picture support?</b></p>'
-        "<p>Upload a picture or pick a scene, choose a method, and press <i>Describe</i>. The "
+        f"<p>{start}, choose a method, and press <i>Describe</i>. The "
         "plain caption appears next to the one under the method. Click a word to see where the "
-        "model looked just before it.</p></div>"
+        "model looked just before it, and what else it would have said.</p></div>"
     )
 
 
@@ -52,7 +52,7 @@ def partial_captions(names: Sequence[str], events: Sequence[CaptionEvent], stage
 
 
 def marked_captions(result: Result, selection: Selection | None) -> str:
-    """Return the captions of a run with their object words marked, and a legend."""
+    """Return what a run shows, its captions with their object words marked, and a legend."""
     cards = [
         _card(
             index,
@@ -62,7 +62,8 @@ def marked_captions(result: Result, selection: Selection | None) -> str:
         )
         for index, one in enumerate(result.captions)
     ]
-    return _cards(cards) + _legend(result)
+    seen = f'<p class="vh-seen">{escape(summary(result))}</p>'
+    return seen + _cards(cards) + _legend(result)
 
 
 def _cards(cards: Sequence[str]) -> str:
@@ -84,17 +85,23 @@ def _figures(event: CaptionEvent) -> str:
 
 
 def _words(result: Result, index: int, selection: Selection | None) -> str:
-    """Return the text of a caption with its object words as buttons."""
+    """Return the text of a caption with its words as buttons.
+
+    The Tab key stops at those that name an object; the arrow keys go from word to word.
+    """
     one = result.captions[index]
     text = one.caption.text
     parts, reached = [], 0
     for number, word in enumerate(one.measured.words):
-        if word.object is None or word.start < reached:
+        if word.start < reached:
             continue
         parts.append(escape(text[reached : word.start]))
         chosen = selection is not None and (selection.caption, selection.word) == (index, number)
         reached = word.end + (text[word.end : word.end + 1] in CLOSING)
-        button = _word(result, one, index, number, chosen)
+        if word.object is None:
+            button = _plain_word(result, index, number, chosen)
+        else:
+            button = _word(result, one, index, number, chosen)
         parts.append(f'<span class="vh-whole">{button}{escape(text[word.end : reached])}</span>')
     return "".join([*parts, escape(text[reached:])]) or "<i>(an empty caption)</i>"
 
@@ -124,29 +131,40 @@ def _word(result: Result, one: CaptionResult, index: int, number: int, chosen: b
     )
 
 
+def _plain_word(result: Result, index: int, number: int, chosen: bool) -> str:
+    """Return a word that names no object, as a button without marks."""
+    word = result.captions[index].measured.words[number]
+    about = {"result": result.key, "caption": index, "word": number}
+    return (
+        '<button type="button" class="vh-other" data-group="word" tabindex="-1" '
+        f'data-select="{escape(json.dumps(about))}" aria-pressed="{str(chosen).lower()}">'
+        f"{escape(word.text)}</button>"
+    )
+
+
 def _legend(result: Result) -> str:
     threshold = result.captions[0].measured.threshold
     items = [
+        "<b>Click any word.</b>",
         f'<span class="vh-word vh-high">word<sup>.97</sup></span> supported (score ≥ '
         f"{threshold:.2f})",
-        f'<span class="vh-word vh-low">word<sup>.12</sup></span> weakly supported (below '
-        f"{threshold:.2f})",
+        '<span class="vh-word vh-low">word<sup>.12</sup></span> weakly supported',
     ]
     if result.objects is not None:
         items.append('<span class="vh-word vh-right">word<sup>✓</sup></span> in the picture')
         items.append('<span class="vh-word vh-wrong">word<sup>✗</sup></span> invented')
     known = (
-        f"<p class='vh-known'>In this scene: {escape(', '.join(result.objects)) or 'nothing'}.</p>"
+        f"<li class='vh-known'>In this scene: {escape(', '.join(result.objects)) or 'nothing'}</li>"
         if result.objects is not None
         else ""
     )
-    return f'<ul class="vh-legend">{"".join(f"<li>{item}</li>" for item in items)}</ul>{known}'
+    return f'<ul class="vh-legend">{"".join(f"<li>{item}</li>" for item in items)}{known}</ul>'
 
 
 def comparison_table(result: Result) -> str:
     """Return the comparison of the captions as a table with one column per caption."""
     rows = comparison_rows(result)
-    head = "".join(f'<th scope="col">{escape(row["caption"])}</th>' for row in rows)
+    head = "".join(f'<th scope="col">{_breakable(row["caption"])}</th>' for row in rows)
     lines = [
         ("objects named", [_names(row["objects"]) for row in rows]),
         ("invented", [_names(row["hallucinated"], "vh-bad") for row in rows]),
@@ -176,6 +194,11 @@ def comparison_table(result: Result) -> str:
     )
 
 
+def _breakable(name: str) -> str:
+    """Return a method's name that breaks between its options, not inside of them."""
+    return escape(name).replace(":", ":<wbr>").replace(",", ",<wbr>")
+
+
 def _names(names: list[str] | None, style: str = "") -> str:
     if names is None:
         return "not known"
@@ -183,27 +206,3 @@ def _names(names: list[str] | None, style: str = "") -> str:
         return "none"
     text = escape(", ".join(names))
     return f'{len(names)} <span class="{style}">({text})</span>'
-
-
-def export_button(result: Result) -> str:
-    """Return the button that requests the files of a run."""
-    about = escape(json.dumps({"result": result.key}))
-    return (
-        f'<button type="button" class="vh-button" data-select="{about}">'
-        "Export JSON and PNGs</button>"
-    )
-
-
-def export_links(result: Result) -> str:
-    """Return links that contain the files themselves, so that the server keeps none."""
-    found = (
-        ("vlmheads.json", "application/json", result_json(result)),
-        ("vlmheads.zip", "application/zip", archive(result_pictures(result))),
-    )
-    items = "".join(
-        f'<a class="vh-button" download="{name}" '
-        f'href="data:{kind};base64,{base64.b64encode(content).decode()}">'
-        f"{name} ({len(content) / 1024:.0f} KB)</a>"
-        for name, kind, content in found
-    )
-    return f'<p class="vh-links" role="status">Ready: {items}</p>'

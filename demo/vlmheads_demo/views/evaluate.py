@@ -13,7 +13,7 @@ from vlmheads_demo.compat import visitor_id
 from vlmheads_demo.middleware import error_message
 from vlmheads_demo.services.evaluation import MAX_SCENES, StoppedError, evaluate_for
 from vlmheads_demo.services.images import SPLITS
-from vlmheads_demo.services.methods import available_methods, recommended_method
+from vlmheads_demo.services.methods import recommended_method
 from vlmheads_demo.state import AppState
 from vlmheads_demo.views.captions import error_card
 from vlmheads_demo.views.picker import method_picker, picked_method
@@ -30,14 +30,13 @@ def add_evaluate_tab(state: AppState) -> gr.Dropdown:
     """Add the contents of the tab, and return the field that selects its model."""
     handlers = EvaluateHandlers(state)
     default = state.models.get(state.models.default)
-    offered = available_methods(default.geometry)
     with gr.Row(equal_height=False, elem_classes="vh-evaluate"):
         with gr.Column(scale=4, min_width=300):
             chosen = [
                 gr.HTML(
                     picked_method(picked),
                     html_template="${frame}",
-                    frame=method_picker(f"evaluate-{number}", label, offered, picked),
+                    frame=method_picker(f"evaluate-{number}", label, default, picked),
                     js_on_load=asset("picker.js"),
                     apply_default_css=False,
                 )

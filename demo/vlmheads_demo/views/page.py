@@ -7,8 +7,9 @@ import gradio as gr
 from vlmheads import __version__
 from vlmheads_demo.api import add_endpoints
 from vlmheads_demo.state import AppState
-from vlmheads_demo.views.describe import MODEL_QUEUE, PRIVATE, DescribeHandlers, add_describe_tab
+from vlmheads_demo.views.describe import MODEL_QUEUE, PRIVATE, add_describe_tab
 from vlmheads_demo.views.evaluate import add_evaluate_tab
+from vlmheads_demo.views.handlers import DescribeHandlers
 
 TITLE = "vlmheads: which words does the picture support?"
 # Gradio checks for old temporary files at the first interval and deletes those older than the
@@ -17,8 +18,8 @@ FILE_CLEANUP = (600, 3600)
 
 HEADER = (
     '<div class="vh-title"><h1>vlmheads</h1>'
-    "<p>Which words of a caption does the picture support?</p>"
-    f'<span class="vh-version">version {__version__}</span></div>'
+    f'<p>Which words of a caption does the picture support? <span class="vh-version">'
+    f"{__version__}</span></p></div>"
 )
 
 GUIDE = """
@@ -74,7 +75,7 @@ def build_page(state: AppState) -> gr.Blocks:
         gr.HTML(HEADER, elem_classes="vh-header", js_on_load=None)
         with gr.Tabs():
             with gr.Tab("Describe", id="describe"):
-                fields = add_describe_tab(state)
+                fields = add_describe_tab(state, page)
             with gr.Tab("Evaluate", id="evaluate"):
                 evaluated_model = add_evaluate_tab(state)
             with gr.Tab("How to read it", id="guide"):

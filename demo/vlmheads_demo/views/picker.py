@@ -7,42 +7,64 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vlmheads.registry import get_plugin
+from vlmheads_demo.services.examples import SCENES
+from vlmheads_demo.services.groups import GROUPS, evidence_for, group_of, recommended_evidence
 from vlmheads_demo.services.images import draw_scene
-from vlmheads_demo.services.methods import Control, Method
+from vlmheads_demo.services.methods import Control, Method, available_methods
+from vlmheads_demo.services.strengths import strength_option
+from vlmheads_demo.state import Model
 from vlmheads_demo.views.theme import image_url
 
-# The scenes that the page offers: objects in the wrong place, then typical scenes.
-SCENES = (
-    *("counterfactual:3", "counterfactual:7", "counterfactual:5", "counterfactual:2"),
-    *("test:6", "test:3", "test:1", "test:0"),
-)
+# Controls of a method that are shown without being asked for.
+SHOWN_CONTROLS = 1
 
 
 def method_picker(
-    name: str, label: str, offered: Sequence[Method], chosen: Mapping[str, Any] | None = None
+    name: str, label: str, model: Model, chosen: Mapping[str, Any] | None = None
 ) -> str:
     """Return a picker of one method and its options as HTML; `assets/picker.js` reads its values.
+
+    Methods stand in groups by what they act on, each with what is known about it on this model.
 
     Args:
         name: prefix of the ids of its fields.
         label: its label.
-        offered: the methods to pick from.
+        model: the model, whose methods are offered.
         chosen: "name" and "options" of the method that is recommended, and picked at first.
     """
+    offered = available_methods(model.geometry)
     picked = chosen["name"] if chosen else ""
-    options = ['<option value="">none</option>'] + [
-        f'<option value="{escape(method.name)}"{" selected" * (method.name == picked)}>'
-        f"{escape(method.name)}{' (recommended)' * (method.name == picked)}</option>"
-        for method in offered
-    ]
     panels = "".join(
-        _panel(name, method, chosen["options"] if chosen and method.name == picked else None)
+        _panel(name, method, model, chosen["options"] if chosen and method.name == picked else None)
         for method in offered
     )
     return (
         f'<div class="vh-picker"><label for="{name}-method">{escape(label)}</label>'
-        f'<select id="{name}-method">{"".join(options)}</select>{panels}</div>'
+        f'<select id="{name}-method">{_options(offered, model, picked)}</select>{panels}</div>'
     )
+
+
+def _options(offered: Sequence[Method], model: Model, picked: str) -> str:
+    """Return the methods as options: the recommended one first, then group by group."""
+    marks = {method.name: evidence_for(model, method.name).mark for method in offered}
+    parts = ['<option value="">none</option>']
+    if picked:
+        parts.append(
+            f'<optgroup label="Recommended for {escape(model.name)}"><option '
+            f'value="{escape(picked)}" selected>{escape(picked)} (recommended)</option></optgroup>'
+        )
+    groups = {method.name: group_of(get_plugin(method.name)) for method in offered}
+    for group, title in GROUPS.items():
+        inside = "".join(
+            f'<option value="{escape(method.name)}">{escape(method.name)}: '
+            f"{escape(marks[method.name])}</option>"
+            for method in offered
+            if groups[method.name] == group and method.name != picked
+        )
+        if inside:
+            parts.append(f'<optgroup label="{escape(title)}">{inside}</optgroup>')
+    return "".join(parts)
 
 
 def picked_method(chosen: Mapping[str, Any] | None) -> str:
@@ -50,28 +72,41 @@ def picked_method(chosen: Mapping[str, Any] | None) -> str:
     return json.dumps(chosen)
 
 
-def _panel(picker_name: str, method: Method, options: Mapping[str, Any] | None) -> str:
+def _panel(
+    picker_name: str, method: Method, model: Model, options: Mapping[str, Any] | None
+) -> str:
     """Return the fields of a method, shown with these options, or hidden with its defaults."""
     prefix, values = f"{picker_name}-{method.name}", options or {}
-    sliders = [c for c in method.controls if c.kind == "slider"]
-    others = [c for c in method.controls if c.kind != "slider"]
-    fields = "".join(_field(prefix, c, values.get(c.name, c.default)) for c in sliders)
-    rest = "".join(_field(prefix, c, values.get(c.name, c.default)) for c in others)
-    if rest and fields:
-        rest = f"<details><summary>more options</summary>{rest}</details>"
-    paper = f'<p class="vh-paper">{escape(method.paper)} · {escape(method.cost)}</p>'
+    strength = strength_option(method.name)
+    first = [c for c in method.controls if c.name == strength]
+    if not first:
+        first = [c for c in method.controls if c.kind == "slider"][:SHOWN_CONTROLS]
+    others = [c for c in method.controls if c not in first]
+
+    def fields(found: Sequence[Control]) -> str:
+        return "".join(
+            _field(prefix, c, values.get(c.name, c.default), c.name == strength) for c in found
+        )
+
+    rest = f'<p class="vh-paper">{escape(method.paper)}. Cost: {escape(method.cost)}.</p>'
+    rest += fields(others)
+    rest += '<button type="button" class="vh-reset" data-reset disabled>reset to defaults</button>'
+    known = evidence_for(model, method.name).line
+    if options is not None and (told := recommended_evidence(model)):
+        known = f"Measured on {model.name}: {told}."
     return (
         f'<fieldset data-method="{escape(method.name)}"{" hidden" * (options is None)}>'
-        f"<legend>{escape(method.title)}</legend>{paper}{fields}{rest}"
-        '<button type="button" class="vh-reset" data-reset disabled>reset to defaults</button>'
+        f"<legend>{escape(method.title)}</legend>"
+        f'<p class="vh-evidence" title="{escape(known)}">{escape(known)}</p>'
+        f"{fields(first)}<details><summary>options, paper and cost</summary>{rest}</details>"
         "</fieldset>"
     )
 
 
-def _field(prefix: str, control: Control, chosen: Any) -> str:
+def _field(prefix: str, control: Control, chosen: Any, strength: bool) -> str:
     identity = f"{prefix}-{control.name}"
     about = (
-        f'data-option="{control.name}" data-kind="{control.kind}" '
+        f'{"data-strength " * strength}data-option="{control.name}" data-kind="{control.kind}" '
         f'data-default="{_json(_shown_default(control))}" id="{identity}" '
         f'aria-describedby="{identity}-help"'
     )
@@ -152,25 +187,29 @@ def _json(value: Any) -> str:
     return escape(json.dumps(value))
 
 
-def scene_gallery() -> str:
-    """Return buttons for the scenes, and one for another scene at random."""
-    buttons = "".join(_scene_button(name) for name in SCENES)
+def scene_gallery(chosen: str = "") -> str:
+    """Return buttons for the scenes, and one for another scene at random.
+
+    Args:
+        chosen: the name of the scene that is selected at first.
+    """
+    buttons = "".join(_scene_button(name, name == chosen) for name in SCENES)
     another = escape(json.dumps({"scene": "random"}))
     return (
         '<div class="vh-gallery" role="group" aria-label="Scenes of the test bench">'
         f"{buttons}</div>"
-        '<p class="vh-small">Scenes of the test bench, whose objects are known; the first four '
-        "contain objects that do not belong there. The test-bench models know only such drawings. "
-        f'<button type="button" class="vh-another" data-select="{another}">Another scene</button>'
-        "</p>"
+        '<p class="vh-small vh-scenes-note">Drawn scenes whose objects are known; in the first '
+        f'four some do not belong. <button type="button" class="vh-another" '
+        f'data-select="{another}">Another scene</button></p>'
     )
 
 
-def _scene_button(name: str) -> str:
+def _scene_button(name: str, chosen: bool) -> str:
     drawn = draw_scene(name)
     label = f"{drawn.place} with {', '.join(sorted(drawn.objects))} ({name})"
     return (
-        f'<button type="button" class="vh-scene" data-group="scene" aria-pressed="false" '
+        '<button type="button" class="vh-scene" data-group="scene" '
+        f'aria-pressed="{str(chosen).lower()}" '
         f'data-select="{escape(json.dumps({"scene": name}))}" title="{escape(label)}" '
         f'aria-label="{escape(label)}"><img src="{image_url(drawn.image, "PNG")}" alt=""></button>'
     )
