@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +12,14 @@ import gradio as gr
 from gradio.events import api
 
 from vlmheads.caption import PROMPT
+from vlmheads.registry import get_plugin
 from vlmheads_demo.compat import upload_path, visitor_id
 from vlmheads_demo.middleware import error_message
 from vlmheads_demo.services.captioning import describe_for, parse_request
 from vlmheads_demo.services.evaluation import evaluate_for
-from vlmheads_demo.services.export import result_pictures, result_to_dict
+from vlmheads_demo.services.export import result_pictures, result_to_dict, token_to_dict
+from vlmheads_demo.services.groups import evidence_for, group_of
+from vlmheads_demo.services.inspection import Inspector
 from vlmheads_demo.services.measurement import TAU, top_heads
 from vlmheads_demo.services.methods import available_methods
 from vlmheads_demo.services.result import Result, Selection
@@ -34,6 +38,9 @@ def add_endpoints(state: AppState, queue: str) -> None:
     api(endpoints.stream, concurrency_id=queue, concurrency_limit=1)
     api(endpoints.evaluate, concurrency_id="evaluation", concurrency_limit=1)
     api(endpoints.attention, concurrency_limit=4)
+    api(endpoints.inspect, concurrency_limit=4)
+    api(endpoints.relevancy, concurrency_id=queue, concurrency_limit=1)
+    api(endpoints.patch, concurrency_id=queue, concurrency_limit=1)
     api(endpoints.export, concurrency_limit=4)
     api(endpoints.methods, concurrency_limit=4)
     api(endpoints.stop, queue=False)
@@ -56,13 +63,20 @@ class Endpoints:
     """
 
     def __init__(self, state: AppState) -> None:
-        self.state = state
+        self.state, self.inspector = state, Inspector(state)
 
     def methods(self, model: str = "") -> list[dict[str, Any]]:
-        """List the methods, each with its options, their ranges, defaults and help."""
+        """List the methods: group, what is known on the model, options with ranges and help."""
         with errors_as_messages():
             found = self.state.models.get(model or self.state.models.default)
-            return [method.to_dict() for method in available_methods(found.geometry)]
+            return [
+                {
+                    **method.to_dict(),
+                    "group": group_of(get_plugin(method.name)),
+                    "evidence": evidence_for(found, method.name)._asdict(),
+                }
+                for method in available_methods(found.geometry)
+            ]
 
     def describe(
         self,
@@ -157,6 +171,45 @@ class Endpoints:
                 "values": None if values is None else values.tolist(),
                 "top_heads": [list(top) for top in top_heads(measured.heads[word])],
             }
+
+    def inspect(self, result: str, caption: int, token: int) -> dict[str, Any]:
+        """Return what the model would have said at a token of a caption.
+
+        result: the key that /describe returned; caption: an index into its list; token: an index
+        into the caption's tokens, or their number for the end token where one ended it.
+        Returns "token", "image_gain" (nats), and lists of (text, probability): "with_image",
+        "without_image", and "method" (null for the plain caption, and with beams).
+        """
+        with errors_as_messages():
+            found: Result = self.state.results.get(result)
+            chosen = Selection.parse(found, {"caption": caption, "token": token})
+            return token_to_dict(found, chosen.caption, token)
+
+    def relevancy(self, result: str, caption: int, word: int) -> dict[str, Any]:
+        """Return gradient x attention of a word on the picture, summed over layers and heads.
+
+        Returns "grid" (rows, columns) and "values" (row by row, nats).
+        """
+        with errors_as_messages():
+            found: Result = self.state.results.get(result)
+            given = {"caption": caption, "word": word, "gradient": True}
+            chosen = Selection.parse(found, given)
+            grid = found.prompt_measured.view.grid
+            return {
+                "grid": None if grid is None else list(grid),
+                "values": self.inspector.relevancy(found, chosen).tolist(),
+            }
+
+    def patch(self, result: str, patch: int, caption: int = 0) -> dict[str, Any]:
+        """Return what the model reads at an image token, and the words that look at it.
+
+        patch: its index, row by row. Returns "levels", from before the first layer to the last,
+        each a list of (text, probability), and "words" of the caption (text, attention).
+        """
+        with errors_as_messages():
+            found: Result = self.state.results.get(result)
+            chosen = Selection.parse(found, {"caption": caption, "patch": patch})
+            return dataclasses.asdict(self.inspector.reading(found, chosen))
 
     def export(self, result: str) -> dict[str, Any]:
         """Return a run as files: "json", its values, and "pictures", base64 PNGs by name."""

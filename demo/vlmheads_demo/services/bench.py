@@ -26,10 +26,10 @@ def require_scene(model: Model, image: Image.Image) -> None:
     """
     if model.packaged and not looks_drawn(image):
         raise VlmHeadsError(
-            f"this picture looks like a photograph, and {model.name} knows only the small drawn "
-            "scenes of the test bench: it would make something up",
+            f"this looks like a photograph, and {model.name} is a test bench that knows drawn "
+            "scenes alone: it would make things up",
             "one of the scenes",
-            "start the demo with a model for photographs, such as "
+            "for photographs, start the demo with another model, such as "
             "vlmheads demo --model llava-hf/llava-1.5-7b-hf",
         )
 

@@ -21,7 +21,7 @@ from vlmheads_demo.services.measurement import (
     measure_caption,
     measure_prompt,
 )
-from vlmheads_demo.services.methods import parse_plugins, spec
+from vlmheads_demo.services.methods import kind_of, parse_methods, spec
 from vlmheads_demo.services.result import (
     MAX_KEPT_PIXELS,
     CaptionResult,
@@ -65,7 +65,7 @@ class GenerationRequest:
         if len(self.methods) >= MAX_CAPTIONS:
             raise VlmHeadsError(f"{len(self.methods)} methods", f"at most {MAX_CAPTIONS - 1}")
         if not isinstance(self.prompt, str):
-            raise VlmHeadsError(f"a prompt that is a {_kind(self.prompt)}", "a text")
+            raise VlmHeadsError(f"a prompt that is a {kind_of(self.prompt)}", "a text")
         if not self.prompt.strip():
             raise VlmHeadsError("an empty prompt", 'a question such as "Describe the image."')
         if len(self.prompt) > MAX_PROMPT_LENGTH:
@@ -127,18 +127,16 @@ def parse_request(
     decoding = {} if decoding is None else decoding
     if not isinstance(decoding, Mapping):
         raise VlmHeadsError(
-            f"decoding that is a {_kind(decoding)}",
+            f"decoding that is a {kind_of(decoding)}",
             f"an object with some of {', '.join(LIMITS)}",
             'such as {"max_new_tokens": 64}',
         )
     unknown = [name for name in decoding if name not in LIMITS]
     if unknown:
         raise VlmHeadsError(f"decoding option {unknown[0]!r}", f"one of {', '.join(LIMITS)}")
-    if not isinstance(methods, Sequence) or isinstance(methods, str):
-        raise VlmHeadsError(f"methods that are a {_kind(methods)}", 'such as [[{"name": "vhr"}]]')
     if image is not None and not isinstance(image, str):
         raise VlmHeadsError(
-            f"an image that is a {_kind(image)}", "an upload", "in Python, handle_file(path)"
+            f"an image that is a {kind_of(image)}", "an upload", "in Python, handle_file(path)"
         )
     found = state.models.get(model or state.models.default)
     objects = None
@@ -152,7 +150,7 @@ def parse_request(
         found,
         picture,
         prompt,
-        tuple(parse_plugins(method) for method in methods),
+        parse_methods(methods),
         DecodingOptions(**decoding),
         tau,
         scene,
@@ -248,9 +246,3 @@ def _measure(request: GenerationRequest, captions: Sequence[CaptionEvent]) -> Re
         tuple(results),
         image if image.width * image.height <= MAX_KEPT_PIXELS else None,
     )
-
-
-def _kind(value: object) -> str:
-    """Return what a JSON value is called."""
-    names = {str: "text", bool: "boolean", int: "number", float: "number", list: "list"}
-    return names.get(type(value), "JSON object" if isinstance(value, Mapping) else "null")

@@ -14,7 +14,7 @@ from vlmheads.caption import Captioner
 from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
 from vlmheads_demo.services.images import SPLITS
-from vlmheads_demo.services.methods import parse_plugins, spec
+from vlmheads_demo.services.methods import parse_methods, spec
 from vlmheads_demo.state import AppState, Model
 
 MAX_SCENES = 500
@@ -110,7 +110,7 @@ def evaluate_for(
     """
     request = EvaluationRequest(
         state.models.get(model or state.models.default),
-        tuple(parse_plugins(method) for method in methods),
+        parse_methods(methods),
         split,
         scenes,
         seed,

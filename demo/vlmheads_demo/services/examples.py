@@ -19,6 +19,10 @@ SCENES = (
 )
 
 
+# Seconds that the start of the server waits for the first scene to be described.
+PATIENCE = 10.0
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """The first scene, described: its run, and the recommended method at several strengths."""
@@ -27,22 +31,43 @@ class Example:
     strengths: Strengths | None
 
 
-def first_example(state: AppState) -> Example | None:
-    """Describe the first scene with the default model, and keep the run for good.
+class FirstExample:
+    """Describes the first scene with the default model, in a thread of its own.
 
-    None for a model that is not a test bench: it may take minutes, and does not know drawings.
+    A model that is not a test bench gets none: it may take minutes, and does not know drawings.
+
+    Args:
+        state: what all requests share.
     """
-    model = state.models.get(state.models.default)
-    if not model.packaged:
-        return None
-    chosen = recommended_method(model.captioner.model)
-    methods = [[chosen]] if chosen else []
-    request = parse_request(state, scene=SCENES[0], methods=methods)
-    lock, stop = state.models.run_lock, threading.Event()
-    *_, result = describe(request, run_lock=lock, stop=stop)
-    assert isinstance(result, Result)
-    state.results.keep(result)
-    strengths = None
-    if request.methods and strength_of(request.methods[0]) is not None:
-        *_, strengths = measure_strengths(request, request.methods[0], run_lock=lock, stop=stop)
-    return Example(result, strengths)
+
+    def __init__(self, state: AppState) -> None:
+        self.state = state
+        self.ready: Example | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._describe, name="vlmheads-first", daemon=True)
+        if state.models.get(state.models.default).packaged:
+            self._thread.start()
+
+    def wait(self, seconds: float = PATIENCE) -> Example | None:
+        """Return the example, if it is finished by then."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return self.ready
+
+    def close(self) -> None:
+        """Stop describing."""
+        self._stop.set()
+
+    def _describe(self) -> None:
+        state, lock, stop = self.state, self.state.models.run_lock, self._stop
+        model = state.models.get(state.models.default)
+        chosen = recommended_method(model.captioner.model)
+        request = parse_request(state, scene=SCENES[0], methods=[[chosen]] if chosen else [])
+        *_, result = describe(request, run_lock=lock, stop=stop)
+        if not isinstance(result, Result):  # it was stopped
+            return
+        strengths = None
+        if request.methods and strength_of(request.methods[0]) is not None:
+            *_, strengths = measure_strengths(request, request.methods[0], run_lock=lock, stop=stop)
+        state.results.keep(result)
+        self.ready = Example(result, strengths)

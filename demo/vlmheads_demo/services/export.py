@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from vlmheads.grounding.candidates import Candidates
 from vlmheads.plotting.drawing import as_png
 from vlmheads.plotting.figures import bars_figure
 from vlmheads.plotting.maps import head_map_figure, overlay_image
@@ -72,6 +73,30 @@ def _word_to_dict(one: CaptionResult, number: int) -> dict[str, Any]:
         "correct": one.is_correct(number) if word.object is not None else None,
         "top_heads": [[layer, head, round(value, 4)] for layer, head, value in top],
         "overlay": None if values is None else _rounded(values),
+    }
+
+
+def token_to_dict(result: Result, caption: int, token: int) -> dict[str, Any]:
+    """Return what the model would have said at a token, as plain values."""
+    one = result.captions[caption]
+    tokens = one.measured.tokens
+    assert tokens is not None  # a selected token is there
+    applied = one.caption.candidates if caption else None
+
+    def listed(found: Candidates | None) -> list[list[Any]] | None:
+        if found is None or token >= found.ids.shape[1]:
+            return None
+        pairs = zip(
+            found.ids[0, token].tolist(), _rounded(found.probability[0, token]), strict=True
+        )
+        return [[tokens.names[candidate], chance] for candidate, chance in pairs]
+
+    return {
+        "token": tokens.texts[token],
+        "image_gain": round(tokens.gain(token), 6),
+        "with_image": listed(tokens.seeing),
+        "without_image": listed(tokens.blind),
+        "method": listed(applied),
     }
 
 

@@ -153,6 +153,23 @@ def _numeric(
     return Control(kind=kind, low=low, high=high, whole=whole, **about)
 
 
+def kind_of(value: object) -> str:
+    """Return what a JSON value is called, for errors."""
+    names = {str: "text", bool: "boolean", int: "number", float: "number", list: "list"}
+    return names.get(type(value), "JSON object" if isinstance(value, Mapping) else "null value")
+
+
+def parse_methods(methods: Any) -> tuple[tuple[Plugin, ...], ...]:
+    """Make the plugins of several methods from the JSON that a visitor sent.
+
+    Raises:
+        VlmHeadsError: not a list, or what `parse_plugins` refuses.
+    """
+    if not isinstance(methods, Sequence) or isinstance(methods, str):
+        raise VlmHeadsError(f"methods that are a {kind_of(methods)}", 'such as [[{"name": "vhr"}]]')
+    return tuple(parse_plugins(method) for method in methods)
+
+
 def parse_plugins(chosen: Sequence[Mapping[str, Any]]) -> tuple[Plugin, ...]:
     """Make the plugins of one method from the JSON that a visitor sent.
 

@@ -28,6 +28,7 @@ def placeholder(packaged: bool = True) -> str:
 
 def error_card(message: str) -> str:
     """Return an error as a card that screen readers announce."""
+    message = message[:1].upper() + message[1:]
     return (
         '<div class="vh-refused" role="alert"><span aria-hidden="true">!</span>'
         f"<p>{escape(message)}</p></div>"

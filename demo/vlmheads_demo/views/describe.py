@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from vlmheads.caption import PROMPT
-from vlmheads_demo.services.examples import first_example
+from vlmheads_demo.services.examples import FirstExample
 from vlmheads_demo.services.generation import LIMITS
 from vlmheads_demo.services.images import draw_scene
 from vlmheads_demo.services.measurement import TAU
@@ -53,8 +53,9 @@ class Outputs(NamedTuple):
 
 def add_describe_tab(state: AppState, page: gr.Blocks) -> ModelFields:
     """Add the contents of the tab to a page, and return the fields that select its model."""
-    example = first_example(state)
-    handlers = DescribeHandlers(state, example)
+    first_scene = FirstExample(state)
+    example = first_scene.wait()
+    handlers = DescribeHandlers(state, first_scene, shown_at_first=example is not None)
     select = asset("select.js")
     default = state.models.get(state.models.default)
     chosen = recommended_method(default.captioner.model)
@@ -94,10 +95,10 @@ def add_describe_tab(state: AppState, page: gr.Blocks) -> ModelFields:
                 elem_id="vh-first",
                 apply_default_css=False,
             )
-            notice = gr.HTML("", js_on_load=asset("notice.js"), elem_classes="vh-notice")
             with gr.Row(elem_classes="vh-buttons"):
                 go = gr.Button("Describe", variant="primary", elem_id="vh-go")
                 stop = gr.Button("Stop", elem_id="vh-stop")
+            notice = gr.HTML("", js_on_load=asset("notice.js"), elem_classes="vh-notice")
             second = gr.HTML(
                 picked_method(None),
                 html_template="${frame}",

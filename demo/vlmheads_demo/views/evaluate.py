@@ -137,14 +137,46 @@ def comparison_view(result: dict[str, Any]) -> str:
     )
     return (
         '<section class="vh-result"><h2>Invented objects against recall</h2>'
-        f'<p class="vh-small">Grey: captions of {escape(names[0])} cut off after 1, 2, ... '
-        "sentences. Points below the line, or to its right, are better than truncation; the "
-        "verdict says whether that is more than chance.</p>"
+        f'<p class="vh-small">The grey line is {escape(names[0])}, cut off after 1, 2, ... '
+        "sentences: what saying less does by itself. A point below the line invents less than "
+        "plain captions of the same recall. Whether that is more than chance is the verdict:</p>"
+        f'<ul class="vh-verdicts">{_verdicts(result)}</ul>'
         f'<div class="vh-figures">{figures}</div></section>'
         f"{_table('Runs', table(result))}{_table('Against plain', differences(result))}"
         f'<p class="vh-small">{escape(footnote(result))} This is a test bench: a method that helps '
         "this small model may not help a large one.</p>"
     )
+
+
+def _verdicts(result: dict[str, Any]) -> str:
+    """Return a line for each method: its verdict, and what it is a verdict on."""
+    lines = []
+    for method in result["methods"]:
+        change = method["at_recall"]["CHAIRs"]
+        verdict = method["verdict"]
+        if change["value"] is None:
+            text = "its captions cannot be compared with shortened ones"
+        else:
+            value, low, high = (100 * change[key] for key in ("value", "low", "high"))
+            side = "below" if value < 0 else "above" if value > 0 else "on"
+            chance = _chance(verdict, low, high)
+            text = (
+                f"at equal recall {abs(value):.1f} points of CHAIR_S {side} the line "
+                f"({low:+.1f} to {high:+.1f}), {chance}"
+            )
+        lines.append(f"<li><b>{escape(method['name'])}</b>: {escape(verdict)}; {text}.</li>")
+    return "".join(lines)
+
+
+def _chance(verdict: str, low: float, high: float) -> str:
+    """Return whether a distance to the line is more than chance, as the verdict has it."""
+    from vlmheads_eval.statistics import BETTER, WORSE
+
+    if verdict in (BETTER, WORSE):
+        return "more than chance"
+    if low <= 0 <= high:
+        return "which may be chance"
+    return "which the unique-object rate, or the correction for several methods, does not confirm"
 
 
 def _table(title: str, rows: list[list[str]]) -> str:

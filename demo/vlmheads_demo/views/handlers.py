@@ -14,7 +14,7 @@ from vlmheads_demo.compat import event_values, query_value, upload_path, visitor
 from vlmheads_demo.middleware import error_message
 from vlmheads_demo.services.bench import require_scene
 from vlmheads_demo.services.captioning import GenerationRequest, describe_for, parse_request
-from vlmheads_demo.services.examples import Example
+from vlmheads_demo.services.examples import FirstExample
 from vlmheads_demo.services.generation import LIMITS
 from vlmheads_demo.services.images import draw_scene, read_upload, uploaded_file
 from vlmheads_demo.services.inspection import Inspector
@@ -62,11 +62,15 @@ class DescribeHandlers:
 
     Args:
         state: what all requests share.
-        example: the first scene, described; None without one.
+        example: the first scene.
+        shown_at_first: whether the page is built with it; otherwise it is shown to whoever opens
+            the page once it is described.
     """
 
-    def __init__(self, state: AppState, example: Example | None = None) -> None:
-        self.state, self.example = state, example
+    def __init__(
+        self, state: AppState, example: FirstExample | None = None, shown_at_first: bool = False
+    ) -> None:
+        self.state, self.example, self.shown_at_first = state, example, shown_at_first
         self.inspector = Inspector(state)
 
     def choose_scene(self, event: gr.EventData) -> tuple[Any, Any]:
@@ -223,7 +227,7 @@ class DescribeHandlers:
             if what == "link":
                 return sharing.link_view(self.state.results.share(result.key))
             if what == "page":
-                example = self.example
+                example = self.example.ready if self.example else None
                 own = example is not None and example.result is result
                 page = standalone_page(result, example.strengths if own and example else None)
                 return sharing.page_link(result, page)
@@ -232,10 +236,14 @@ class DescribeHandlers:
             return _error_card(error)
 
     def open_link(self, request: gr.Request) -> tuple[Any, ...]:
-        """Show the run that the address names, its picture first; otherwise change nothing."""
+        """Show the run that the address names, its picture first, or the first scene."""
         key = query_value(request, "result")
         if key is None:
-            return (gr.skip(),) * (OUTPUTS + 2)
+            example = self.example.ready if self.example else None
+            if example is None or self.shown_at_first:
+                return (gr.skip(),) * (OUTPUTS + 2)
+            drawn = draw_scene(example.result.scene)
+            return (drawn.image, drawn.name, *shown(example.result, example.strengths))
         try:
             result: Result = self.state.results.get(key)
         except VlmHeadsError as error:
