@@ -45,7 +45,7 @@ REFERENCE = {
     "attach": (
         "Attach and caption",
         "What most programs need.",
-        "runtime.attachment caption headmap registry model.loading images errors",
+        "runtime.attachment caption headmap notebook registry model.loading images errors",
     ),
     "jobs": (
         "Captioning jobs",
@@ -63,6 +63,7 @@ REFERENCE = {
         "How far the image supports each word of a caption.",
         "grounding.words grounding.scores grounding.measure grounding.rewrite grounding.catalogue "
         "grounding.probability grounding.attending grounding.divergence grounding.confidence "
+        "grounding.candidates grounding.relevancy grounding.patch_lens "
         "grounding.glsim grounding.inslen grounding.questions grounding.lpfv grounding.risk "
         "grounding.guarantee",
     ),

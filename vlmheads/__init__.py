@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vlmheads.grounding.words import Word as Word
     from vlmheads.headmap import HeadMap as HeadMap
     from vlmheads.model.families import list_families as list_families
+    from vlmheads.notebook import show as show
     from vlmheads.plugin import Plugin as Plugin
     from vlmheads.registry import get_plugin as get_plugin
     from vlmheads.registry import list_plugins as list_plugins
@@ -41,6 +42,7 @@ HOMES = {
     "save_adapter": "gains.adapter",
     "Scorer": "grounding.scores",
     "Word": "grounding.words",
+    "show": "notebook",
     "detect": "detect",  # the room itself
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,12 @@ from vlmheads.grounding.catalogue import ASKED, ask_about
 from vlmheads.grounding.measure import Grounding, grounding
 from vlmheads.grounding.scores import Scorer
 from vlmheads.grounding.words import Finder, Word, find_objects, ground_words, token_spans
+from vlmheads.headmap import HeadMap
 from vlmheads.images import ImageLike, load_image
 from vlmheads.model.anatomy import examine, generator_of
 from vlmheads.model.inputs import model_inputs
 from vlmheads.model.loading import EMBEDDED, load_model
+from vlmheads.notebook import caption_html
 from vlmheads.plugin import Plugin
 from vlmheads.recommended import AUTO, resolve_for
 from vlmheads.registry import resolve
@@ -45,6 +47,8 @@ class Caption:
             a time limit or another criterion.
         ids: the generated tokens, without the end token and what comes after it.
         words: what the image gives each word, where asked for.
+        threshold: words of a lower score are weakly supported, where they were measured.
+        heads: VHD of the plain model's heads, the mean over the caption's tokens, likewise.
     """
 
     text: str
@@ -52,6 +56,11 @@ class Caption:
     at_limit: bool
     ids: tuple[int, ...] = ()
     words: tuple[Word, ...] = ()
+    threshold: float | None = None
+    heads: HeadMap | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        return caption_html(self)
 
 
 class Captioner:
@@ -259,9 +268,22 @@ class Captioner:
             for row, caption in enumerate(captions)
         ]
         grounded = [
-            replace(caption, words=part) for caption, part in zip(captions, words, strict=True)
+            replace(
+                caption,
+                words=part,
+                threshold=scorer.threshold,
+                heads=self._heads(found, row, caption.tokens),
+            )
+            for row, (caption, part) in enumerate(zip(captions, words, strict=True))
         ]
         return grounded, found
+
+    def _heads(self, found: Grounding, row: int, tokens: int) -> HeadMap | None:
+        """Return the mean VHD over the tokens of a caption; None where it has none."""
+        if not tokens:
+            return None
+        values = found.divergence[row, :tokens].mean(dim=0, keepdim=True)
+        return HeadMap(values, examine(self.model).geometry, "vhd", {"tokens": tokens})
 
     def prepare(
         self, images: ImageLike | Iterable[ImageLike | None], prompt: str | Sequence[str] = PROMPT

@@ -19,6 +19,7 @@ from torch import Tensor
 import vlmheads
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.geometry import Geometry
+from vlmheads.notebook import head_map_html
 from vlmheads.printable import one_line
 from vlmheads.schema import decode
 
@@ -131,6 +132,9 @@ class HeadMap:
                 raise VlmHeadsError(f"a map of {other.measure!r}", f"one of {first.measure!r}")
         values = torch.cat([item.values for item in maps])
         return cls(values, first.geometry, first.measure, first.provenance)
+
+    def _repr_html_(self) -> str:
+        return head_map_html(self)
 
     def save(self, path: str | Path) -> None:
         """Write the map as safetensors, with everything else as JSON in its metadata."""

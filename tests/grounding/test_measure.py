@@ -94,7 +94,7 @@ def test_a_padded_batch_is_grounded_as_each_row_alone(family: str) -> None:
         alone = grounding(
             model, tiny.row(family, lengths, index), TARGETS[index : index + 1], patches=True
         )
-        for name in set(Grounding.__dataclass_fields__) - {"scores"}:
+        for name in set(Grounding.__dataclass_fields__) - {"scores", "candidates"}:
             one, other = getattr(together, name)[index], getattr(alone, name)[0]
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 

@@ -16,6 +16,7 @@ from vlmheads.grounding.catalogue import checked_answers, chosen_scores, scored_
 from vlmheads.grounding.divergence import token_divergence
 from vlmheads.grounding.passes import run_passes
 from vlmheads.grounding.readings import Needs, TokenScore, all_needs
+from vlmheads.notebook import grounding_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,9 @@ class Grounding:
     patches: Tensor | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     candidates: tuple[Candidates, Candidates] | None = None
+
+    def _repr_html_(self) -> str:
+        return grounding_html(self)
 
     def token_divergence(self, k: int) -> Tensor:
         """T-VHD of each token [N, T]: the k largest VHD of every layer, summed over the layers.

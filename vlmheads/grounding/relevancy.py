@@ -19,21 +19,34 @@ from vlmheads.runtime.passes import positions_kept
 from vlmheads.runtime.request import Request
 
 
-@torch.enable_grad()
 def patch_relevancy(
     model: Any, inputs: Mapping[str, Any], targets: Tensor, first: int, last: int
 ) -> Tensor:
     """Return how much the attention on each image token raises the probability of a word, [P].
 
-    With A the attention of a row of text on image token p in a head, and y the log-probability of
-    the answer's tokens first to last, it is the sum over layers and heads of the positive part of
-    the sum over rows of A · ∂y/∂A. Rows are those of all text after the image, so that what the
-    word takes from earlier words counts as well. One pass forwards and one backwards, on the plain
-    model.
+    It is the sum over layers and heads of the positive part of `head_relevancy`.
 
     Source: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, Eq. 5. Deviations:
     the positive part is taken of the sum over rows, since one factor on the attention of all rows
     is differentiated by; layers are added up, not rolled out.
+
+    Args and errors are those of `head_relevancy`.
+    """
+    slopes = head_relevancy(model, inputs, targets, first, last)
+    relevancy: Tensor = slopes.clamp(min=0).sum(dim=(0, 1))
+    return relevancy
+
+
+@torch.enable_grad()
+def head_relevancy(
+    model: Any, inputs: Mapping[str, Any], targets: Tensor, first: int, last: int
+) -> Tensor:
+    """Return gradient x attention of a word for each head and image token, [L, H, P], in nats.
+
+    With A the attention of a row of text on image token p in a head, and y the log-probability of
+    the answer's tokens first to last, it is the sum over rows of A · ∂y/∂A. Rows are those of all
+    text after the image, so that what the word takes from earlier words counts as well. One pass
+    forwards and one backwards, on the plain model.
 
     Args:
         model: a transformers model for image-text-to-text generation, without plugins attached.
@@ -61,11 +74,9 @@ def patch_relevancy(
     logits = output.logits[0, -count - 1 : -1][first:last]
     said = at_least_float32(logits).log_softmax(dim=-1)
     chosen = said.gather(-1, targets[0, first:last, None].to(said.device)).sum()
-    (slope,) = torch.autograd.grad(chosen, gains, allow_unused=True)
-    if slope is None:
-        return torch.zeros(shape[2])
-    relevancy: Tensor = slope.clamp(min=0).sum(dim=(0, 1)).detach().cpu().float()
-    return relevancy
+    (slopes,) = torch.autograd.grad(chosen, gains)
+    found: Tensor = slopes.detach().cpu().float()
+    return found
 
 
 @dataclass(frozen=True, eq=False)
