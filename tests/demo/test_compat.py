@@ -14,6 +14,7 @@ from gradio.utils import get_upload_folder
 from vlmheads_demo.compat import (
     DOWNLOAD_ROUTE,
     event_values,
+    query_value,
     set_environment,
     upload_path,
     visitor_id,
@@ -64,8 +65,16 @@ def test_the_routes_that_download_for_a_client_are_known():
 def test_uploads_come_as_file_data():
     sent = gr.FileData(path="picture.png").model_dump()
     assert upload_path(sent) == "picture.png", "gr.FileData no longer keeps its path in `path`"
-    assert upload_path({"path": 3}) is None
+    assert upload_path({"path": 3}) == 3, "what is no path is refused by name, not here"
     assert upload_path(None) is None
+
+
+def test_requests_know_the_query_of_their_address():
+    request = gr.Request(request=None)
+    request.kwargs = {"query_params": {"result": "abc"}}
+    assert query_value(request, "result") == "abc", "gr.Request no longer has query_params"
+    assert query_value(request, "other") is None
+    assert query_value(None, "result") is None
 
 
 def test_requests_know_their_session():
@@ -74,7 +83,9 @@ def test_requests_know_their_session():
     assert visitor_id(None) == ""
 
 
-@pytest.mark.parametrize("name", ["gradio-container", "html-container"])
+@pytest.mark.parametrize(
+    "name", ["gradio-container", "html-container", "tab-container", "tab-wrapper", "tabitem"]
+)
 def test_the_style_sheet_uses_class_names_that_gradio_has(name):
     sheet = (importlib.resources.files("vlmheads_demo") / "assets" / "page.css").read_text()
     assert name in sheet

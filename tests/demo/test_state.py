@@ -29,7 +29,9 @@ def test_a_folder_is_served_under_its_last_name(tmp_path):
 def test_a_packaged_model_that_is_not_downloaded_is_not_offered(monkeypatch):
     packaged = ["embedded", "not-downloaded"]
     monkeypatch.setattr("vlmheads_demo.state.packaged_models", lambda: packaged)
-    assert ModelRegistry(("embedded",)).names == ["embedded"]
+    models = ModelRegistry(("embedded",))
+    assert models.names == ["embedded"]
+    assert "vlmheads testbed get not-downloaded" in models.absent["not-downloaded"]
 
 
 def test_the_least_recently_used_guest_model_is_dropped(models, monkeypatch):
@@ -66,3 +68,20 @@ def test_the_oldest_results_are_dropped():
         store.get("first")
     with pytest.raises(VlmHeadsError, match="no longer kept"):
         store.get(None)
+
+
+def test_a_shared_result_outlives_newer_ones_up_to_a_bound():
+    store = ResultStore(capacity=1, shared=1)
+    first, second, third = Kept("first"), Kept("second"), Kept("third")
+    store.add(first)
+    assert store.share("first") is first
+    store.add(second)
+    assert store.get("first") is first
+    assert store.share("first") is first
+    with pytest.raises(VlmHeadsError, match="at most 1; save it as a page"):
+        store.share("second")
+    store.keep(third)
+    store.add(Kept("fourth"))
+    assert store.share("third") is third
+    with pytest.raises(VlmHeadsError, match="no longer kept"):
+        store.share("second")

@@ -36,6 +36,8 @@ def uploaded_file(folder: Path, path: str | None) -> Path | None:
     """
     if not path:
         return None
+    if not isinstance(path, str):
+        raise VlmHeadsError("an upload without a path", "a picture that was uploaded")
     if "\0" in path:
         raise VlmHeadsError("a file name with a zero byte", "a picture that was uploaded")
     found = Path(path).resolve()

@@ -15,7 +15,7 @@ def test_the_page_marks_an_invented_word_and_shows_its_score(result):
     score = result.captions[0].measured.words[number].score
     assert f'aria-label="horse: grounding score {score:.2f}' in page
     assert "not in the picture" in page
-    assert "In this scene: cat, potted plant." in page
+    assert "In this scene: cat, potted plant<" in page
 
 
 def test_a_caption_is_escaped_wherever_it_is_shown(model):
@@ -23,6 +23,18 @@ def test_a_caption_is_escaped_wherever_it_is_shown(model):
     assert "<b>x</b>" not in spoken
     assert "<i>" not in spoken
     assert "&lt;script&gt;" in error_card("<script>")
+
+
+def test_one_sentence_says_what_is_seen(result):
+    page = marked_captions(result, None)
+    assert '<p class="vh-seen">The plain model invents a horse and a cow; ' in page
+
+
+def test_every_word_can_be_selected_and_object_words_are_reached_with_the_tab_key(result):
+    page = marked_captions(result, Selection.initial(result))
+    words = [word for one in result.captions for word in one.measured.words]
+    assert len(words) == page.count('data-group="word"')
+    assert sum(word.object is None for word in words) == page.count('tabindex="-1"')
 
 
 def test_the_comparison_names_what_is_hallucinated(result):

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from vlmheads_demo.state import AppState, ModelRegistry
-from vlmheads_demo.views.describe import DescribeHandlers
+from vlmheads_demo.views.handlers import DescribeHandlers
 
 
 def test_a_file_that_is_not_a_picture_gets_a_card(state):
     bad = state.uploads / "broken.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n not a picture")
-    image, scene, card = DescribeHandlers(state).accept_upload({"path": str(bad)})
+    image, scene, card = DescribeHandlers(state).accept_upload({"path": str(bad)}, "embedded")
     assert (image, scene) == (None, "")
     assert "broken.png" in card
     assert str(state.uploads) not in card
