@@ -28,7 +28,8 @@ def placeholder(packaged: bool = True) -> str:
 
 def error_card(message: str) -> str:
     """Return an error as a card that screen readers announce."""
-    message = message[:1].upper() + message[1:]
+    if message.partition(" ")[0].isalpha():  # and not the name of a file
+        message = message[:1].upper() + message[1:]
     return (
         '<div class="vh-refused" role="alert"><span aria-hidden="true">!</span>'
         f"<p>{escape(message)}</p></div>"

@@ -127,6 +127,7 @@ def add_describe_tab(state: AppState, page: gr.Blocks) -> ModelFields:
                     sharing = gr.HTML(values[6], js_on_load=select, elem_id="vh-sharing")
     outputs = Outputs(written, picture, inspected, strengths, heads, table, sharing, notice)
     settings = [image, scene, fields.model, prompt, first]
+    pace, at_once = gr.State(0.0), gr.State(0.0)
     scene.select(handlers.choose_scene, None, [image, refused], show_progress="hidden", **PRIVATE)
     # Without preprocessing: Gradio's own fails silently on a file that is not a picture.
     image.upload(
@@ -139,10 +140,10 @@ def add_describe_tab(state: AppState, page: gr.Blocks) -> ModelFields:
     )
     image.clear(lambda: "", None, scene, **PRIVATE)
     go.click(None, None, None, js=_TO_RESULT, **PRIVATE)
-    go.click(
+    run = go.click(
         handlers.run,
         [*settings, second, tau, *decoding],
-        list(outputs),
+        [*outputs, pace],
         preprocess=False,
         concurrency_id=MODEL_QUEUE,
         concurrency_limit=1,
@@ -151,17 +152,19 @@ def add_describe_tab(state: AppState, page: gr.Blocks) -> ModelFields:
         **PRIVATE,
     )
     stop.click(handlers.stop, None, None, queue=False, **PRIVATE)
-    first.select(
-        handlers.strengths,
-        [*settings, tau, *decoding],
-        strengths,
-        preprocess=False,
-        concurrency_id=MODEL_QUEUE,
-        concurrency_limit=1,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        **PRIVATE,
-    )
+    # In a queue of its own, so that a new run need not wait for it.
+    for event, asked in ((run.then, pace), (first.select, at_once)):
+        event(
+            handlers.strengths,
+            [*settings, tau, *decoding, asked],
+            strengths,
+            preprocess=False,
+            concurrency_id="strengths",
+            concurrency_limit=1,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            **PRIVATE,
+        )
     for component in (written, picture, inspected, heads):
         component.select(
             handlers.select,

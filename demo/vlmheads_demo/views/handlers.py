@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,10 @@ BROWSER_FORMATS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", "
 SELECTION = ("caption", "word", "layer", "head", "token", "patch", "gradient")
 # A plain caption that took longer than this is not written four more times without being asked.
 QUICK = 2.0
+SLOW = (
+    '<p class="vh-small">Move the slider of the method, and this picture is described at four '
+    "strengths.</p>"
+)
 # What a run shows: captions, picture, inspector, strengths, heads, table, sharing, notice.
 OUTPUTS = 8
 
@@ -108,16 +113,20 @@ class DescribeHandlers:
         seed: float,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        """Stream the captions of the picture, then show what was measured."""
+        """Stream the captions of the picture, then show what was measured, and its pace.
+
+        The pace is the time of the plain caption in seconds; infinite until it is known.
+        """
         decoding = (max_new_tokens, temperature, top_p, beams, seed)
-        nothing = (gr.skip(),) * OUTPUTS
+        nothing = (gr.skip(),) * (OUTPUTS + 1)
         sent, stage = 0.0, ""
+        visitor = visitor_id(request)
+        self.state.jobs.stop(visitor)  # captions at several strengths of an earlier run
         try:
             parsed = self._parsed(image, scene, model, prompt, (first, second), tau, decoding)
-            for update in describe_for(self.state, visitor_id(request), parsed):
+            for update in describe_for(self.state, visitor, parsed):
                 if isinstance(update, Result):
-                    yield shown(update, None)
-                    yield from self._strengths_after(parsed, update, visitor_id(request))
+                    yield (*shown(update, None), update.captions[0].caption.seconds)
                     # When a run ends Gradio sends the last outputs again, perhaps after the visitor
                     # has selected another word. Make those change nothing.
                     yield nothing
@@ -126,10 +135,10 @@ class DescribeHandlers:
                 if now - sent >= UPDATE_INTERVAL or update.stage != stage:
                     sent, stage = now, update.stage
                     partial = captions.partial_captions(update.names, update.captions, stage)
-                    yield (partial, *("",) * (OUTPUTS - 1))
+                    yield (partial, *("",) * (OUTPUTS - 1), math.inf)
         except Exception as error:  # whatever it is, the visitor gets one sentence
             written = captions.placeholder() if sent else gr.skip()
-            yield (written, *nothing[:-2], _error_card(error))
+            yield (written, *nothing[2:-1], _error_card(error), math.inf)
 
     def _parsed(
         self,
@@ -156,20 +165,6 @@ class DescribeHandlers:
             tau=tau,
         )
 
-    def _strengths_after(
-        self, request: GenerationRequest, result: Result, visitor: str
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield the first method at several strengths, where the model is quick enough."""
-        quick = result.captions[0].caption.seconds <= QUICK
-        if not quick or not request.methods or strength_of(request.methods[0]) is None:
-            return
-        before = (gr.skip(),) * 3
-        with self.state.jobs.start(visitor) as stop:
-            for found in measure_strengths(
-                request, request.methods[0], run_lock=self.state.models.run_lock, stop=stop
-            ):
-                yield (*before, strengths_view(found), *(gr.skip(),) * (OUTPUTS - 4))
-
     def strengths(
         self,
         image: Any,
@@ -183,10 +178,14 @@ class DescribeHandlers:
         top_p: float,
         beams: float,
         seed: float,
+        pace: float,
         request: gr.Request,
     ) -> Iterator[Any]:
-        """Write the caption at four strengths around the one that the slider was moved to."""
+        """Write the caption at four strengths around the chosen one, if that does not take long."""
         decoding = (max_new_tokens, temperature, top_p, beams, seed)
+        if pace > QUICK:
+            yield SLOW if math.isfinite(pace) else gr.skip()
+            return
         try:
             parsed = self._parsed(image, scene, model, prompt, (first,), tau, decoding)
             if not parsed.methods or strength_of(parsed.methods[0]) is None:

@@ -13,7 +13,7 @@ def test_a_saved_page_needs_nothing_and_asks_nobody(result):
     assert not re.findall(r'(?:src|href)="(?!data:)[^"#]', page)
     assert "url(http" not in page
     objects = sum(w.object is not None for one in result.captions for w in one.measured.words)
-    assert page.count('data-set="') == objects
+    assert page.count('<div class="vh-page-detail" data-set="') == objects
     assert page.count('class="vh-page-detail"') - page.count('" hidden><div>') == 1
     assert "vh-cursor" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)
 
