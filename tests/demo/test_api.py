@@ -47,6 +47,7 @@ def repeatable(answer):
 def test_the_endpoints_are_named_and_described(client):
     found = client.view_api(return_format="dict")["named_endpoints"]
     names = ["/describe", "/stream", "/evaluate", "/attention", "/export", "/methods", "/stop"]
+    names += ["/inspect", "/relevancy", "/patch"]
     assert sorted(names) == sorted(found)
     assert all(found[name]["description"] for name in names)
 
@@ -92,6 +93,39 @@ def test_attention_of_a_word_can_be_asked_for_head_by_head(client):
     assert mean["values"] != one["values"]
     assert all(value >= 0 for value in one["values"])
     assert sum(one["values"]) <= 1.001
+
+
+def test_a_token_a_word_and_a_place_can_be_asked_for(client):
+    answer = described(client, methods=[[{"name": "cfg"}]])
+    key, (plain, other) = answer["result"], answer["captions"]
+    found = client.predict(key, 1, 0, api_name="/inspect")
+    assert found["token"] == other["caption"].split()[0]
+    assert [len(found[name]) for name in ("with_image", "without_image", "method")] == [20] * 3
+    assert client.predict(key, 0, 0, api_name="/inspect")["method"] is None
+    number = next(n for n, word in enumerate(plain["words"]) if word["object"])
+    values = client.predict(key, 0, number, api_name="/relevancy")["values"]
+    assert len(values) == 64
+    assert max(values) > min(values) >= 0
+    place = client.predict(key, 27, 0, api_name="/patch")
+    assert (len(place["levels"]), len(place["words"])) == (9, 5)
+    with pytest.raises(AppError, match="from 0 to 63"):
+        client.predict(key, 64, 0, api_name="/patch")
+
+
+def test_methods_come_with_their_group_and_what_is_known(client):
+    found = {method["name"]: method for method in client.predict(api_name="/methods")}
+    assert found["vhr"]["group"] == "heads"
+    assert found["vhr"]["evidence"]["mark"] == "worse"
+
+
+def test_an_evaluation_of_another_kind_gets_a_clear_message(client):
+    for given, message in (
+        ({"methods": 5}, "methods that are a number"),
+        ({"methods": [[]], "scenes": "many"}, "scenes=many"),
+        ({"methods": [], "split": ["test"]}, "split"),
+    ):
+        with pytest.raises(AppError, match=message):
+            client.predict(**given, api_name="/evaluate")
 
 
 def test_an_export_contains_pictures(client):
@@ -149,6 +183,15 @@ def test_a_cancelled_run_leaves_the_model_as_it_was(served, client):
             "cannot be set",
         ),
         ({"methods": [["vhr-llava15.json"]]}, "method"),
+        ({"methods": 5}, "methods that are a number"),
+        ({"methods": {"name": "vhr"}}, "methods that are a JSON object"),
+        ({"decoding": [64]}, "decoding that is a list; expected an object with some of"),
+        ({"decoding": "greedy"}, "decoding that is a text"),
+        ({"scene": "", "image": 7}, "an image that is a number"),
+        ({"scene": ["test:1"]}, "expected test:N or counterfactual:N"),
+        ({"prompt": 5}, "a prompt that is a number; expected a text"),
+        ({"prompt": "What is on <image>?"}, "holds '<image>', which stands for an image"),
+        ({"tau": "high"}, "tau='high'; expected a number"),
     ],
 )
 def test_a_client_gets_a_clear_message(client, given, message):

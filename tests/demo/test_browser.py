@@ -235,8 +235,9 @@ def test_the_inspector_shows_what_else_would_have_been_said_and_what_the_method_
 
 
 def test_a_place_of_the_picture_is_read_with_the_mouse_and_from_the_keyboard(page):
-    box = page.locator(".vh-stage").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.55)
+    stage = page.locator(".vh-stage")
+    box = stage.bounding_box()
+    stage.click(position={"x": box["width"] * 0.3, "y": box["height"] * 0.55})
     heading = page.locator(".vh-reading h2")
     expect(heading).to_have_text("What does the model read at row 4, column 2?")
     assert page.locator(".vh-reading tbody tr").count() == 9

@@ -138,8 +138,8 @@ def comparison_view(result: dict[str, Any]) -> str:
     return (
         '<section class="vh-result"><h2>Invented objects against recall</h2>'
         f'<p class="vh-small">The grey line is {escape(names[0])}, cut off after 1, 2, ... '
-        "sentences: what saying less does by itself. A point below the line invents less than "
-        "plain captions of the same recall. Whether that is more than chance is the verdict:</p>"
+        "sentences: what saying less does by itself. The verdict compares a method with "
+        f"{escape(names[0])} at the same recall, the one that recalls more cut to the other:</p>"
         f'<ul class="vh-verdicts">{_verdicts(result)}</ul>'
         f'<div class="vh-figures">{figures}</div></section>'
         f"{_table('Runs', table(result))}{_table('Against plain', differences(result))}"
@@ -158,18 +158,17 @@ def _verdicts(result: dict[str, Any]) -> str:
             text = "its captions cannot be compared with shortened ones"
         else:
             value, low, high = (100 * change[key] for key in ("value", "low", "high"))
-            side = "below" if value < 0 else "above" if value > 0 else "on"
-            chance = _chance(verdict, low, high)
+            side = "fewer" if value < 0 else "more"
             text = (
-                f"at equal recall {abs(value):.1f} points of CHAIR_S {side} the line "
-                f"({low:+.1f} to {high:+.1f}), {chance}"
+                f"at equal recall {abs(value):.1f} points {side} of its captions invent something "
+                f"({low:+.1f} to {high:+.1f}), {_chance(verdict, low, high)}"
             )
         lines.append(f"<li><b>{escape(method['name'])}</b>: {escape(verdict)}; {text}.</li>")
     return "".join(lines)
 
 
 def _chance(verdict: str, low: float, high: float) -> str:
-    """Return whether a distance to the line is more than chance, as the verdict has it."""
+    """Return whether a difference is more than chance, as the verdict has it."""
     from vlmheads_eval.statistics import BETTER, WORSE
 
     if verdict in (BETTER, WORSE):
