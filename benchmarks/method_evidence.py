@@ -15,7 +15,8 @@ from typing import Any
 
 from effect_beside import REPORTED
 from effect_report import defaults
-from vlmheads_eval.compare.verdict import BETTER, SAYS_LESS, SAYS_MORE, WORSE
+from vlmheads_eval.compare.verdict import SAYS_LESS, SAYS_MORE
+from vlmheads_eval.statistics import BETTER, WORSE
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -121,7 +121,7 @@ def test_methods_come_with_their_group_and_what_is_known(client):
 def test_an_evaluation_of_another_kind_gets_a_clear_message(client):
     for given, message in (
         ({"methods": 5}, "methods that are a number"),
-        ({"methods": [[]], "scenes": "many"}, "scenes=many"),
+        ({"methods": [], "scenes": "many"}, "scenes=many"),
         ({"methods": [], "split": ["test"]}, "split"),
     ):
         with pytest.raises(AppError, match=message):

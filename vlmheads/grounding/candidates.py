@@ -62,7 +62,7 @@ def joined(parts: list[Candidates]) -> Candidates:
 
 
 @dataclass
-class CandidateRecorder(LogitsProcessor):  # type: ignore[misc]
+class CandidateRecorder(LogitsProcessor):
     """Keep the likeliest next tokens of every step of a `generate`, and change nothing.
 
     Pass it among `logits_processor`. Attached plugins have acted by then, so what it keeps is what

@@ -79,18 +79,19 @@ def strength_of(plugins: tuple[Plugin, ...]) -> Strength | None:
 
     None for methods of several plugins, and for those without such an option in a range.
     """
-    return _strength(type(plugins[0])) if len(plugins) == 1 else None
+    return _strength(plugins[0].name) if len(plugins) == 1 else None
 
 
 def strength_option(name: str) -> str | None:
     """Return the name of the option that says how strongly a plugin acts, if it has one."""
-    found = _strength(get_plugin(name))
+    found = _strength(name)
     return None if found is None else found.option
 
 
 @cache
-def _strength(plugin: type[Plugin]) -> Strength | None:
+def _strength(name: str) -> Strength | None:
     """Return the first option in a range that the neutral instance has at another value."""
+    plugin = get_plugin(name)
     try:
         neutral = plugin.neutral()
     except (NotImplementedError, VlmHeadsError):

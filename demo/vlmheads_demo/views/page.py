@@ -37,6 +37,17 @@ underline. The score describes the model, not the world: a model can be sure and
 <dt>✓ and ✗</dt>
 <dd>Shown only for scenes of the test bench, whose objects are known: whether the object is in the
 picture, as CHAIR (variant <i>pattern</i>) reads the caption.</dd>
+<dt>Four strengths</dt>
+<dd>The same picture under the method at half the chosen strength, at the strength itself, and at 4
+and 16 times as much. A method that helps at one strength may invent objects at another.</dd>
+<dt>What else would it have said?</dt>
+<dd>The tokens of the caption. A blue bar: the picture makes the token likelier (image gain); an
+orange one: less likely. At the chosen token stand the five likeliest candidates of the plain model
+with the picture and without it, and of the method where it has written the same beginning.</dd>
+<dt>A place of the picture</dt>
+<dd>Click on it, or move there with the arrow keys and press Enter: the vocabulary head reads the
+image token after every layer. Early layers mean little; words that stay from the middle layers on
+say what the model takes the place for.</dd>
 <dt>The overlay</dt>
 <dd>The attention on each image token in the row that predicts the word, as the plain model reads
 the caption. By default it is the mean over the word's vision-aware heads: the eighth of all heads
@@ -48,7 +59,7 @@ Heads that the method edits are outlined; they are found by running the method. 
 the attention of its head before the chosen word. Move with the arrow keys and press Enter.</dd>
 <dt>Text dominance</dt>
 <dd>The MDI of each layer: the mean attention on a text token divided by that on an image token,
-over the first 32 tokens at most.</dd>
+over the first 32 tokens at most, on a log scale.</dd>
 <dt>Visual sinks</dt>
 <dd>Image tokens whose hidden state is so large in a few dimensions (φ ≥ τ) that they attract
 attention whatever they show. Narrow models have none at the usual τ of 20.</dd>
@@ -57,7 +68,8 @@ attention whatever they show. Narrow models have none at the usual τ of 20.</dd
 objects that are not there. A method that helps it may not help a large model.</dd>
 <dt>From a program</dt>
 <dd>Everything on this page has a named endpoint, listed under <i>Use via API</i> at the foot of the
-page: <code>/describe</code>, <code>/stream</code>, <code>/attention</code>, <code>/export</code>,
+page: <code>/describe</code>, <code>/stream</code>, <code>/attention</code>,
+<code>/relevancy</code>, <code>/inspect</code>, <code>/patch</code>, <code>/export</code>,
 <code>/evaluate</code>, <code>/methods</code>, <code>/stop</code>.</dd>
 </dl>
 """
