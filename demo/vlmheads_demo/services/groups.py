@@ -22,6 +22,7 @@ GROUPS: Mapping[str, str] = {
     "streams": "Extra streams: contrast with another input",
     "logits": "Logits: correct the scores of the next word",
     "cache": "Cache: edit what later words see",
+    "vision": "Vision encoder: change what is seen",
     "other": "Other methods",
 }
 UNKNOWN = "nothing measured yet"
@@ -49,7 +50,9 @@ def group_of(plugin: type[Plugin]) -> str:
         return "streams"
     if "on_logits" in hooks:
         return "logits"
-    return "hidden" if "on_hidden" in hooks else "other"
+    if "on_hidden" in hooks:
+        return "hidden"
+    return "vision" if "on_vision" in hooks else "other"
 
 
 def evidence_for(model: Model, name: str) -> Evidence:

@@ -48,7 +48,7 @@ def test_every_builtin_method_has_a_group_by_what_it_acts_on():
     expected = {
         "vhr": "heads", "spin": "heads", "pai": "attention", "var": "attention", "nullu": "hidden",
         "dola": "layers", "only": "layers", "vcd": "streams", "cfg": "streams", "flb": "logits",
-        "pti": "cache", "kvsmooth": "cache",
+        "pti": "cache", "kvsmooth": "cache", "vti-visual": "vision",
     }  # fmt: skip
     assert expected == {name: group_of(get_plugin(name)) for name in expected}
 
