@@ -43,7 +43,6 @@ class FirstExample:
     def __init__(self, state: AppState) -> None:
         self.state = state
         self.ready: Example | None = None
-        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._describe, name="vlmheads-first", daemon=True)
         if state.models.get(state.models.default).packaged:
             self._thread.start()
@@ -54,20 +53,17 @@ class FirstExample:
             self._thread.join(seconds)
         return self.ready
 
-    def close(self) -> None:
-        """Stop describing."""
-        self._stop.set()
-
     def _describe(self) -> None:
-        state, lock, stop = self.state, self.state.models.run_lock, self._stop
+        state, lock, never = self.state, self.state.models.run_lock, threading.Event()
         model = state.models.get(state.models.default)
         chosen = recommended_method(model.captioner.model)
         request = parse_request(state, scene=SCENES[0], methods=[[chosen]] if chosen else [])
-        *_, result = describe(request, run_lock=lock, stop=stop)
-        if not isinstance(result, Result):  # it was stopped
-            return
+        *_, result = describe(request, run_lock=lock, stop=never)
+        assert isinstance(result, Result)
         strengths = None
         if request.methods and strength_of(request.methods[0]) is not None:
-            *_, strengths = measure_strengths(request, request.methods[0], run_lock=lock, stop=stop)
+            *_, strengths = measure_strengths(
+                request, request.methods[0], run_lock=lock, stop=never
+            )
         state.results.keep(result)
         self.ready = Example(result, strengths)

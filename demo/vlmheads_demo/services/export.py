@@ -49,12 +49,17 @@ def result_to_dict(result: Result) -> dict[str, Any]:
 
 
 def _caption_to_dict(one: CaptionResult) -> dict[str, Any]:
+    tokens = one.measured.tokens
     return {
         "name": one.name,
         "plugins": [dict(plugin) for plugin in one.plugins],
         "caption": one.caption.text,
         "ids": list(one.caption.ids),
         "tokens": len(one.caption.ids),
+        "token_texts": [] if tokens is None else list(tokens.texts),
+        "image_gains": []
+        if tokens is None
+        else [round(tokens.gain(number), 6) for number in range(len(tokens.ids))],
         "at_limit": one.caption.at_limit,
         "seconds": one.caption.seconds,
         "edited_heads": one.measured.edited.nonzero().tolist(),

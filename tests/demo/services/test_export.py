@@ -18,6 +18,9 @@ def test_an_export_contains_everything_on_the_page(result):
     assert json.loads(json.dumps(result_to_dict(result))) == exported
     words = [word for word in exported["captions"][0]["words"] if word["object"]]
     assert all(len(word["overlay"]) == 64 for word in words)
+    for one in exported["captions"]:
+        ended = not one["at_limit"]
+        assert len(one["token_texts"]) == len(one["image_gains"]) == one["tokens"] + ended
     files = result_pictures(result)
     assert len(files) == 2 + 3 + sum(
         word.object is not None for one in result.captions for word in one.measured.words
