@@ -9,6 +9,7 @@ Notebooks are read as any other; nothing of Jupyter is needed to make them.
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import io
 import json
@@ -81,11 +82,12 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
 def run_cell(source: str, names: dict[str, Any]) -> list[dict[str, Any]]:
     """Run code, and return what it prints and the value of its last expression as outputs."""
     tree = ast.parse(source)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if isinstance(tree.body[-1], ast.Expr) else None
+    tree.body = tree.body[:-1] if last else tree.body
     printed, value = io.StringIO(), None
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, "cell", "exec"), names)
-        if last is not None:
+        if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
     found: list[dict[str, Any]] = []
     if printed.getvalue():
@@ -95,8 +97,6 @@ def run_cell(source: str, names: dict[str, Any]) -> list[dict[str, Any]]:
         if hasattr(value, "_repr_html_"):
             data["text/html"] = value._repr_html_()
         elif hasattr(value, "_repr_png_"):
-            import base64
-
             data["image/png"] = base64.b64encode(value._repr_png_()).decode()
         found.append(
             {"output_type": "execute_result", "data": data, "metadata": {}, "execution_count": None}
