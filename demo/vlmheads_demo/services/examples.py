@@ -17,8 +17,6 @@ SCENES = (
     *("counterfactual:47", "counterfactual:42", "counterfactual:21", "counterfactual:3"),
     *("test:6", "test:3", "test:1", "test:0"),
 )
-
-
 # Seconds that the start of the server waits for the first scene to be described.
 PATIENCE = 10.0
 

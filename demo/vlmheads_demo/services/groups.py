@@ -72,11 +72,11 @@ def evidence_for(model: Model, name: str) -> Evidence:
 
 def recommended_evidence(model: Model) -> str:
     """Return the evidence of the preset that is recommended for a model; "" without one."""
-    preset = recommended_for(model.captioner.model).preset
-    if preset is None:
+    name = recommended_for(model.captioner.model).preset
+    if name is None:
         return ""
-    told = read_preset(preset).evidence
-    return "; ".join(told[part] for part in ("test",) if part in told)
+    preset = read_preset(name)
+    return preset.evidence.get("test") or next(iter(preset.evidence.values()), preset.source)
 
 
 @cache

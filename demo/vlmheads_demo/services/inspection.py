@@ -1,6 +1,6 @@
 """What is computed when a visitor asks for it: gradient x attention of a word, and a patch's lens.
 
-Both run the plain model on the picture of a result again. Answers are kept with the newest results.
+Both run the plain model on the picture of a result again. The newest answers are kept.
 """
 
 from __future__ import annotations
