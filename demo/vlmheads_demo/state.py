@@ -29,13 +29,19 @@ class Model:
         name: the name that visitors see.
         captioner: the model and its processor, with no plugins of its own.
         geometry: its layers and heads.
-        packaged: whether it is a test-bench model, which knows drawn scenes and nothing else.
+        bench: the name of the test-bench model that it is, which knows drawn scenes and nothing
+            else; "" for any other.
     """
 
     name: str
     captioner: Captioner
     geometry: Geometry
-    packaged: bool = False
+    bench: str = ""
+
+    @property
+    def packaged(self) -> bool:
+        """Whether it is a test-bench model."""
+        return bool(self.bench)
 
 
 class ModelRegistry:
@@ -112,7 +118,7 @@ class ModelRegistry:
         source = self._sources.get(name, name)
         captioner = Captioner.from_pretrained(source, (), dtype=self._dtype, device=self._device)
         geometry = examine(captioner.model).geometry
-        return Model(name, captioner, geometry, source in packaged_models())
+        return Model(name, captioner, geometry, _bench(source))
 
     def _drop_guests(self) -> None:
         """Drop the least recently used of the models that visitors loaded."""
@@ -123,6 +129,15 @@ class ModelRegistry:
 
 def _display_name(source: str) -> str:
     return Path(source).resolve().name if Path(source).is_dir() else source
+
+
+def _bench(source: str) -> str:
+    """Return the packaged model that a name or folder is; "" for any other model."""
+    if source in packaged_models():
+        return source
+    folder = Path(source).resolve()
+    known = (name for name in packaged_models() if _is_available(name))
+    return next((name for name in known if Path(locate(name)).resolve() == folder), "")
 
 
 def _is_available(name: str) -> bool:

@@ -85,3 +85,10 @@ def test_a_shared_result_outlives_newer_ones_up_to_a_bound():
     assert store.share("third") is third
     with pytest.raises(VlmHeadsError, match="no longer kept"):
         store.share("second")
+
+
+def test_a_test_bench_is_known_by_its_folder_too(models):
+    folder = str(models.get("embedded").captioner.model.name_or_path)
+    named = ModelRegistry((folder,), device="cpu")
+    assert named.get(named.default).bench == "embedded"
+    assert models.get("embedded").bench == "embedded"

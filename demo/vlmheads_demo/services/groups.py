@@ -62,7 +62,7 @@ def evidence_for(model: Model, name: str) -> Evidence:
     reports of LLaVA-1.5-7B say.
     """
     known = _known()
-    lines = known.get(model.name if model.packaged else "published", {})
+    lines = known.get(model.bench or "published", {})
     found = lines.get(name)
     if found is None:
         where = f"{model.name} was not measured" if model.packaged else "no captions were published"

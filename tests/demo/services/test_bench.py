@@ -41,5 +41,5 @@ def test_a_test_bench_refuses_a_photograph_and_says_what_to_do(state, model):
     photograph().save(path)
     with pytest.raises(VlmHeadsError, match="knows drawn scenes alone.*vlmheads demo --model"):
         parse_request(state, image=str(path))
-    other = Model("llava", model.captioner, model.geometry, packaged=False)
+    other = Model("llava", model.captioner, model.geometry)
     require_scene(other, photograph())
