@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vlmheads.detect.replay import Replay, marks, require_images, teacher_forced
+from vlmheads.detect.replay import Replay, marks, one_by_one, require_images, teacher_forced
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.anatomy import examine
@@ -205,21 +205,13 @@ def _by_ablation(
 ) -> Tensor:
     """Scale one head after the other; [N, 2, L, H]."""
     geometry, count = replay.anatomy.geometry, len(targets)
+    every, sets = one_by_one(geometry, factor)
+    plain = _means(replay.swept(targets, torch.ones_like(sets[:1]), rows), kinds)[0]
+    change = _means(replay.swept(targets, sets, rows), kinds) - plain
     shape = (count, 2, geometry.layers, geometry.heads)
-    ones = torch.ones(count, geometry.layers, geometry.heads, device=targets.device)
-    plain = _means(replay.log_probabilities(targets, ones)[None], kinds)[0]
     effects = torch.zeros(shape, dtype=plain.dtype, device=plain.device)
-    every = [(layer, head) for layer in geometry.attention_layers for head in range(shape[3])]
-    size = max(1, rows // count)
-    for start in range(0, len(every), size):
-        some = every[start : start + size]
-        gains = ones.repeat(len(some), 1, 1, 1)
-        for copy, (layer, head) in enumerate(some):
-            gains[copy, :, layer, head] = factor
-        found = replay.log_probabilities(targets, gains.flatten(0, 1))
-        change = _means(found.reshape(len(some), count, -1), kinds) - plain
-        for copy, (layer, head) in enumerate(some):
-            effects[:, :, layer, head] = change[copy]
+    for found, (layer, head) in zip(change, every, strict=True):
+        effects[:, :, layer, head] = found
     return effects
 
 

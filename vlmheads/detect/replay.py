@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vlmheads.detect.attending import AllRows, attention_edited, own_values
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy, examine
 from vlmheads.model.geometry import Geometry
@@ -19,6 +20,8 @@ from vlmheads.plugin import Plugin
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attachment import attach, refuse_attached
 
+# What a head gives where its factor is 0.
+Towards = Literal["zero", "identity"]
 # Inputs as wide as the prompt that are no token types.
 _SAME = ("attention_mask", "input_ids", "qformer_input_ids", "qformer_attention_mask")
 
@@ -193,31 +196,59 @@ class Replay:
         args, kwargs = kept[0]
         return cls(anatomy, args, kwargs, len(given["input_ids"]))
 
-    def log_probabilities(self, targets: Tensor, gains: Tensor) -> Tensor:
+    def log_probabilities(
+        self, targets: Tensor, gains: Tensor, towards: Towards = "zero"
+    ) -> Tensor:
         """Log-probability of each target token, under gains on the head outputs.
 
         Args:
             targets: [N, T] the last tokens of the prompts.
             gains: [K * N, L, H] factors, for K copies of the batch one after the other.
+            towards: what a head with a factor g gives in place of its output o: g o ("zero"), or
+                g o + (1 - g) v with v its own value at each position ("identity").
 
         Returns:
             [K * N, T], float32 or more.
         """
-        hidden = self.states(gains)
+        return self.read(self.states(gains, towards), targets)
+
+    def swept(self, targets: Tensor, sets: Tensor, rows: int, towards: Towards = "zero") -> Tensor:
+        """Log-probabilities [K, N, T] of target tokens [N, T] under each of K sets of gains.
+
+        Args:
+            targets: the last tokens of the prompts.
+            sets: [K, L, H] factors.
+            rows: rows of a batch, at least N.
+            towards: see `log_probabilities`.
+        """
+        size = max(1, rows // self.rows)
+        found = []
+        for start in range(0, len(sets), size):
+            gains = sets[start : start + size].to(targets.device).repeat_interleave(self.rows, 0)
+            part = self.log_probabilities(targets, gains, towards)
+            found.append(part.reshape(-1, *targets.shape))
+        return torch.cat(found)
+
+    def read(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities [K * N, T] of target tokens [N, T] by last states [K * N, S, E]."""
         count = targets.shape[1]
         logits = self.anatomy.unembed(hidden[:, -count - 1 : -1], norm=False)
         found = at_least_float32(logits).log_softmax(dim=-1)
-        repeated = targets.to(found.device).repeat(len(gains) // self.rows, 1)
+        repeated = targets.to(found.device).repeat(len(hidden) // self.rows, 1)
         return found.gather(-1, repeated[..., None])[..., 0]
 
-    def states(self, gains: Tensor) -> Tensor:
-        """Last states [K * N, S, E] of the decoder, with head outputs times gains [K * N, L, H]."""
+    def states(self, gains: Tensor, towards: Towards = "zero") -> Tensor:
+        """Last states [K * N, S, E] of the decoder, with head outputs under gains [K * N, L, H]."""
+        copies = len(gains) // self.rows
+        if towards == "identity":
+            with attention_edited(self.anatomy, partial(_mix, gains)):
+                return self.run(copies)
 
         def scale(layer: int, heads: Tensor) -> Tensor:
             factors = gains[:, layer, : heads.shape[2]].to(heads)
             return heads * factors[:, None, :, None]
 
-        return self.states_under(scale, len(gains) // self.rows)
+        return self.states_under(scale, copies)
 
     def states_under(self, edit: Callable[[int, Tensor], Tensor], copies: int = 1) -> Tensor:
         """Last states [K * N, S, E] of the decoder under an edit of head outputs.
@@ -226,7 +257,6 @@ class Replay:
             edit: is given a layer and its head outputs [K * N, S, H, D], and returns the same.
             copies: K, of the batch, one after the other.
         """
-        args, kwargs = (_repeated(part, copies, self.rows) for part in (self.args, self.kwargs))
 
         def before(layer: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return (edit(layer, self.anatomy.split_heads(layer, args[0])).flatten(2), *args[1:])
@@ -236,8 +266,42 @@ class Replay:
                 if projection is not None:
                     hook = projection.register_forward_pre_hook(partial(before, layer))
                     stack.enter_context(hook)
-            states: Tensor = self.anatomy.decoder(*args, **kwargs).last_hidden_state
+            return self.run(copies)
+
+    def run(self, copies: int = 1) -> Tensor:
+        """Last states [copies * N, S, E] of the decoder, on copies of the batch in a row."""
+        args, kwargs = (_repeated(part, copies, self.rows) for part in (self.args, self.kwargs))
+        states: Tensor = self.anatomy.decoder(*args, **kwargs).last_hidden_state
         return states
+
+    def heads(self) -> dict[int, Tensor]:
+        """Run the decoder once; the head outputs [N, S, H, D] of each layer that has heads."""
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int, heads: Tensor) -> Tensor:
+            found[layer] = heads.detach()
+            return heads
+
+        self.states_under(keep)
+        return found
+
+
+def one_by_one(geometry: Geometry, factor: float) -> tuple[list[tuple[int, int]], Tensor]:
+    """Every head (layer, head), and gains [K, L, H] that multiply it alone by a factor."""
+    every = [(layer, head) for layer in geometry.attention_layers for head in range(geometry.heads)]
+    sets = torch.ones(len(every), geometry.layers, geometry.heads)
+    for index, (layer, head) in enumerate(every):
+        sets[index, layer, head] = factor
+    return every, sets
+
+
+def _mix(
+    gains: Tensor, layer: int, values: Tensor, _: AllRows, plain: Callable[[], Tensor]
+) -> Tensor:
+    """Head outputs [B, S, H, D] mixed with each position's own value, by gains [B, L, H]."""
+    heads = plain()
+    factors = gains[:, layer, : heads.shape[2]].to(heads)[:, None, :, None]
+    return factors * heads + (1 - factors) * own_values(values, heads.shape[2]).to(heads)
 
 
 def _repeated(value: Any, copies: int, rows: int) -> Any:
