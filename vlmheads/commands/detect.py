@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,33 @@ import click
 from vlmheads.commands.show import model_options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vlmheads.commands.measurement import Measurement
     from vlmheads.headmap import HeadMap
 
 # Those of vlmheads.commands.measures, which loads torch.
 POSITIVE, FACTOR = click.FloatRange(0, 1e9), click.FloatRange(-1e9, 1e9)
-_MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "words")
+_MEASURES = (
+    *("vhd", "sinks", "dominance", "attention-sink", "attribution", "words"),
+    *("select", "visualness", "overconfidence"),
+)
+_WORDS = ("attribution", "select", "overconfidence")
+# Options that only some measures take; given with another one they would have no effect.
+_TAKEN_BY = {
+    "filtered": ("vhd",),
+    "tau": ("sinks",),
+    "max_new_tokens": ("dominance", "words", "visualness", *_WORDS),
+    "words": _WORDS,
+    "coco": _WORDS,
+    "factor": ("attribution", "select"),
+    "method": ("select",),
+    "objective": ("select",),
+    "towards": ("select",),
+    "count": ("select",),
+    "against": ("visualness",),
+    "overlay": ("sinks",),
+}
 
 
 @click.command()
@@ -54,8 +76,29 @@ _MEASURES = ("vhd", "sinks", "dominance", "attention-sink", "attribution", "word
     default=0.0,
     show_default=True,
     type=FACTOR,
-    help="attribution: what a head is multiplied by.",
+    help="attribution, select: what a head is multiplied by.",
 )
+@click.option(
+    "--method",
+    default="gradient",
+    show_default=True,
+    help="select: ablation, gradient, path-patching, group, greedy or cd-t.",
+)
+@click.option(
+    "--objective",
+    default="contrast",
+    show_default=True,
+    help="select: what is to rise; contrast, grounded or hallucinated (its negative).",
+)
+@click.option("--towards", help="select: zero, or identity, what takes the place of a head's rest.")
+@click.option(
+    "--against",
+    default="other",
+    show_default=True,
+    type=click.Choice(["other", "nothing"]),
+    help="visualness: what a caption is read with beside its image.",
+)
+@click.option("--count", type=click.IntRange(min=1), help="select: how many heads, at most.")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -78,6 +121,11 @@ def detect(
     words: Path | None,
     coco: Path | None,
     factor: float,
+    method: str,
+    objective: str,
+    towards: str | None,
+    against: str,
+    count: int | None,
     batch_size: int,
     top: int,
     as_json: bool,
@@ -85,13 +133,19 @@ def detect(
     plot: Path | None,
     overlay: Path | None,
 ) -> None:
-    """Measure the heads of a model on IMAGES: files, or folders of them.
+    r"""Measure the heads of a model on IMAGES: files, or folders of them.
 
-    vhd: vision-aware head divergence. sinks: image tokens that draw attention for their norm.
-    dominance: attention of the answer on text against image. attention-sink: attention on the
-    first tokens, and dormant heads. attribution: effect of removing each head on words that the
-    image supports and on words that it does not. words: what the image gives each object that a
-    generated caption names.
+    \b
+    vhd             vision-aware head divergence
+    sinks           image tokens that draw attention for their norm
+    dominance       attention of the answer on text against image
+    attention-sink  attention on the first tokens, and dormant heads
+    attribution     effect of removing each head on words that the image supports
+                    and on words that it does not
+    words           what the image gives each object that a caption names
+    select          heads to switch off, chosen by one of six methods
+    visualness      words of captions that need no picture
+    overconfidence  what the last layer takes back of what earlier ones were sure of
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
@@ -111,17 +165,15 @@ def detect(
     found = named.files
     if notice := named.notice():
         click.echo(f"note: {printable(notice)}", err=True)
+    _refuse_idle(measure)
     if overlay is not None and (measure != "sinks" or len(found) != 1):
         raise VlmHeadsError(
             f"--overlay with --measure {measure} and {len(found)} images",
             "--measure sinks and one image",
         )
-    if coco is not None and (measure != "attribution" or words is not None):
-        raise VlmHeadsError(
-            f"--coco with --measure {measure}{' and --words' if words else ''}",
-            "--measure attribution without --words",
-        )
-    if measure == "attribution" and words is None:
+    if coco is not None and words is not None:
+        raise VlmHeadsError("--coco and --words", "one of the two")
+    if measure in _TAKEN_BY["coco"] and words is None:
         coco = coco or coco_folder(found)
     truth = None if coco is None else objects_of(coco)
     check_output(out, inputs=found)
@@ -133,7 +185,21 @@ def detect(
     captioner = Captioner.from_pretrained(model, (), dtype=dtype, device=device)
     about: dict[str, Any] = {"model": model, "prompt": prompt or PROMPT}
     options = Options(
-        prompt or PROMPT, about, filtered, tau, max_new_tokens, factor, words, truth, overlay
+        measure,
+        prompt or PROMPT,
+        about,
+        filtered,
+        tau,
+        max_new_tokens,
+        factor,
+        words,
+        truth,
+        overlay,
+        method,
+        objective,
+        count,
+        towards,
+        against=against,
     )
     parts: list[Measurement] = []
     with show.progress(len(found)) as advance:
@@ -141,18 +207,32 @@ def detect(
             batch = found[start : start + batch_size]
             parts.append(MEASURES[measure](captioner, batch, options))
             advance(len(batch))
-    result = finished(measure, Measurement.joined(parts))
-    name, main = next(iter(result.maps.items()))
+    result = finished(captioner, Measurement.joined(parts), options)
     if as_json:
         click.echo(json_text(about | {"measure": measure} | _record(result, top)))
     else:
-        _print(name, main, result, top)
-    if out is not None:
-        save(out, main.save)
-    if plot is not None:
-        from vlmheads.plotting.maps import plot_head_map
+        _print(result, top)
+    for place, writes in ((out, result.saved), (plot, result.drawn)):
+        if place is not None:
+            if writes is None:
+                raise VlmHeadsError(f"{place} with --measure {measure}", "a measure that has such")
+            save(place, writes)
 
-        save(plot, lambda place: plot_head_map(main, place))
+
+def _refuse_idle(measure: str) -> None:
+    """Refuse options that were given and that the measure does not take."""
+    from click.core import ParameterSource
+
+    from vlmheads.errors import VlmHeadsError
+
+    context = click.get_current_context()
+    for name, measures in _TAKEN_BY.items():
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and measure not in measures:
+            raise VlmHeadsError(
+                f"--{name.replace('_', '-')} with --measure {measure}",
+                f"--measure {' or '.join(measures)}",
+            )
 
 
 def _heads(found: HeadMap, top: int) -> list[tuple[int, int, float, float]]:
@@ -195,13 +275,18 @@ def _record(result: Measurement, top: int) -> dict[str, Any]:
         "maps": maps,
     } | {
         key: value
-        for key, value in (("captions", result.records), ("conclusion", result.conclusion))
+        for key, value in (
+            ("captions", result.records),
+            ("conclusion", result.conclusion),
+            ("tables", {title: asdict(grid) for title, grid in result.tables.items()}),
+            ("answer", result.answer),
+        )
         if value
     }
 
 
-def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
-    """Print the figures and the largest heads as tables."""
+def _print(result: Measurement, top: int) -> None:
+    """Print the figures, the tables, the largest heads, and what follows from them."""
     from rich.console import Console
     from rich.table import Table
 
@@ -214,7 +299,9 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
         console.print(result.conclusion, markup=False, highlight=False)
         return
     if result.figures:
-        figures = Table(title=f"mean of {main.images} image{'s' * (main.images != 1)}")
+        counts = sorted({len(values) for values in result.figures.values()})
+        images = f"{counts[0]} image{'s' * (counts[0] != 1)}" if len(counts) == 1 else "images"
+        figures = Table(title=f"mean of {images}")
         figures.add_column("figure")
         for column in ("mean", "standard error"):
             figures.add_column(column, justify="right")
@@ -226,6 +313,27 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
         console.print(plain(f"{label}: {note}"), highlight=False)
     if result.records:
         show.objects(console, result.records, top)
+    for title, grid in result.tables.items():
+        table = Table(title=plain(title))
+        for index, column in enumerate(grid.columns):
+            numbers = all(not isinstance(row[index], str) for row in grid.rows)
+            table.add_column(plain(column), justify="right" if numbers else "left")
+        for row in grid.rows:
+            table.add_row(*(plain(_cell(value)) for value in row))
+        console.print(table)
+    if result.maps:
+        _heads_table(console, result, top)
+    if result.answer:
+        console.print(plain(result.answer), highlight=False)
+
+
+def _heads_table(console: Console, result: Measurement, top: int) -> None:
+    """Print the heads with the largest values of the main map."""
+    from rich.table import Table
+
+    from vlmheads.printable import plain
+
+    name, main = next(iter(result.maps.items()))
     images = f"{main.images} image{'s' * (main.images != 1)}"
     table = Table(title=plain(f"{name}, mean of {images}, {main.geometry}"))
     for column in ("layer", "head", name, "standard error"):
@@ -233,6 +341,13 @@ def _print(name: str, main: HeadMap, result: Measurement, top: int) -> None:
     for layer, head, value, error in _heads(main, top):
         table.add_row(str(layer), str(head), _number(value), _number(error))
     console.print(table)
+
+
+def _cell(value: Any) -> str:
+    """Return a value of a table as text."""
+    if value is None:
+        return "-"
+    return _number(value) if isinstance(value, float) else str(value)
 
 
 def _number(value: float) -> str:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlmheads.headmap import HeadMap
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of plain values: texts, numbers, None where there is nothing."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +29,11 @@ class Measurement:
         notes: name -> what else there is to say, the same for every image.
         records: one per image, of captions with their words.
         conclusion: what there is to print instead of figures and heads, where these say nothing.
+        tables: further tables by title.
+        answer: what the measurement says is to be done, in a sentence or two.
+        data: whatever a measure needs of each batch to finish, once all are there.
+        saved: writes what --out asks for, where that is not the main map.
+        drawn: draws what --plot asks for, where that is not the main map.
     """
 
     maps: dict[str, HeadMap]
@@ -28,6 +41,11 @@ class Measurement:
     notes: dict[str, Any] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
     conclusion: str = ""
+    tables: dict[str, Grid] = field(default_factory=dict)
+    answer: str = ""
+    data: list[Any] = field(default_factory=list)
+    saved: Callable[[Path], object] | None = None
+    drawn: Callable[[Path], object] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Measurement]) -> Measurement:
@@ -42,13 +60,15 @@ class Measurement:
         joined = {name: HeadMap.concatenate(items) for name, items in maps.items()}
         notes = {name: value for part in parts for name, value in part.notes.items()}
         records = [record for part in parts for record in part.records]
-        return cls(joined, figures, notes, records)
+        data = [item for part in parts for item in part.data]
+        return cls(joined, figures, notes, records, data=data)
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of `vlmheads detect` that measures read; `coco`: file name -> objects."""
 
+    measure: str
     prompt: str
     about: Mapping[str, Any]
     filtered: bool = False
@@ -58,6 +78,12 @@ class Options:
     words: Path | None = None
     coco: Mapping[str, frozenset[str]] | None = None
     overlay: Path | None = None
+    method: str = "gradient"
+    objective: str = "contrast"
+    count: int | None = None
+    towards: str | None = None
+    heads: tuple[tuple[int, int], ...] = ()
+    against: str = "other"
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vlmheads.caption import Captioner
+from vlmheads.commands.choosing import answers, chosen
 from vlmheads.commands.measurement import Measurement, Options
+from vlmheads.commands.readings import captions, suppressed, sureness, visualness
 from vlmheads.commands.word_measures import ATTRIBUTION_MAPS, by_head, words
 from vlmheads.detect import (
     attention_sinks,
@@ -19,6 +22,7 @@ from vlmheads.detect import (
 )
 from vlmheads.detect.dominance import THIRDS
 from vlmheads.errors import VlmHeadsError
+from vlmheads.headmap import HeadMap
 from vlmheads.output import save
 
 
@@ -104,19 +108,41 @@ def attention_sink(captioner: Captioner, paths: list[Path], options: Options) ->
     return Measurement(maps, {name: value.tolist() for name, value in figures.items()})
 
 
-def finished(measure: str, part: Measurement) -> Measurement:
-    """Add what can only be said of all images together: sinks that no image has, correlations.
+def finished(captioner: Captioner, part: Measurement, options: Options) -> Measurement:
+    """Add what can only be said of all images together, and what --out and --plot are to write.
 
     Raises:
         VlmHeadsError: attribution on images of which none has words of both kinds, or words of
             captions that name no object.
     """
-    if measure == "words" and not part.maps:
-        raise VlmHeadsError("captions that name no object", "at least one object of COCO's")
-    if measure == "sinks" and not any(part.figures[SINKS]):
-        return replace(part, conclusion=_no_sinks(part))
-    if measure != "attribution":
+    finish = FINISHERS.get(options.measure)
+    if finish is not None:
+        part = finish(captioner, part, options)
+    if not part.maps:
         return part
+    main = next(iter(part.maps.values()))
+    return replace(
+        part, saved=part.saved or main.save, drawn=part.drawn or partial(_draw, head_map=main)
+    )
+
+
+def _draw(place: Path, head_map: HeadMap) -> None:
+    from vlmheads.plotting.maps import plot_head_map
+
+    plot_head_map(head_map, place)
+
+
+def _words_found(_: Captioner, part: Measurement, __: Options) -> Measurement:
+    if not part.maps:
+        raise VlmHeadsError("captions that name no object", "at least one object of COCO's")
+    return part
+
+
+def _sinks_found(_: Captioner, part: Measurement, __: Options) -> Measurement:
+    return part if any(part.figures[SINKS]) else replace(part, conclusion=_no_sinks(part))
+
+
+def _attributed(_: Captioner, part: Measurement, __: Options) -> Measurement:
     if "attribution" not in part.maps:
         raise VlmHeadsError(
             "no image whose caption holds a grounded and a hallucinated word", "at least one"
@@ -153,4 +179,15 @@ MEASURES: dict[str, Callable[[Captioner, list[Path], Options], Measurement]] = {
     "attention-sink": attention_sink,
     "attribution": by_head,
     "words": words,
+    "select": answers,
+    "visualness": captions,
+    "overconfidence": sureness,
+}
+FINISHERS: dict[str, Callable[[Captioner, Measurement, Options], Measurement]] = {
+    "sinks": _sinks_found,
+    "attribution": _attributed,
+    "words": _words_found,
+    "select": chosen,
+    "visualness": visualness,
+    "overconfidence": suppressed,
 }

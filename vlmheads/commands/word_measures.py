@@ -17,6 +17,7 @@ from vlmheads.commands.measurement import Measurement, Options
 from vlmheads.detect import Attribution, attribution
 from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.scores import Scorer
+from vlmheads.grounding.visualness import Visualness
 from vlmheads.grounding.words import Word, require_finders, token_masks
 from vlmheads.headmap import HeadMap
 from vlmheads.model.anatomy import examine
@@ -50,6 +51,9 @@ def words(captioner: Captioner, paths: list[Path], options: Options) -> Measurem
     notes |= {"scorer": scorer.name, "threshold": limit}
     if scorer.caveat:
         notes |= {"caveat": scorer.caveat}
+    visual = Visualness.of(captioner.model)
+    if left_out := visual.without_picture():
+        notes |= {"words left out, which need no picture": len(left_out)}
     named = [[word for word in caption.words if word.object] for caption in captions]
     records = [
         {
@@ -57,7 +61,7 @@ def words(captioner: Captioner, paths: list[Path], options: Options) -> Measurem
             "caption": caption.text,
             "words": [
                 word.to_dict() | {"flagged": bool(word.object) and word.score < limit}
-                for word in caption.words
+                for word in visual.kept(caption.words)
             ],
         }
         for path, caption in zip(paths, captions, strict=True)
@@ -96,6 +100,18 @@ def _at_objects(values: Tensor, objects: list[Word]) -> Tensor:
 
 def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Effect of each head on grounded and on hallucinated words, by ablation and by gradient."""
+    words = marked(captioner, paths, options)
+    return Measurement({}) if words is None else _effects(captioner, paths, options, words)
+
+
+def marked(
+    captioner: Captioner, paths: list[Path], options: Options
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Captions of images as tokens [N, T], and marks of their grounded and hallucinated objects.
+
+    The captions and words are those of `--words`, or the model's own and what the COCO folder says
+    of them. None where no word is marked.
+    """
     texts, right, wrong = (
         _generated(captioner, paths, options)
         if options.words is None
@@ -105,8 +121,8 @@ def by_head(captioner: Captioner, paths: list[Path], options: Options) -> Measur
         captioner.processor.tokenizer, texts, right, wrong
     )
     if not bool(grounded.any() | hallucinated.any()):
-        return Measurement({})
-    return _effects(captioner, paths, options, (targets, grounded, hallucinated))
+        return None
+    return targets, grounded, hallucinated
 
 
 Spans = list[list[tuple[int, int]]]
@@ -118,7 +134,7 @@ def _generated(
     """Generate captions; return them with the spans of objects in the images and of others."""
     if options.coco is None:
         raise VlmHeadsError(
-            "attribution without words, of images outside of a COCO folder",
+            f"{options.measure} without words, of images outside of a COCO folder",
             "the objects in the images",
             "pass --coco FOLDER with instances*.json, or --words FILE with lines such as "
             '{"image": "a.png", "grounded": ["dog"], "hallucinated": ["fork"]}',

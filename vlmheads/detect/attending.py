@@ -14,7 +14,6 @@ from vlmheads.runtime.attention import EDITOR, KeysValues, Rows, name_for
 from vlmheads.runtime.compat import attention_implementation
 from vlmheads.runtime.refusals import refuse_named
 
-
 # The attention of every row of the first so many rows of a batch.
 AllRows = Callable[[int], Rows]
 

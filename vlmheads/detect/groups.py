@@ -79,30 +79,35 @@ def turned(
             "an objective of your own with groups, which compare states",
             f"one of {', '.join(OBJECTIVES)}",
         )
-    scores = torch.zeros(len(sets), dtype=torch.float64)
-    for kind, sign in zip(("grounded", "hallucinated"), signs, strict=True):
-        if not sign:
-            continue
+    wanted = {
+        kind: sign for kind, sign in zip(("grounded", "hallucinated"), signs, strict=True) if sign
+    }
+    for kind in wanted:
         words = sum(int(getattr(trial, kind).sum()) for trial in trials)
         if words < 2:
             raise VlmHeadsError(f"{words} {kind} tokens", "at least two, to span a subspace")
-        states = torch.cat([_states(trial, kind, sets, rows, towards) for trial in trials], dim=1)
-        plain = torch.ones_like(sets[:1])
-        before = torch.cat([_states(trial, kind, plain, rows, towards) for trial in trials], dim=1)
+    every = torch.cat([torch.ones_like(sets[:1]), sets])
+    parts = [_states(trial, tuple(wanted), every, rows, towards) for trial in trials]
+    scores = torch.zeros(len(sets), dtype=torch.float64)
+    for kind, sign in wanted.items():
+        states = torch.cat([part[kind] for part in parts], dim=1)
         # As many vectors as words span everything, and nothing could turn.
-        used = min(rank, before.shape[1] - 1, before.shape[2])
-        scores += sign * principal_angles(before, states, used)
+        used = min(rank, states.shape[1] - 1, states.shape[2])
+        scores += sign * principal_angles(states[:1], states[1:], used)
     return scores
 
 
-def _states(trial: Trial, kind: str, sets: Tensor, rows: int, towards: Towards) -> Tensor:
-    """Last states [K, M, E] at the positions that predict the marked tokens of a kind."""
-    replay, chosen = trial.replay, getattr(trial, kind)
-    size, count = max(1, rows // replay.rows), trial.targets.shape[1]
-    found = []
+def _states(
+    trial: Trial, kinds: Sequence[str], sets: Tensor, rows: int, towards: Towards
+) -> dict[str, Tensor]:
+    """Last states [K, M, E] at the positions that predict the marked tokens of each kind."""
+    replay, count = trial.replay, trial.targets.shape[1]
+    size = max(1, rows // replay.rows)
+    found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     for start in range(0, len(sets), size):
         some = sets[start : start + size].to(trial.targets.device)
         states = replay.states(some.repeat_interleave(replay.rows, 0), towards)
-        states = states[:, -count - 1 : -1].reshape(len(some), *chosen.shape, -1)
-        found.append(states[:, chosen].cpu())
-    return torch.cat(found)
+        states = states[:, -count - 1 : -1].reshape(len(some), *trial.targets.shape, -1)
+        for kind in kinds:
+            found[kind].append(states[:, getattr(trial, kind)].cpu())
+    return {kind: torch.cat(part) for kind, part in found.items()}
