@@ -10,7 +10,11 @@ from vlmheads.caption import Captioner
 from vlmheads.commands.measurement import Grid, Measurement, Options
 from vlmheads.commands.word_measures import marked
 from vlmheads.detect import Answers, Selection, select
+from vlmheads.detect.composition import Composition, composition
 from vlmheads.errors import VlmHeadsError
+
+_SHOWN = 12  # Edges of a table, and heads that are chosen for it.
+_STRONG = 0.1
 
 
 def answers(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
@@ -61,6 +65,77 @@ def chosen(captioner: Captioner, part: Measurement, options: Options) -> Measure
         answer=_what_to_do(found),
         drawn=partial(_draw, found=found),
     )
+
+
+def prompts(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
+    """Collect prompts, with captions whose words are marked where heads are to be chosen first."""
+    if not options.heads:
+        return answers(captioner, paths, options)
+    return Measurement({}, data=[captioner.prepare(paths, options.prompt)])
+
+
+def composed(captioner: Captioner, part: Measurement, options: Options) -> Measurement:
+    """Measure which of the heads read from which."""
+    heads, batches = options.heads, part.data
+    if not heads:
+        data = required(part)
+        count = options.count or _SHOWN
+        heads = select(captioner.model, data, options.objective, count=count).heads
+        batches = [one.inputs for one in data]
+    found = Composition.concatenate(
+        [composition(captioner.model, batch, heads) for batch in batches]
+    )
+    error = found.strength.std(dim=0) / len(found.strength) ** 0.5
+    place = {head: index for index, head in enumerate(found.heads)}
+    rows = tuple(
+        (
+            f"{writer[0]}-{writer[1]}",
+            f"{reader[0]}-{reader[1]}",
+            strength,
+            float(error[place[writer], place[reader]]),
+        )
+        for writer, reader, strength in found.edges()[:_SHOWN]
+    )
+    chosen = "those of --heads" if options.heads else f"gradient, {options.objective}"
+    return Measurement(
+        {},
+        notes={
+            "images": len(found.strength),
+            "heads": " ".join(f"{layer}-{head}" for layer, head in found.heads),
+            "chosen by": chosen,
+        },
+        tables={
+            "which head reads from which": Grid(
+                ("writer", "reader", "change of the reader's output", "standard error"), rows
+            )
+        },
+        answer=_read_from(found),
+        drawn=partial(_graph, found=found),
+    )
+
+
+def _read_from(found: Composition) -> str:
+    """Tell which head the others read from most, to be tried alone."""
+    mean = found.strength.mean(dim=0)
+    writer = int(mean.sum(dim=1).argmax())
+    readers = int((mean[writer] > _STRONG).sum())
+    layer, head = found.heads[writer]
+    if not readers:
+        return (
+            f"No head reads more than {_STRONG:.0%} of its output from another of these: what they "
+            "do, they do apart, and each has to be switched off for itself."
+        )
+    return (
+        f"{readers} of them read more than {_STRONG:.0%} of their output from head {layer}-{head}: "
+        f"try it alone, --plugin 'adhh:heads=[\"{layer}-{head}\"],threshold=0.2', before all of "
+        "them."
+    )
+
+
+def _graph(place: Path, found: Composition) -> None:
+    from vlmheads.plotting.graph import plot_composition
+
+    plot_composition(found, place)
 
 
 def required(part: Measurement) -> list[Answers]:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 POSITIVE, FACTOR = click.FloatRange(0, 1e9), click.FloatRange(-1e9, 1e9)
 _MEASURES = (
     *("vhd", "sinks", "dominance", "attention-sink", "attribution", "words"),
-    *("select", "visualness", "overconfidence"),
+    *("select", "composition", "visualness", "overconfidence"),
 )
-_WORDS = ("attribution", "select", "overconfidence")
+_WORDS = ("attribution", "select", "composition", "overconfidence")
 # Options that only some measures take; given with another one they would have no effect.
 _TAKEN_BY = {
     "filtered": ("vhd",),
@@ -33,9 +33,10 @@ _TAKEN_BY = {
     "coco": _WORDS,
     "factor": ("attribution", "select"),
     "method": ("select",),
-    "objective": ("select",),
+    "objective": ("select", "composition"),
     "towards": ("select",),
-    "count": ("select",),
+    "count": ("select", "composition"),
+    "heads": ("composition",),
     "against": ("visualness",),
     "overlay": ("sinks",),
 }
@@ -88,7 +89,7 @@ _TAKEN_BY = {
     "--objective",
     default="contrast",
     show_default=True,
-    help="select: what is to rise; contrast, grounded or hallucinated (its negative).",
+    help="select, composition: what is to rise; contrast, grounded or hallucinated (its negative).",
 )
 @click.option("--towards", help="select: zero, or identity, what takes the place of a head's rest.")
 @click.option(
@@ -98,7 +99,8 @@ _TAKEN_BY = {
     type=click.Choice(["other", "nothing"]),
     help="visualness: what a caption is read with beside its image.",
 )
-@click.option("--count", type=click.IntRange(min=1), help="select: how many heads, at most.")
+@click.option("--count", type=click.IntRange(min=1), help="How many heads to choose, at most.")
+@click.option("--heads", help='composition: which heads, such as "0-7,3-5". [default: chosen]')
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -126,6 +128,7 @@ def detect(
     towards: str | None,
     against: str,
     count: int | None,
+    heads: str | None,
     batch_size: int,
     top: int,
     as_json: bool,
@@ -144,6 +147,7 @@ def detect(
                     and on words that it does not
     words           what the image gives each object that a caption names
     select          heads to switch off, chosen by one of six methods
+    composition     which head reads from which
     visualness      words of captions that need no picture
     overconfidence  what the last layer takes back of what earlier ones were sure of
     """
@@ -154,6 +158,7 @@ def detect(
     from vlmheads.commands.measures import MEASURES, finished
     from vlmheads.errors import VlmHeadsError
     from vlmheads.jobs.inputs import find
+    from vlmheads.options import pairs_of
     from vlmheads.output import FIGURES, check_output, save
     from vlmheads.printable import json_text, printable
 
@@ -199,6 +204,7 @@ def detect(
         objective,
         count,
         towards,
+        heads=() if heads is None else pairs_of(f"--heads {heads}", heads.split(",")),
         against=against,
     )
     parts: list[Measurement] = []

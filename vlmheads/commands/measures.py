@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmheads.caption import Captioner
-from vlmheads.commands.choosing import answers, chosen
+from vlmheads.commands.choosing import answers, chosen, composed, prompts
 from vlmheads.commands.measurement import Measurement, Options
 from vlmheads.commands.readings import captions, suppressed, sureness, visualness
 from vlmheads.commands.word_measures import ATTRIBUTION_MAPS, by_head, words
@@ -180,6 +180,7 @@ MEASURES: dict[str, Callable[[Captioner, list[Path], Options], Measurement]] = {
     "attribution": by_head,
     "words": words,
     "select": answers,
+    "composition": prompts,
     "visualness": captions,
     "overconfidence": sureness,
 }
@@ -188,6 +189,7 @@ FINISHERS: dict[str, Callable[[Captioner, Measurement, Options], Measurement]] =
     "attribution": _attributed,
     "words": _words_found,
     "select": chosen,
+    "composition": composed,
     "visualness": visualness,
     "overconfidence": suppressed,
 }

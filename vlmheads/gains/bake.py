@@ -36,8 +36,8 @@ from vlmheads.runtime.compat import parameter_names
 T = TypeVar("T")
 # Weights in other formats, which would still be those of the model before.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".ot", ".onnx")
-# A scorer of words is fitted on one checkpoint.
-_FITTED = "grounding.json"
+# A scorer of words, and which words need the picture, are those of one checkpoint.
+_FITTED = ("grounding.json", "visualness.json")
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _left_out(source: Path, files: Mapping[str, Path]) -> Iterable[tuple[str, st
         name = str(path.relative_to(source))
         if path.is_dir() or name in files:
             continue
-        if name == _FITTED:
+        if name in _FITTED:
             yield name, "it was fitted on the checkpoint before"
         elif path.suffix in _OTHER_WEIGHTS or path.name.startswith("consolidated"):
             yield name, "weights without the change"
