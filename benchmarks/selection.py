@@ -158,7 +158,7 @@ def overlap(chosen: dict[str, Any]) -> dict[str, dict[str, int]]:
 def tables(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     chosen = report["chosen"]
-    lines = ["| method | heads | rows | s | shares with | ", "| --- | --- | --- | --- | --- |"]
+    lines = ["| method | heads | rows | s | shares with |", "| --- | --- | --- | --- | --- |"]
     for name, one in chosen.items():
         shared = [
             f"{other} {count}"

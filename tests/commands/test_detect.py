@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from vlmheads import Captioner, HeadMap
 from vlmheads.cli import main
 from vlmheads.commands.coco_words import coco_folder, object_spans, objects_of
-from vlmheads.commands.measurement import Measurement
+from vlmheads.commands.measurement import Measurement, Options
 from vlmheads.commands.measures import LARGEST, SINKS, finished
 from vlmheads.detect import text_dominance
 from vlmheads.errors import VlmHeadsError
@@ -112,7 +112,8 @@ def test_a_model_without_sinks_gets_one_sentence_instead_of_tables(scenes: Path)
 
 def test_image_tokens_below_the_threshold_are_said_to_be(scenes: Path) -> None:
     part = Measurement({}, {LARGEST: [7.25, 3.0], SINKS: [0.0, 0.0]}, {"τ": 20.0, "width": 4096})
-    assert finished("sinks", part).conclusion == (
+    captioner = Captioner.from_pretrained("embedded", ())
+    assert finished(captioner, part, Options("sinks", "", {})).conclusion == (
         "No image token is a sink in 2 images: the largest φ of one is 7.2, and a sink has at "
         "least τ = 20."
     )

@@ -11,6 +11,7 @@ from vlmheads.commands.measurement import Grid, Measurement, Options
 from vlmheads.commands.word_measures import marked
 from vlmheads.detect import Answers, Selection, select
 from vlmheads.detect.composition import Composition, composition
+from vlmheads.detect.select import check_method
 from vlmheads.errors import VlmHeadsError
 
 _SHOWN = 12  # Edges of a table, and heads that are chosen for it.
@@ -19,6 +20,8 @@ _STRONG = 0.1
 
 def answers(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Collect captions whose object words are marked."""
+    if options.measure == "select":  # before anything is generated
+        check_method(options.method, factor=options.factor or None, towards=options.towards)
     words = marked(captioner, paths, options)
     if words is None:
         return Measurement({})

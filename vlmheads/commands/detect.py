@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +10,32 @@ import click
 from vlmheads.commands.show import model_options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from vlmheads.commands.measurement import Measurement
-    from vlmheads.headmap import HeadMap
 
 # Those of vlmheads.commands.measures, which loads torch.
 POSITIVE, FACTOR = click.FloatRange(0, 1e9), click.FloatRange(-1e9, 1e9)
 _MEASURES = (
     *("vhd", "sinks", "dominance", "attention-sink", "attribution", "words"),
-    *("select", "composition", "visualness", "overconfidence"),
+    *("select", "composition", "visualness", "overconfidence", "sink-table", "token-exit"),
+    *("position-bias", "cache-heads", "vision-heads"),
+)
+# Measures that end in head maps.
+_MAPPED = tuple(
+    name
+    for name in _MEASURES
+    if name not in ("composition", "visualness", "overconfidence", "sink-table", "token-exit")
 )
 _WORDS = ("attribution", "select", "composition", "overconfidence")
 # Options that only some measures take; given with another one they would have no effect.
 _TAKEN_BY = {
     "filtered": ("vhd",),
     "tau": ("sinks",),
-    "max_new_tokens": ("dominance", "words", "visualness", *_WORDS),
+    "max_new_tokens": (
+        *("dominance", "words", "visualness", "token-exit", "position-bias", "cache-heads"),
+        *_WORDS,
+    ),
     "words": _WORDS,
-    "coco": _WORDS,
+    "coco": (*_WORDS, "token-exit", "position-bias"),
     "factor": ("attribution", "select"),
     "method": ("select",),
     "objective": ("select", "composition"),
@@ -39,7 +44,12 @@ _TAKEN_BY = {
     "heads": ("composition",),
     "against": ("visualness",),
     "overlay": ("sinks",),
+    "out": (*_MAPPED, "visualness"),
+    "plot": (*_MAPPED, "composition"),
+    "top": _MAPPED,
 }
+# What chooses heads, where composition is not given any.
+_FOR_CHOOSING = ("objective", "count", "words", "coco")
 
 
 @click.command()
@@ -83,15 +93,21 @@ _TAKEN_BY = {
     "--method",
     default="gradient",
     show_default=True,
-    help="select: ablation, gradient, path-patching, group, greedy or cd-t.",
+    type=click.Choice(["ablation", "gradient", "path-patching", "group", "greedy", "cd-t"]),
+    help="select: how heads are chosen.",
 )
 @click.option(
     "--objective",
     default="contrast",
     show_default=True,
-    help="select, composition: what is to rise; contrast, grounded or hallucinated (its negative).",
+    type=click.Choice(["contrast", "grounded", "hallucinated"]),
+    help="select, composition: the words to gain by; hallucinated ones are to lose.",
 )
-@click.option("--towards", help="select: zero, or identity, what takes the place of a head's rest.")
+@click.option(
+    "--towards",
+    type=click.Choice(["zero", "identity"]),
+    help="select: what takes the place of a head's output. [default: zero]",
+)
 @click.option(
     "--against",
     default="other",
@@ -150,12 +166,18 @@ def detect(
     composition     which head reads from which
     visualness      words of captions that need no picture
     overconfidence  what the last layer takes back of what earlier ones were sure of
+    sink-table      sinks by prompt and image size, which decides the tau of VAR
+    token-exit      captions when image tokens leave after a layer
+    position-bias   whether answers on two images follow their order
+    cache-heads     how much of the image cache each head needs
+    vision-heads    heads of the vision tower: how local, how spread, on what
     """
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
     from vlmheads.commands.coco_words import coco_folder, objects_of
     from vlmheads.commands.measurement import Measurement, Options
     from vlmheads.commands.measures import MEASURES, finished
+    from vlmheads.commands.tables import as_record, print_measurement
     from vlmheads.errors import VlmHeadsError
     from vlmheads.jobs.inputs import find
     from vlmheads.options import pairs_of
@@ -178,7 +200,7 @@ def detect(
         )
     if coco is not None and words is not None:
         raise VlmHeadsError("--coco and --words", "one of the two")
-    if measure in _TAKEN_BY["coco"] and words is None:
+    if measure in _TAKEN_BY["coco"] and words is None and heads is None:
         coco = coco or coco_folder(found)
     truth = None if coco is None else objects_of(coco)
     check_output(out, inputs=found)
@@ -215,13 +237,12 @@ def detect(
             advance(len(batch))
     result = finished(captioner, Measurement.joined(parts), options)
     if as_json:
-        click.echo(json_text(about | {"measure": measure} | _record(result, top)))
+        click.echo(json_text(about | {"measure": measure} | as_record(result, top)))
     else:
-        _print(result, top)
+        print_measurement(result, top)
     for place, writes in ((out, result.saved), (plot, result.drawn)):
         if place is not None:
-            if writes is None:
-                raise VlmHeadsError(f"{place} with --measure {measure}", "a measure that has such")
+            assert writes is not None  # other measures do not take the option
             save(place, writes)
 
 
@@ -239,122 +260,5 @@ def _refuse_idle(measure: str) -> None:
                 f"--{name.replace('_', '-')} with --measure {measure}",
                 f"--measure {' or '.join(measures)}",
             )
-
-
-def _heads(found: HeadMap, top: int) -> list[tuple[int, int, float, float]]:
-    """Layer, head, mean and standard error of the heads with the largest mean."""
-    error = found.standard_error()
-    best = found.top(min(top, found.mean().numel()))
-    return [(layer, head, value, float(error[layer, head])) for layer, head, value in best]
-
-
-def _record(result: Measurement, top: int) -> dict[str, Any]:
-    """Everything as plain values; what is not a number is null."""
-    from vlmheads.commands.measurement import mean_and_error
-
-    def plain(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    figures = {name: mean_and_error(values) for name, values in result.figures.items()}
-    maps = {
-        name: {
-            "images": item.images,
-            "mean": [[plain(value) for value in row] for row in item.mean().tolist()],
-            "top": [
-                {
-                    "layer": layer,
-                    "head": head,
-                    "value": plain(value),
-                    "standard_error": plain(error),
-                }
-                for layer, head, value, error in _heads(item, top)
-            ],
-        }
-        for name, item in result.maps.items()
-    }
-    return {
-        "figures": {
-            name: {"mean": plain(mean), "standard_error": plain(error)}
-            for name, (mean, error) in figures.items()
-        },
-        "notes": result.notes,
-        "maps": maps,
-    } | {
-        key: value
-        for key, value in (
-            ("captions", result.records),
-            ("conclusion", result.conclusion),
-            ("tables", {title: asdict(grid) for title, grid in result.tables.items()}),
-            ("answer", result.answer),
-        )
-        if value
-    }
-
-
-def _print(result: Measurement, top: int) -> None:
-    """Print the figures, the tables, the largest heads, and what follows from them."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from vlmheads.commands import show
-    from vlmheads.commands.measurement import mean_and_error
-    from vlmheads.printable import plain
-
-    console = Console()
-    if result.conclusion:
-        console.print(result.conclusion, markup=False, highlight=False)
-        return
-    if result.figures:
-        counts = sorted({len(values) for values in result.figures.values()})
-        images = f"{counts[0]} image{'s' * (counts[0] != 1)}" if len(counts) == 1 else "images"
-        figures = Table(title=f"mean of {images}")
-        figures.add_column("figure")
-        for column in ("mean", "standard error"):
-            figures.add_column(column, justify="right")
-        for label, values in result.figures.items():
-            mean, error = mean_and_error(values)
-            figures.add_row(label, f"{mean:.3f}", _number(error))
-        console.print(figures)
-    for label, note in result.notes.items():
-        console.print(plain(f"{label}: {note}"), highlight=False)
-    if result.records:
-        show.objects(console, result.records, top)
-    for title, grid in result.tables.items():
-        table = Table(title=plain(title))
-        for index, column in enumerate(grid.columns):
-            numbers = all(not isinstance(row[index], str) for row in grid.rows)
-            table.add_column(plain(column), justify="right" if numbers else "left")
-        for row in grid.rows:
-            table.add_row(*(plain(_cell(value)) for value in row))
-        console.print(table)
-    if result.maps:
-        _heads_table(console, result, top)
-    if result.answer:
-        console.print(plain(result.answer), highlight=False)
-
-
-def _heads_table(console: Console, result: Measurement, top: int) -> None:
-    """Print the heads with the largest values of the main map."""
-    from rich.table import Table
-
-    from vlmheads.printable import plain
-
-    name, main = next(iter(result.maps.items()))
-    images = f"{main.images} image{'s' * (main.images != 1)}"
-    table = Table(title=plain(f"{name}, mean of {images}, {main.geometry}"))
-    for column in ("layer", "head", name, "standard error"):
-        table.add_column(column, justify="right")
-    for layer, head, value, error in _heads(main, top):
-        table.add_row(str(layer), str(head), _number(value), _number(error))
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    """Return a value of a table as text."""
-    if value is None:
-        return "-"
-    return _number(value) if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
+        if given and name in _FOR_CHOOSING and context.params["heads"] is not None:
+            raise VlmHeadsError(f"--{name} with --heads", "one of the two")

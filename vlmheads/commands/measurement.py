@@ -13,10 +13,17 @@ from vlmheads.headmap import HeadMap
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of plain values: texts, numbers, None where there is nothing."""
+    """A table of plain values: texts, numbers, None where there is nothing.
+
+    Args:
+        columns: their titles.
+        rows: their cells.
+        digits: of the numbers that are no whole ones.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    digits: int = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +41,7 @@ class Measurement:
         data: whatever a measure needs of each batch to finish, once all are there.
         saved: writes what --out asks for, where that is not the main map.
         drawn: draws what --plot asks for, where that is not the main map.
+        unit: what the figures are one of each.
     """
 
     maps: dict[str, HeadMap]
@@ -46,6 +54,7 @@ class Measurement:
     data: list[Any] = field(default_factory=list)
     saved: Callable[[Path], object] | None = None
     drawn: Callable[[Path], object] | None = None
+    unit: str = "image"
 
     @classmethod
     def joined(cls, parts: Sequence[Measurement]) -> Measurement:

@@ -10,8 +10,11 @@ from typing import Any
 
 from vlmheads.caption import Captioner
 from vlmheads.commands.choosing import answers, chosen, composed, prompts
+from vlmheads.commands.conditions import exit_conclusion, exits, sink_conclusion, sink_table
 from vlmheads.commands.measurement import Measurement, Options
 from vlmheads.commands.readings import captions, suppressed, sureness, visualness
+from vlmheads.commands.several import collected, image_cache, position_bias
+from vlmheads.commands.towers import tower_conclusion, tower_heads
 from vlmheads.commands.word_measures import ATTRIBUTION_MAPS, by_head, words
 from vlmheads.detect import (
     attention_sinks,
@@ -181,6 +184,11 @@ MEASURES: dict[str, Callable[[Captioner, list[Path], Options], Measurement]] = {
     "words": words,
     "select": answers,
     "composition": prompts,
+    "sink-table": sink_table,
+    "token-exit": exits,
+    "position-bias": collected,
+    "cache-heads": collected,
+    "vision-heads": tower_heads,
     "visualness": captions,
     "overconfidence": sureness,
 }
@@ -190,6 +198,11 @@ FINISHERS: dict[str, Callable[[Captioner, Measurement, Options], Measurement]] =
     "words": _words_found,
     "select": chosen,
     "composition": composed,
+    "sink-table": sink_conclusion,
+    "token-exit": exit_conclusion,
+    "position-bias": position_bias,
+    "cache-heads": image_cache,
+    "vision-heads": tower_conclusion,
     "visualness": visualness,
     "overconfidence": suppressed,
 }

@@ -166,8 +166,9 @@ def _undo(found: Overconfidence) -> str:
             "Undoing the last layer is not shown to favour grounded words over hallucinated ones: "
             "leave it as it is."
         )
+    before = found.by_layer.shape[1] - 2
     return (
         f"Undoing {SHARES[best]:.0%} of the last layer favours grounded words by "
         f"{float(gain[best]):.2f} nats (standard error {float(error[best]):.2f}): try "
-        f"--plugin deco:undo={SHARES[best]:g} on other images."
+        f"--plugin 'deco:layers=[{before}]', which adds what the layer before says, on others."
     )

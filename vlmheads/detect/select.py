@@ -112,9 +112,7 @@ def select(
         VlmHeadsError: an unknown method or objective, options that the method does not take, more
             heads than there are, or answers without the words that the objective asks for.
     """
-    if method not in METHODS:
-        raise VlmHeadsError(f"method={method!r}", f"one of {', '.join(METHODS)}")
-    _refuse_idle(method, factor=factor, towards=towards, step=step, rank=rank)
+    check_method(method, factor=factor, towards=towards, step=step, rank=rank)
     factor, towards = 0.0 if factor is None else factor, towards or "zero"
     aim = objective_called(objective)
     started = time.perf_counter()
@@ -154,8 +152,14 @@ class _How:
     rows: int
 
 
-def _refuse_idle(method: Method, **options: Any) -> None:
-    """Refuse options that a method does not take."""
+def check_method(method: str, **options: Any) -> None:
+    """Refuse a method that there is not, and options that it does not take.
+
+    Raises:
+        VlmHeadsError: either.
+    """
+    if method not in METHODS:
+        raise VlmHeadsError(f"method={method!r}", f"one of {', '.join(METHODS)}")
     taken = {"factor", "towards"} if method not in _REPLACING else set[str]()
     taken |= {"greedy": {"step"}, "group": {"rank"}}.get(method, set())
     for name, value in options.items():
