@@ -41,6 +41,12 @@ UNITS = {
     "grounded-effect": "log-probability, nats",
     "hallucinated-effect": "log-probability, nats",
     "text-path": "log-probability, nats",
+    "order-preference": "share of attention over a half",
+    "image-cache": "share of the image tokens",
+    "attention-distance": "patches",
+    "attention-spread": "share of the entropy of even attention",
+    "register-attention": "share of attention",
+    "artefact-attention": "share of attention",
     GAIN: "factor on head outputs",
 }
 

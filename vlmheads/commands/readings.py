@@ -159,7 +159,7 @@ def _undo(found: Overconfidence) -> str:
     right, wrong = (found.of(kind, found.undone) for kind in ("grounded", "hallucinated"))
     change = [part - part[:, :1] for part in (right, wrong)]
     gain = change[0].mean(dim=0) - change[1].mean(dim=0)
-    error = sum(part.var(dim=0) / len(part) for part in change).sqrt()
+    error = torch.stack([part.var(dim=0) / len(part) for part in change]).sum(dim=0).sqrt()
     best = int(gain.nan_to_num().argmax())
     if best == 0 or not float(gain[best]) > 2 * float(error[best]):
         return (

@@ -159,7 +159,9 @@ class _Edit:
             weights = last[part, head].nan_to_num()
             kept = keeping(weights[:, 0], visual, SHARES[place])
             some = weights[:, 1:] * kept[:, None]
-            some = some / some.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+            # What is left of a row that sums to 1, a sink without a value included.
+            left = 1 - (weights[:, 1:] * ~kept[:, None]).sum(dim=-1, keepdim=True)
+            some = some / left.clamp(min=1e-30)
             made = some.to(values) @ values[part, head // group]
             output[part, length - self.count :, head] = made.to(output)
         return output
@@ -209,7 +211,7 @@ class ImageCache(Plugin):
         share = self.shares.mean()[layer].to(rows.image_keys.device)
         if bool((share == 1).all()):
             return rows
-        kept: dict[int, Tensor] = request.scratch(self)
+        kept: dict[Any, Any] = request.scratch(self)
         keys = rows.image_keys.shape[1]
         dropped = max(0, request.seen - keys)
         if request.is_prefill:

@@ -17,7 +17,7 @@ from vlmheads.detect.objectives import Answers, Objective, Trial, contrast, obje
 from vlmheads.detect.patching import path_patching
 from vlmheads.detect.replay import Towards, one_by_one
 from vlmheads.errors import VlmHeadsError
-from vlmheads.headmap import HeadMap
+from vlmheads.headmap import GAIN, HeadMap
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.geometry import Geometry
 
@@ -38,8 +38,8 @@ class Selection:
             how far the marked words turn without it, in radians. Its measure is "attribution" by
             the objective "contrast", so that plugins take it as such a map, else "selection".
         method: how they were chosen.
-        curve: the objective with the first 1, 2, ... heads changed, by "greedy"; the turn of the
-            group so far, by "group"; else empty.
+        curve: after each round, the objective with all heads so far changed, by "greedy", or how
+            far the group turns the words, by "group"; else empty.
         plain: the objective of the plain model, mean of the images.
         passes: rows that the decoder was run on.
         seconds: how long it took.
@@ -55,8 +55,6 @@ class Selection:
 
     def gains(self, factor: float = 0.0) -> HeadMap:
         """Return factors for the plugin `gains`: `factor` on the chosen heads, 1 on all others."""
-        from vlmheads.headmap import GAIN
-
         geometry = self.scores.geometry
         values = torch.ones(1, geometry.layers, geometry.heads)
         for layer, head in self.heads:

@@ -75,7 +75,9 @@ class TokenExit(Plugin):
         merged = hidden.clone()
         for row in range(len(hidden)):
             places = visual[row].nonzero()[:, 0]
-            for run in places.split(self._run(len(places))):
+            size = self._run(len(places))
+            for start in range(0, len(places), size):
+                run = places[start : start + size]
                 merged[row, run[0]] = hidden[row, run].mean(dim=0)
         return merged
 

@@ -116,7 +116,8 @@ def vision_heads(
         for part, measure in zip(values, MEASURES, strict=True)
     ]
     artefacts = torch.tensor([int(one.artefacts.sum()) for one in pictures])
-    return VisionHeads(*maps, artefacts, torch.tensor([len(one.artefacts) for one in pictures]))
+    patches = torch.tensor([len(one.artefacts) for one in pictures])
+    return VisionHeads(maps[0], maps[1], maps[2], maps[3], artefacts, patches)
 
 
 @dataclass(frozen=True, eq=False)
