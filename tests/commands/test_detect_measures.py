@@ -97,8 +97,14 @@ def test_each_layer_is_read_for_both_kinds_of_words(scenes: Path) -> None:
 def test_sinks_are_laid_out_by_condition(scenes: Path) -> None:
     found = record(scenes, "--measure", "sink-table")
     conditions = rows(found, "φ of image tokens")
-    assert [row["condition"] for row in conditions][:2] == ["as given", "short"]
+    # The model's template puts the image first, whatever the order of the parts.
+    assert [row["condition"] for row in conditions] == [
+        *("as given", "longer", "later turn", "half size", "double size"),
+    ]
+    assert found["notes"]["the model's template makes the same prompt of"] == "text first"
     assert {row["image tokens"] for row in conditions} == {64}
+    given, later = conditions[0], conditions[2]
+    assert given["largest"] != pytest.approx(later["largest"], rel=1e-6)
     assert "VAR" in found["answer"]
 
 

@@ -84,7 +84,7 @@ def changed(family: str, heads: Heads, factor: float, identity: bool) -> list[sl
         decoder.prompt(tiny.row(family, LENGTHS, index))
         for token in TARGETS[index, :-1].tolist():
             decoder.token(token)
-        decoder.states = torch.stack(last)  # type: ignore[attr-defined]
+        decoder.states = torch.stack(last)
         done.append(decoder)
     return done
 
@@ -93,7 +93,7 @@ def contrast(family: str, heads: Heads, factor: float = 0.0, *, identity: bool =
     """Mean of grounded less hallucinated log-probability with some heads changed."""
     found = []
     for index, decoder in enumerate(changed(family, heads, factor, identity)):
-        states: Tensor = decoder.states  # type: ignore[attr-defined]
+        states: Tensor = decoder.states
         logits = states @ decoder.weights["lm_head.weight"].T
         said = [float(line.log_softmax(-1)[t]) for line, t in zip(logits, TARGETS[index])]  # noqa: B905
         means = []
@@ -125,6 +125,15 @@ def test_towards_the_identity_a_head_attends_to_its_own_position(family: str) ->
     for head in ((0, 1), (2, 3)):
         expected = contrast(family, [head], 0.25, identity=True) - plain
         assert float(found.scores.mean()[head]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_towards_the_identity_the_gradient_is_the_effect_of_a_small_change() -> None:
+    near = {"factor": 0.99, "towards": "identity"}
+    gradient, ablation = (chosen(method=method, **near) for method in ("gradient", "ablation"))
+    largest = float(ablation.scores.values.abs().max())
+    torch.testing.assert_close(
+        gradient.scores.values, ablation.scores.values, atol=0.05 * largest, rtol=0.05
+    )
 
 
 @pytest.mark.parametrize("identity", [False, True])
@@ -163,7 +172,7 @@ def turned(heads: Heads, rank: int, plain: list[slow.Slow]) -> float:
     for kind, sign in ((HALLUCINATED, 1), (GROUNDED, -1)):
         bases = []
         for parts in (plain, removed):
-            states = [part.states[kind[row]] for row, part in enumerate(parts)]  # type: ignore[attr-defined]
+            states = [part.states[kind[row]] for row, part in enumerate(parts)]
             matrix = torch.cat(states)
             bases.append(torch.linalg.svd(matrix).U[:, : min(rank, len(matrix) - 1)])
         cosines = torch.linalg.svd(bases[0].T @ bases[1]).S.clamp(max=1)
@@ -226,7 +235,7 @@ def test_batches_give_what_one_batch_gives() -> None:
         for row in range(2)
     ]
     for method in ("gradient", "path-patching", "cd-t"):
-        apart = select(tiny.build("llava"), rows, method=method)  # type: ignore[arg-type]
+        apart = select(tiny.build("llava"), rows, method=method)
         together = chosen(method=method)
         torch.testing.assert_close(
             apart.scores.values, together.scores.values, atol=2e-5, rtol=1e-3
@@ -245,7 +254,7 @@ def test_what_cannot_be_chosen_is_refused() -> None:
         ({"objective": lambda a, b, c: a}, "one number per answer"),
     ):
         with pytest.raises(VlmHeadsError, match=message):
-            chosen(**options)  # type: ignore[arg-type]
+            chosen(**options)
     none = GROUNDED & False
     with pytest.raises(VlmHeadsError, match="words that the objective asks for"):
         select(tiny.build("llava"), Answers(tiny.inputs("llava", LENGTHS), TARGETS, none, none))
