@@ -112,7 +112,7 @@ def composition(
             some = writers[start : start + size]
             added = [_added(anatomy, plain, chosen[index]) for index in some]
             without = _without(replay, reading, torch.cat(added))
-            before = anatomy.split_heads(reading, plain[reading])
+            before = plain[reading]
             for place, writer in enumerate(some):
                 after = without[place * replay.rows : (place + 1) * replay.rows]
                 change = _change(before, after, chosen_rows)
@@ -134,9 +134,8 @@ def _added(anatomy: Anatomy, plain: Mapping[int, Tensor], head: Head) -> Tensor:
     layer, index = head
     projection = anatomy.projections[layer]
     assert projection is not None
-    heads = anatomy.split_heads(layer, plain[layer])
-    alone = torch.zeros_like(heads)
-    alone[:, :, index] = heads[:, :, index]
+    alone = torch.zeros_like(plain[layer])
+    alone[:, :, index] = plain[layer][:, :, index]
     flat = alone.flatten(2)
     found: Tensor = projection.forward(flat) - projection.forward(torch.zeros_like(flat[:1, :1]))
     return found

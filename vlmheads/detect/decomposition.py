@@ -79,12 +79,8 @@ def _effects(trial: Trial, means: dict[int, Tensor], rows: int) -> Tensor:
                 if "Norm" in type(module).__name__:
                     hook = partial(split.norm, name)
                     stack.callback(module.register_forward_hook(hook).remove)
-            for layer in {layer for layer, _ in some}:
-                projection = anatomy.projections[layer]
-                assert projection is not None
-                hook = partial(_set, trial, layer, some, means[layer])
-                stack.enter_context(projection.register_forward_pre_hook(hook))
-            states = replay.run(len(some) + 1)
+            edit = partial(_with_means, some, count, means)
+            states = replay.states_under(edit, len(some) + 1)
         found = replay.read(states, trial.targets).reshape(-1, *trial.targets.shape)
         values = trial.judge(found)
         for change, (layer, head) in zip(values[1:] - values[0], some, strict=True):
@@ -92,22 +88,15 @@ def _effects(trial: Trial, means: dict[int, Tensor], rows: int) -> Tensor:
     return effects
 
 
-def _set(
-    trial: Trial,
-    layer: int,
-    some: list[tuple[int, int]],
-    mean: Tensor,
-    _: nn.Module,
-    args: tuple[Any, ...],
-) -> Any:
+def _with_means(
+    some: list[tuple[int, int]], rows: int, means: dict[int, Tensor], layer: int, heads: Tensor
+) -> Tensor:
     """Give the copies of the batch, the first left alone, their head's mean as its output."""
-    heads = trial.replay.anatomy.split_heads(layer, args[0].clone())
-    own = trial.replay.anatomy.split_heads(layer, mean)
-    count = trial.replay.rows
+    made = heads.clone()
     for copy, (at, head) in enumerate(some, 1):
         if at == layer and head < heads.shape[2]:
-            heads[copy * count : (copy + 1) * count, :, head] = own[head].to(heads)
-    return (heads.flatten(2), *args[1:])
+            made[copy * rows : (copy + 1) * rows, :, head] = means[layer][head].to(heads)
+    return made
 
 
 @dataclass(frozen=True)

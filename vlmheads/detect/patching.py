@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmheads.detect.objectives import Trial
 from vlmheads.detect.replay import Replay, one_by_one
@@ -51,12 +51,7 @@ def path_patching(trial: Trial, rows: int = 64) -> Tensor:
     size = max(1, rows // count)
     for start in range(0, len(every), size):
         some = every[start : start + size]
-        with ExitStack() as stack:
-            for layer, projection in enumerate(replay.anatomy.projections):
-                if projection is not None:
-                    hook = partial(_patch, replay, layer, some, clean[layer], other[layer])
-                    stack.enter_context(projection.register_forward_pre_hook(hook))
-            states = replay.run(len(some))
+        states = replay.states_under(partial(_patched, some, count, clean, other), len(some))
         found = replay.read(states, trial.targets).reshape(len(some), *trial.targets.shape)
         for change, (layer, head) in zip(trial.judge(found) - plain, some, strict=True):
             effects[:, layer, head] = change.cpu()
@@ -73,20 +68,17 @@ def _one_colour(trial: Trial) -> dict[str, Any]:
     return given | {name: given[name].ne(0).to(given[name]) * 1e-4 for name in pixels}
 
 
-def _patch(
-    replay: Replay,
-    layer: int,
+def _patched(
     some: list[tuple[int, int]],
-    clean: Tensor,
-    other: Tensor,
-    _: nn.Module,
-    args: tuple[Any, ...],
-) -> Any:
+    rows: int,
+    clean: Mapping[int, Tensor],
+    other: Mapping[int, Tensor],
+    layer: int,
+    heads: Tensor,
+) -> Tensor:
     """Give every copy of the batch the clean heads of a layer, but for the copy's own head."""
-    flat = clean.repeat(len(some), 1, 1)
-    heads = replay.anatomy.split_heads(layer, flat)
-    source = replay.anatomy.split_heads(layer, other)
+    made = clean[layer].repeat(len(some), 1, 1, 1)
     for copy, (at, head) in enumerate(some):
-        if at == layer and head < heads.shape[2]:
-            heads[copy * replay.rows : (copy + 1) * replay.rows, :, head] = source[:, :, head]
-    return (heads.flatten(2).to(args[0]), *args[1:])
+        if at == layer and head < made.shape[2]:
+            made[copy * rows : (copy + 1) * rows, :, head] = other[layer][:, :, head]
+    return made.to(heads)

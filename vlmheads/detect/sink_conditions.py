@@ -20,6 +20,8 @@ from vlmheads.runtime.request import Request
 TAUS = (1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0)
 # Layers whose states have no massive activations yet, as VAR leaves them out.
 _EARLY = 2
+# Times the mean attention that a sink draws at least, to be worth the name.
+_MORE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,8 @@ def choose_tau(conditions: Mapping[str, Drawn], most: float = 0.05) -> tuple[flo
 
     It is the one of `TAUS` at which, under every condition, some image tokens are sinks, at most a
     share `most` of them, and the attention on these, over the mean, is largest in the worst
-    condition. None where no τ gives such tokens, or they draw no more than others.
+    condition. None where no τ gives such tokens, or they draw less than half as much again as
+    others do.
     """
     best: tuple[float, float] | None = None
     for tau in TAUS:
@@ -123,7 +126,7 @@ def choose_tau(conditions: Mapping[str, Drawn], most: float = 0.05) -> tuple[flo
         if not all(0 < share <= most for share, _ in found):
             continue
         least = min(drawn for _, drawn in found)
-        if least > 1 and (best is None or least > best[1]):
+        if least >= _MORE and (best is None or least > best[1]):
             best = tau, least
     return best
 

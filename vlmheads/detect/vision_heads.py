@@ -87,7 +87,7 @@ def vision_heads(
     given = image_inputs(anatomy, dict(inputs))
     last: dict[str, Any] = {}
 
-    def keep(block: int, hidden: Tensor, patches: Patches) -> Tensor:
+    def keep(_: int, hidden: Tensor, __: Tensor | None, patches: Patches) -> Tensor:
         last.update(hidden=hidden, patches=patches)
         return hidden
 
@@ -96,7 +96,7 @@ def vision_heads(
     blocks = vision_blocks(anatomy)
     reader = _Reader(pictures)
     with _read_by(anatomy, blocks, reader):
-        encode_edited(anatomy, given, lambda _, hidden, __: hidden)
+        encode_edited(anatomy, given, keep)
     if not reader.found:
         raise VlmHeadsError(
             f"{anatomy.family.name}, whose vision tower has an attention of its own",
