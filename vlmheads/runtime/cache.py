@@ -8,10 +8,11 @@ transformers 5.24 renamed the argument and the field; callers may go on using th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -20,6 +21,8 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.runtime.compat import is_recording
 
 NAMES = ("cache", "past_key_values")
+# Columns for tokens to come that a roomy layer keeps free whenever it has to move.
+_ROOM = 64
 
 
 def cache_argument(model: Any) -> str:
@@ -60,6 +63,45 @@ def with_cache(model: Any, arguments: Mapping[str, Any], cache: Any) -> dict[str
     return others | {cache_argument(model): cache}
 
 
+class RoomyLayer(DynamicLayer):
+    """A layer that appends in place, where a DynamicLayer copies all that it holds for every token.
+
+    Keys and values are the filled part of longer tensors. Whoever puts others in their place, by
+    reordering or an edit, is followed: they are then copied once.
+    """
+
+    # Keys or values as they were last handed out -> the tensor that they are the beginning of.
+    _rooms: dict[str, tuple[Tensor, Tensor]]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values [B, H, S, D]; return all."""
+        # What is written in place cannot be differentiated through.
+        if torch.is_grad_enabled() or self.get_seq_length() == 0:
+            found: tuple[Tensor, Tensor] = super().update(key_states, value_states)
+            return found
+        self.keys = self._appended("keys", self.keys, key_states)
+        self.values = self._appended("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _appended(self, name: str, held: Tensor, new: Tensor) -> Tensor:
+        rooms = self.__dict__.setdefault("_rooms", {})
+        view, room = rooms.get(name, (None, None))
+        begin, end = held.shape[2], held.shape[2] + new.shape[2]
+        if view is not held or end > room.shape[2]:
+            room = held.new_empty(*held.shape[:2], end + _ROOM, held.shape[3])
+            room[:, :, :begin] = held
+        room[:, :, begin:end] = new
+        view = room[:, :, :end]
+        rooms[name] = (view, room)
+        return view
+
+
+# What a layer of a cache may be for its streams to be filled on their own: columns are tokens.
+_COLUMNS = (RoomyLayer, DynamicSlidingWindowLayer)
+
+
 class StreamCache(DynamicCache):
     """A cache whose rows are the main stream's and, after them, those of each extra stream.
 
@@ -78,8 +120,37 @@ class StreamCache(DynamicCache):
     ) -> None:
         super().__init__(config=config)
         self.copies, self.rows = copies, rows
+        self.layers = [RoomyLayer() if type(one) is DynamicLayer else one for one in self.layers]
+        if self.layer_class_to_replicate is DynamicLayer:
+            self.layer_class_to_replicate = RoomyLayer
         if given is not None and is_recording(given):
             self.activate_past_recording()  # type: ignore[no-untyped-call]
+
+    @property
+    def joins(self) -> bool:
+        """Whether streams that were filled on their own can be joined: every layer keeps tokens."""
+        return bool(self.layers) and all(type(layer) in _COLUMNS for layer in self.layers)
+
+    def join(self, others: Sequence[tuple[Cache, Tensor]]) -> None:
+        """Add the rows of streams to those of the main one, which this cache holds by now.
+
+        Shorter ones are padded on the left with zeros, which a mask has to hide.
+
+        Args:
+            others: what each stream has cached, at most as long, and which of its rows [B] stands
+                beside each of the main stream's.
+        """
+        for index, layer in enumerate(self.layers):
+            if not layer.is_initialized:
+                continue
+            for name in ("keys", "values"):
+                held: Tensor = getattr(layer, name)
+                parts = [held]
+                for cache, rows in others:
+                    part: Tensor = getattr(cache.layers[index], name)
+                    part = part[rows.to(part.device), :, -held.shape[2] :]
+                    parts.append(F.pad(part, (0, 0, held.shape[2] - part.shape[2], 0)))
+                setattr(layer, name, torch.cat(parts))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder every stream as the main one."""
@@ -117,9 +188,7 @@ def keep_edited(
             "leave cache_implementation unset",
         )
     held = cache.layers[layer]
-    kept = (
-        (held.keys, held.values) if type(held) in (DynamicLayer, DynamicSlidingWindowLayer) else ()
-    )
+    kept = (held.keys, held.values) if type(held) in (DynamicLayer, *_COLUMNS) else ()
     if not kept or not all(map(_ends_as, kept, given)):
         raise VlmHeadsError(
             f"layer {layer} keeps a {type(held).__name__} of other tensors than the keys and "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -161,7 +162,7 @@ class Installation:
         kwargs = named_inputs(self.anatomy, args, kwargs)
         cache, ids = given_cache(kwargs), kwargs.get("input_ids")
         cached = 0 if cache is None else int(cache.get_seq_length())
-        if cached == 0 and not self._goes_on(kwargs):
+        if cached == 0 and (self.request is None or not self.request.continues(kwargs)):
             self._open(kwargs)
         if not cached and self._reseen is not None:
             kwargs = self._reseen(kwargs)
@@ -177,19 +178,6 @@ class Installation:
             kwargs = kwargs if self._batch is None else self._batch.widen(kwargs, cached)
             request.begins(given_cache(kwargs))
         return (), without_ids(self.anatomy, kwargs)
-
-    def _goes_on(self, kwargs: dict[str, Any]) -> bool:
-        """Whether a pass without a cache is the next step of the open generation."""
-        request, ids = self.request, kwargs.get("input_ids")
-        if request is None or ids is None or kwargs.get("use_cache") is not False:
-            return False
-        prompt = request.given
-        return (
-            ids.shape[0] == request.rows
-            and ids.shape[1] > prompt.shape[1]
-            and not request.is_prefill
-            and bool((ids[:, : prompt.shape[1]] == prompt).all())
-        )
 
     def _open(self, kwargs: dict[str, Any]) -> None:
         """Begin the Request of a new generation."""
@@ -220,16 +208,35 @@ class Installation:
                 for plugin in self._acting["on_prompt"]:
                     plugin.on_prompt(request)
             seen = see(self._acting["on_vision"], request, media)
-            if batch is not None:
+            if batch is not None and not self._streams_apart(batch, request, inputs, drafted):
                 batch.look(inputs, media, seen)
             if seen is not None and (batch is None or batch.media is None):
                 self._reseen = partial(with_seen, self.anatomy, given, media, seen)
         self.request, self._batch = request, batch
 
+    def _streams_apart(
+        self, batch: Batch, request: Request, inputs: dict[str, Any], drafted: int
+    ) -> bool:
+        """Prefill extra streams on their own where nobody is to see them beside the main one."""
+        looked_at = any(plugin.streams for plugin in self._acting["on_heads"])
+        if not drafted and not looked_at:
+            with self._silent():
+                request.alone = batch.prefill_apart(inputs)
+        return request.alone
+
     def _drafted(self, kwargs: dict[str, Any]) -> int:
         """Count the tokens that prompt lookup drafted after the prompt, in its first pass."""
         logits = kwargs.get("logits_to_keep")
         return logits - 1 if self._owner[1] and isinstance(logits, int) and logits > 1 else 0
+
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        """Let no plugin act in this thread inside of the `with`."""
+        self._quiet = current_thread()
+        try:
+            yield
+        finally:
+            self._quiet = None
 
     def _pass(
         self,
@@ -240,11 +247,8 @@ class Installation:
         hidden: frozenset[int],
     ) -> Reference:
         """Run a pass of our own, in which no plugin acts."""
-        self._quiet = current_thread()
-        try:
+        with self._silent():
             return reference_pass(self.anatomy, prompt, kwargs, images, heads, hidden)
-        finally:
-            self._quiet = None
 
     def _ahead(
         self, prompt: Prompt, kwargs: dict[str, Any], tokens: int, recorder: Plugin | None
@@ -256,13 +260,12 @@ class Installation:
         for plugin in watchers:
             plugin.fit(self.anatomy.geometry)
         inside = Installation(self.anatomy, watchers)
-        self._quiet = current_thread()
-        try:
-            inside.install()
-            return generate_ahead(self.anatomy, prompt, kwargs, tokens)
-        finally:
-            inside.remove()
-            self._quiet = None
+        with self._silent():
+            try:
+                inside.install()
+                return generate_ahead(self.anatomy, prompt, kwargs, tokens)
+            finally:
+                inside.remove()
 
     def _live(self) -> Request | None:
         """Return the Request that plugins act on in this forward pass."""
@@ -344,5 +347,6 @@ class Installation:
             plugins = self._acting["on_logits"]
             output.logits = layers.edit_logits(plugins, request, output.logits, others)
         request.step += 1
+        request.alone = False
         request.stream_heads = {}
         return output

@@ -214,7 +214,7 @@ def edit_logits(
         plugins: those with on_logits, in order.
         request: the open Request.
         logits: those of the main stream.
-        others: likewise of each extra stream.
+        others: likewise of each extra stream; of a prompt's earlier positions it may have none.
     """
     count = logits.shape[1]
     columns = range(count - min(request.predicting, count), count)
@@ -223,7 +223,8 @@ def edit_logits(
         request.column = column - count
         request.generated = request.seen - request.prompt_length - (count - 1 - column)
         request.streams = {
-            name: other[:, column] for name, other in zip(request.stream_names, others, strict=True)
+            name: other[:, request.column]
+            for name, other in zip(request.stream_names, others, strict=True)
         }
         part = logits[:, column]
         for plugin in plugins:

@@ -64,17 +64,12 @@ def reference_pass(
     if images:
         given = without_ids(anatomy, inputs)
         given = {name: value for name, value in given.items() if name not in _LEFT_OUT}
+        given |= _shared(anatomy, prompt)
         expand = None
     else:
         # Beams of a sample, and many images under one question, need only one pass.
         prompt, expand = prompt.without_images().distinct()
-        first = anatomy.family.first_position
-        given = {"input_ids": prompt.ids, "position_ids": prompt.positions(first)}
-        given |= prompt.token_types
-    if not bool(prompt.mask.all()):
-        given["attention_mask"] = prompt.mask.long()
-    if "logits_to_keep" in inspect.signature(anatomy.generator.forward).parameters:
-        given["logits_to_keep"] = 1
+        given = text_inputs(anatomy, prompt)
     kept_heads: dict[int, Tensor] = {}
     kept_hidden: dict[int, Tensor] = {}
     with ExitStack() as stack:
@@ -101,6 +96,23 @@ def reference_pass(
         kept_hidden = {layer: value[expand] for layer, value in kept_hidden.items()}
         logits = logits[expand]
     return Reference(kept_heads, kept_hidden, logits)
+
+
+def text_inputs(anatomy: Anatomy, prompt: Prompt) -> dict[str, Any]:
+    """Return the arguments of a forward pass over a prompt without images, logits of its end."""
+    first = anatomy.family.first_position
+    given = {"input_ids": prompt.ids, "position_ids": prompt.positions(first)}
+    return given | prompt.token_types | _shared(anatomy, prompt)
+
+
+def _shared(anatomy: Anatomy, prompt: Prompt) -> dict[str, Any]:
+    """Return the mask of a prompt, where there is padding, and that only its end is asked for."""
+    given: dict[str, Any] = {}
+    if not bool(prompt.mask.all()):
+        given["attention_mask"] = prompt.mask.long()
+    if "logits_to_keep" in inspect.signature(anatomy.generator.forward).parameters:
+        given["logits_to_keep"] = 1
+    return given
 
 
 @contextmanager

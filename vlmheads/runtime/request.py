@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,8 @@ class Request:
     seen: int = 0
     # Columns that a cache already held before this forward pass.
     cached: int = 0
+    # Whether the main stream runs alone in this forward pass, which is a prefill then.
+    alone: bool = False
     # Token ids [B, S] of this forward pass, without the columns that only pad a stream.
     ids: Tensor = field(init=False)
     # What the layer, its attention or its MLP was given [B, S, E], inside of on_hidden.
@@ -135,8 +137,8 @@ class Request:
 
     @property
     def copies(self) -> int:
-        """How many streams run in the batch, the main one included."""
-        return 1 + len(self.stream_names)
+        """How many streams run in this forward pass, the main one included."""
+        return 1 if self.alone else 1 + len(self.stream_names)
 
     def scratch(self, plugin: object) -> dict[str, Any]:
         """Return the dictionary in which a plugin keeps what belongs to this generation."""
@@ -275,6 +277,18 @@ class Request:
         prompt = self.prompt.mask[:, start:]
         real = F.pad(prompt, (0, length - prompt.shape[1]), value=True)
         return real & self.has_image[:, None]
+
+    def continues(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether a forward pass without a cache is the next step of this generation."""
+        ids = inputs.get("input_ids")
+        if ids is None or inputs.get("use_cache") is not False or self.is_prefill:
+            return False
+        length = self.given.shape[1]
+        return (
+            ids.shape[0] == self.rows
+            and ids.shape[1] > length
+            and bool((ids[:, :length] == self.given).all())
+        )
 
     def advance(self, cached: int, length: int) -> None:
         """Begin a forward pass over `length` tokens, on top of what the cache holds."""

@@ -16,7 +16,8 @@ from transformers import DynamicCache
 from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy
 from vlmheads.model.vision import Media, encode, image_inputs, join, pixel_names
-from vlmheads.runtime.cache import StreamCache, given_cache, with_cache
+from vlmheads.runtime import apart
+from vlmheads.runtime.cache import StreamCache, filled_cache, given_cache, with_cache
 from vlmheads.runtime.compat import ENCODED, chain, takes_encoded_images
 from vlmheads.runtime.embeds import embed_streams, with_features
 from vlmheads.runtime.prompt import TOKEN_TYPES, Prompt
@@ -80,7 +81,8 @@ class Batch:
     """The main stream and the extra ones as rows of one batch.
 
     Rows come stream after stream: first the main one's B rows, then B of each extra stream, all
-    left padded to one length.
+    left padded to one length. In the prefill they may run one after the other, each at its own
+    length, and join afterwards; see `prefill_apart`.
 
     Args:
         anatomy: the parts of the model.
@@ -118,8 +120,11 @@ class Batch:
                 prompts.append(stream.look(anatomy, prompt, image_inputs(anatomy, media)))
         length = max(part.ids.shape[1] for part in prompts)
         self.anatomy = anatomy
+        self.own = prompts
         self.unpadded = prompt.ids.shape[1]
         self.prompts = [part.padded(length) for part in prompts]
+        self.mask = torch.cat([part.mask for part in self.prompts])
+        self.padded = not bool(self.mask.all())
         self.rows = prompt.ids.shape[0]
         refuse_sparse(anatomy, [part.mask for part in self.prompts])
         self.same = [_equal(part, self.main) for part in self.prompts]
@@ -140,6 +145,8 @@ class Batch:
         self.streams = streams
         self.media: Media | None = None
         self.embeds: Tensor | None = None
+        # What the prefill of each extra stream gave, until the main one's is over.
+        self.apart: list[apart.Apart] = []
 
     @property
     def main(self) -> Prompt:
@@ -164,18 +171,45 @@ class Batch:
         else:
             self.media = _encode(self.anatomy, self.streams, self.prompts[1:], inputs, media, seen)
 
+    def prefill_apart(self, inputs: dict[str, Any]) -> bool:
+        """Prefill the extra streams before the main one, if that does what one batch would do.
+
+        It does where all of them are shorter than the main one, hold no image and see what they
+        hold, and where each layer of the cache keeps tokens column by column.
+
+        Args:
+            inputs: what the forward pass of the prefill was given.
+
+        Returns:
+            Whether it was done; the main stream is then prefilled alone.
+        """
+        shorter = all(
+            part.ids.shape[1] < self.unpadded and not bool(part.visual.any())
+            for part in self.own[1:]
+        )
+        hiding = any(stream.hide is not None for stream in self.streams)
+        if not shorter or hiding or not apart.can_join(self.anatomy, inputs):
+            return False
+        self._refuse_unplaced(inputs)
+        self.apart = [apart.prefill(self.anatomy, part, inputs) for part in self.own[1:]]
+        return True
+
     def widen(self, inputs: dict[str, Any], cached: int) -> dict[str, Any]:
-        """Return the arguments of the same forward pass for all streams."""
+        """Return the arguments of the same forward pass for all streams that run in it."""
+        if self.apart:
+            return with_cache(self.anatomy.generator, inputs, self._cache(inputs))
         copies = len(self.prompts)
         ids = inputs["input_ids"]
         new = ids if cached else ids[:, self.unpadded :]
         new = new.repeat(copies, 1)
-        mask = torch.cat([part.mask for part in self.prompts])
-        length = mask.shape[1]
+        length = self.mask.shape[1]
         grown = cached + new.shape[1] - length if cached else new.shape[1]
-        mask = torch.cat([mask, mask.new_ones(len(mask), grown)], dim=1)
+        mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), grown)], dim=1)
         wide = dict(inputs)
-        wide["attention_mask"] = mask.long()
+        # Without padding causality is enough, as generate() itself finds; finding it out asks the
+        # device, once per token.
+        bare = not self.padded and inputs.get("use_cache") is not False
+        wide["attention_mask"] = None if bare else mask.long()
         if cached:
             wide["input_ids"] = new
         else:
@@ -187,27 +221,34 @@ class Batch:
                 wide = {key: value for key, value in wide.items() if key not in self.media.inputs}
                 wide |= self.media.arguments
             if inputs.get("use_cache") is not False:
-                config: Any = self.anatomy.generator.config
-                cache = StreamCache(config, copies, self.rows, given_cache(inputs))
-                wide = with_cache(self.anatomy.generator, wide, cache)
+                wide = with_cache(self.anatomy.generator, wide, self._cache(inputs))
         wide["position_ids"] = self._positions(inputs, mask, wide["input_ids"].shape[1])
         for name in TOKEN_TYPES:
             if (types := inputs.get(name)) is not None:
                 wide[name] = self._types(name, types, cached)
         return wide
 
+    def _cache(self, inputs: dict[str, Any]) -> StreamCache:
+        """Return an empty cache for the rows of all streams."""
+        config: Any = self.anatomy.generator.config
+        return StreamCache(config, len(self.prompts), self.rows, given_cache(inputs))
+
+    def _refuse_unplaced(self, inputs: dict[str, Any]) -> None:
+        """Refuse a forward pass without positions where ours could not be counted."""
+        if inputs.get("position_ids") is None and _rotates_in_space(self.anatomy):
+            raise VlmHeadsError(
+                f"a forward pass of {self.anatomy.family.name} without position ids",
+                "those that generate() makes, since extra streams need their own",
+                "call model.generate, or pass position_ids",
+            )
+
     def _positions(self, inputs: dict[str, Any], mask: Tensor, length: int) -> Tensor:
         """Position ids of all streams, in the shape that the main stream's have."""
+        self._refuse_unplaced(inputs)
         first = self.anatomy.family.first_position
         counted = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:] + first
         main = inputs.get("position_ids")
         if main is None:
-            if _rotates_in_space(self.anatomy):
-                raise VlmHeadsError(
-                    f"a forward pass of {self.anatomy.family.name} without position ids",
-                    "those that generate() makes, since extra streams need their own",
-                    "call model.generate, or pass position_ids",
-                )
             return counted
         main = main.expand(*main.shape[:-2], self.rows, -1)
         short = length - main.shape[-1]
@@ -229,8 +270,15 @@ class Batch:
         return torch.cat([prompts, types[:, self.unpadded :].repeat(copies, 1)], dim=1)
 
     def narrow(self, output: Any) -> tuple[Tensor, ...]:
-        """Leave the main stream's rows in a model's output; return the other streams' logits."""
+        """Leave the main stream's rows in a model's output; return the other streams' logits.
+
+        After a prefill of the main stream alone the others join its cache.
+        """
         logits: Tensor = output.logits
+        if self.apart:
+            parts, self.apart = self.apart, []
+            filled_cache(output).join([(part.cache, part.rows) for part in parts])
+            return tuple(part.logits for part in parts)
         output.logits = logits[: self.rows]
         for name in ("hidden_states", "attentions"):
             if (values := output.get(name)) is not None:
