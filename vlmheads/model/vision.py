@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from contextlib import ExitStack
@@ -159,20 +160,20 @@ def join(anatomy: Anatomy, inputs: dict[str, Any], images: list[Any]) -> Any:
         anatomy: the parts of the model.
         inputs: what the forward pass of the prefill was given; its rows hold each sample once a
             beam.
-        images: an output of the vision encoder for each stream that has images, each sample once;
-            streams with the same images may share one.
+        images: an output of the vision encoder for each stream that has images, each sample once,
+            or once a beam as generate() hands it on; streams with the same images may share one.
     """
     visual = int(anatomy.is_visual(inputs["input_ids"]).sum())
-    beams = visual // sum(feature.shape[:-1].numel() for feature in _features(images[0]))
-    if beams > 1:
-        ids = inputs["input_ids"][::beams]
-        for output in {id(output): output for output in images}.values():
+    for output in {id(output): output for output in images}.values():
+        beams = visual // sum(feature.shape[:-1].numel() for feature in _features(output))
+        if beams > 1:
+            ids = inputs["input_ids"][::beams]
             expand_images(anatomy.model, ids, {"image": output}, beams)
-    first = images[0]
-    read = [name for name in _READ[:2] if getattr(first, name, None) is not None] or _READ[2:]
+    joined = copy.copy(images[0])
+    read = [name for name in _READ[:2] if getattr(joined, name, None) is not None] or _READ[2:]
     for name in read:
-        setattr(first, name, _chain([getattr(output, name) for output in images]))
-    return first
+        setattr(joined, name, _chain([getattr(output, name) for output in images]))
+    return joined
 
 
 # What models read of a vision encoder's output; its last states where there is nothing else.

@@ -313,7 +313,10 @@ def _encode(
     if not takes_encoded_images(anatomy.model):
         return Media(given, chain([given, *(part or given for part in changed)]))
     same = seen is None or any(part is None for part in changed)
-    plain = encode(anatomy, given) if same else None
+    # generate() has encoded the main stream's images already; a forward pass by hand has not.
+    plain = (inputs.get(ENCODED) or {}).get("image")
+    if plain is None and same:
+        plain = encode(anatomy, given)
     images = [plain if part is None else encode(anatomy, part) for part in changed]
     main = plain if seen is None else seen
     return Media(given, {ENCODED: {"image": join(anatomy, inputs, [main, *images])}})
