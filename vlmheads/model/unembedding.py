@@ -6,6 +6,7 @@ stand-in for everything in front of the head, which returns the hidden states th
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -98,16 +99,23 @@ def logits(anatomy: Anatomy, hidden: Tensor) -> Tensor:
 
 
 def _owner(anatomy: Anatomy) -> tuple[nn.Module, str, int]:
-    """Return the module that runs the head, its child in front of it, and the head's width."""
-    for module in (anatomy.model, *anatomy.model.modules()):
+    """Return the module that runs the head, its child in front of it, and the head's width.
+
+    It is asked for every token, so that no more of the model is walked than has to be.
+    """
+    for module in anatomy.model.modules():
         own: Any = getattr(module, "get_output_embeddings", None)
         head = own() if own is not None else None
         children = dict(module.named_children())
         if head is None or not any(child is head for child in children.values()):
             continue
-        for name, child in children.items():
-            if any(part is anatomy.decoder for part in child.modules()):
+        # Level by level: a decoder lies near the top, in front of hundreds of parts.
+        parts = deque(children.items())
+        while parts:
+            name, part = parts.popleft()
+            if part is anatomy.decoder:
                 return module, name, int(head.in_features)
+            parts.extend((name, inner) for inner in part.children())
     raise VlmHeadsError(
         f"{type(anatomy.model).__name__}, whose vocabulary head was not found",
         "a language model with a head of its own",
