@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,17 +12,18 @@ import transformers
 
 from vlmheads.model.loading import load_model
 
-IMAGE_TOKENS, TEXT_TOKENS = 576, 32
+IMAGE_TOKENS, TEXT_TOKENS = 576, 13
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, a prompt for it, and how many tokens to generate."""
+    """A model, a prompt for it, how many tokens to generate, and other options of generate()."""
 
     name: str
     model: Any
     inputs: dict[str, torch.Tensor]
     new_tokens: int
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def embedded(folder: str, batch: int, new_tokens: int = 48) -> Bench:
@@ -42,7 +43,7 @@ def embedded(folder: str, batch: int, new_tokens: int = 48) -> Bench:
 
 
 def llava(layers: int, width: int, heads: int, batch: int, new_tokens: int, dtype: Any) -> Bench:
-    """A random model with LLaVA-1.5's proportions: 576 image tokens and 32 of text."""
+    """A random model with LLaVA-1.5's proportions: 576 image tokens and 13 of text."""
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(
             hidden_size=64,
@@ -86,6 +87,6 @@ def benches(folder: str) -> dict[str, Callable[[], Bench]]:
     return {
         "embedded-1": partial(embedded, folder, 1),
         "embedded-8": partial(embedded, folder, 8),
-        "random-1": partial(llava, 8, 512, 8, 1, 64, torch.float32),
-        "random-8": partial(llava, 8, 512, 8, 8, 64, torch.float32),
+        "random-1": partial(llava, 8, 512, 8, 1, 48, torch.float32),
+        "random-8": partial(llava, 8, 512, 8, 8, 48, torch.float32),
     }

@@ -1,12 +1,11 @@
 """Time plain generate() against generate() under each plugin, in one process and interleaved.
 
-In a round every plugin is timed once, and plain generate() before and after every three of them.
-What counts is the median over the rounds of a plugin's time over the mean of the plain times on
-either side of it, since a machine's speed drifts. The prefill is what passes until the first token,
-what a plugin does before it included; decoding is what comes after it. With one thread on a CPU,
-time is the processor time of this process, which waiting for other processes is no part of.
+Three figures: the prefill, which is what passes until the first token, what a plugin does before it
+included; a decoded token after it; and the whole call. Of each the least of several runs counts,
+over the least of as many plain runs that took turns with them: see benchmarks/timing.py. With
+`--rival` the other library of such methods is timed in the same run: see benchmarks/rival.py.
 
-    taskset -c 1 python benchmarks/overhead.py --out out/overhead.json
+    taskset -c 1 python benchmarks/overhead.py --rival --out out/overhead.json
 """
 
 from __future__ import annotations
@@ -18,28 +17,25 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rival
 import torch
 import transformers
 from benches import Bench, benches
 from rich.console import Console
 from rich.table import Table
+from timing import compare
 
 import vlmheads
-from vlmheads import HeadMap, Plugin, attach, get_plugin, list_plugins
+from vlmheads import HeadMap, Plugin, get_plugin, list_plugins
 from vlmheads.gains.offsets import head_width
 from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
 from vlmheads.model.geometry import Geometry
-
-# Plugins between one plain run and the next.
-GROUP = 3
 
 # What a method works on. The first four have targets of their own.
 KINDS = {
@@ -180,95 +176,6 @@ def targets(label: str, device: str, batch: int) -> dict[str, float]:
     return found
 
 
-def seconds(bench: Bench, context: AbstractContextManager[Any]) -> tuple[float, float]:
-    """Seconds of one prefill inside of `context`, and of each decoded token after it."""
-    marks: list[float] = []
-    alone = bench.model.device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-
-    def mark(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if scores.is_cuda:
-            torch.cuda.synchronize()
-        marks.append(clock())
-        return scores
-
-    with context:
-        start = clock()
-        bench.model.generate(
-            **bench.inputs,
-            max_new_tokens=bench.new_tokens,
-            min_new_tokens=bench.new_tokens,
-            do_sample=False,
-            logits_processor=[mark],
-            pad_token_id=0,
-        )
-    return marks[0] - start, (marks[-1] - marks[0]) / (len(marks) - 1)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what native code writes to stderr out of it: the profiler announces itself there."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def peak_memory(bench: Bench, context: AbstractContextManager[Any]) -> int:
-    """Peak bytes of the tensors that one generation allocates, without the model's weights."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        seconds(bench, context)
-        return torch.cuda.max_memory_allocated() - before
-    profile = torch.profiler.profile(profile_memory=True)
-    with _silent():
-        profile.start()
-    seconds(bench, context)
-    with _silent():
-        profile.stop()
-    results: Any = profile.profiler
-    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
-    total = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        peak = max(peak, total)
-    return peak
-
-
-def compare(bench: Bench, plugins: dict[str, Plugin], rounds: int) -> dict[str, dict[str, float]]:
-    """Ratios of each plugin to plain generate: prefill, decoding and peak memory."""
-    ratios: dict[str, list[tuple[float, float]]] = {label: [] for label in plugins}
-    for plugin in plugins.values():  # the first run of any pays for what is made once
-        seconds(replace(bench, new_tokens=3), attach(bench.model, plugin))
-    labels = list(plugins)
-    for _ in range(rounds):
-        before = seconds(bench, nullcontext())
-        for start in range(0, len(labels), GROUP):
-            group = labels[start : start + GROUP]
-            under = {label: seconds(bench, attach(bench.model, plugins[label])) for label in group}
-            after = seconds(bench, nullcontext())
-            for label, (prefill, decode) in under.items():
-                plain = [(b + a) / 2 for b, a in zip(before, after, strict=True)]
-                ratios[label].append((prefill / plain[0], decode / plain[1]))
-            before = after
-    short = replace(bench, new_tokens=min(16, bench.new_tokens))
-    memory = peak_memory(short, nullcontext())
-    return {
-        label: {
-            "prefill": statistics.median(prefill for prefill, _ in ratios[label]),
-            "decode": statistics.median(decode for _, decode in ratios[label]),
-            "memory": peak_memory(short, attach(bench.model, plugin)) / memory,
-        }
-        for label, plugin in plugins.items()
-    }
-
-
 def import_seconds(code: str, repeats: int = 5) -> float:
     """Median processor seconds of an interpreter that runs `code`, less those of an empty one."""
 
@@ -281,33 +188,55 @@ def import_seconds(code: str, repeats: int = 5) -> float:
     return statistics.median(once(code) - once("pass") for _ in range(repeats))
 
 
-def show(console: Console, bench: Bench, ratios: dict[str, dict[str, float]]) -> None:
+FIGURES = ("prefill", "decode", "whole", "memory")
+
+
+def show(console: Console, bench: Bench, ratios: dict[str, dict[str, Any]]) -> None:
     """Print the table of a model, with the target beside each figure that has one."""
     table = Table(title=f"{bench.name}: ratio to plain generate (at most); * is missed")
     table.add_column("plugin")
-    for figure in ("prefill", "decode", "memory"):
+    for figure in FIGURES:
         table.add_column(figure, justify="right")
     device, batch = bench.model.device.type, len(bench.inputs["input_ids"])
     for label, values in ratios.items():
         limits = targets(label, device, batch)
         cells = []
-        for figure, value in values.items():
-            limit = limits.get(figure)
+        for figure in FIGURES:
+            value, limit = values.get(figure), limits.get(figure)
+            if value is None:
+                cells.append("-")
+                continue
             missed = "" if limit is None else f" ({limit:.2f}){'*' if value > limit else ' '}"
             cells.append(f"{value:.3f}{missed}")
         table.add_row(label, *cells)
     console.print(table)
+    for label, values in ratios.items():
+        if "refused" in values:
+            console.print(f"{label}: {values['refused']}")
+
+
+def time_rival(folder: str, environment: Path | None, rounds: int) -> dict[str, Any]:
+    """Time the other library in an environment of its own, against plain generate() there."""
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary, "rival.json")
+        code = rival.start(environment, folder, rounds, torch.get_num_threads(), out)
+        if code:
+            raise SystemExit(f"benchmarks/rival.py ended with {code}")
+        found: dict[str, Any] = json.loads(out.read_text())
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--plugins", nargs="*", help=f"names, or {', '.join(VARIANTS)}; else all")
     parser.add_argument("--benches", nargs="*", help="such as embedded-1; all by default")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each plugin is run")
+    parser.add_argument("--rounds", type=int, default=4, help="times that each plugin is run")
     parser.add_argument("--new-tokens", type=int, help="tokens of a run; by default the model's")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--embedded", default="embedded", help="the test-bench model, or a folder")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--rival", action="store_true", help="time mitigv, too, beside its plain")
+    parser.add_argument("--environment", type=Path, help="where mitigv is, or is to be installed")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, after each three")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()
@@ -320,11 +249,21 @@ def main() -> None:
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         },
-        "machine": {"device": device or platform.machine(), "threads": arguments.threads},
+        "machine": {
+            "device": device or platform.machine(),
+            "threads": arguments.threads,
+            "load": os.getloadavg()[0],  # others that wanted the processor when it began
+        },
         "rounds": arguments.rounds,
         "import": {what: import_seconds(code) for what, code in IMPORTS.items()},
         "ratios": {},
     }
+
+    def keep() -> None:
+        if arguments.out is not None:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(result, indent=1))
+
     console = Console()
     for what, value in result["import"].items():
         console.print(
@@ -336,12 +275,21 @@ def main() -> None:
         bench = build()
         if arguments.new_tokens is not None:
             bench = replace(bench, new_tokens=arguments.new_tokens)
-        ratios = compare(bench, cases(bench.model, arguments.plugins), arguments.rounds)
-        result["ratios"][bench.name] = ratios
-        show(console, bench, ratios)
-        if arguments.out is not None:  # after each model, since all of them take long
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(result, indent=1))
+        chosen = cases(bench.model, arguments.plugins)
+
+        def done(found: dict[str, Any], name: str = bench.name) -> None:
+            result["ratios"][name] = found
+            keep()
+
+        show(console, bench, compare(bench, chosen, arguments.rounds, done=done))
+    if arguments.rival:
+        folder = arguments.embedded
+        if folder == "embedded":
+            from vlmheads_testbed import embedded_model
+
+            folder = str(embedded_model())
+        result["rival"] = time_rival(folder, arguments.environment, arguments.rounds)
+        keep()
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 It gets an environment of its own, with the same torch and transformers, and runs there on the
 same models as benchmarks/overhead.py. Each of its methods is timed in pairs with plain runs of the
-same process, each first in turn; what counts is the median of the ratios of the pairs. Both sides
-read the image, generate the same number of tokens and turn them into text. The prefill is a call
-for one token; a decoded token is what a call for N tokens takes beyond that, by N - 1. With one
-thread, time is the processor time of the process, which waiting for others is no part of.
+same process, each first in turn; what counts is the least of the one over the least of the other.
+Both sides read the image, generate the same number of tokens and turn them into text. The prefill
+is a call for one token, the whole one for N; a decoded token is what that takes beyond, by N - 1.
+With one thread, time is the processor time of the process, which waiting for others is no part of.
 
     taskset -c 1 python benchmarks/rival.py --out out/rival.json
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -123,7 +122,7 @@ def random_llava(folder: str, layers: int = 8, width: int = 512, heads: int = 8)
     )
     model = LlavaForConditionalGeneration(config).eval()
     image = Image.effect_noise((336, 336), 64).convert("RGB")
-    return _endless(Bench(f"random {layers} layers x {width}", model, processor, image, 64))
+    return _endless(Bench(f"random {layers} layers x {width}", model, processor, image, 48))
 
 
 def _endless(bench: Bench) -> Bench:
@@ -179,7 +178,7 @@ def rival(bench: Bench, label: str, adapted: bool) -> Callable[[int], Any]:
 
 
 def seconds(bench: Bench, call: Callable[[int], Any]) -> tuple[float, float]:
-    """Seconds of a call for one token, and of each further token."""
+    """Seconds of a call for one token, and of one for all of them."""
     import torch
 
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -188,7 +187,7 @@ def seconds(bench: Bench, call: Callable[[int], Any]) -> tuple[float, float]:
     middle = clock()
     call(bench.new_tokens)
     end = clock()
-    return middle - start, (end - 2 * middle + start) / (bench.new_tokens - 1)
+    return middle - start, end - middle
 
 
 def compare(bench: Bench, label: str, pairs: int) -> dict[str, Any]:
@@ -209,13 +208,19 @@ def compare(bench: Bench, label: str, pairs: int) -> dict[str, Any]:
         bench = replace(bench, new_tokens=8)
     calls = (plain(bench, beams), theirs)
     calls[0](3)
-    ratios = []
+    times: dict[int, list[tuple[float, float]]] = {0: [], 1: []}
     for index in range(pairs):
-        order = (0, 1) if index % 2 == 0 else (1, 0)
-        times = {side: seconds(bench, calls[side]) for side in order}
-        ratios.append([b / a for a, b in zip(times[0], times[1], strict=True)])
-    prefill, decode = map(statistics.median, zip(*ratios, strict=True))
-    return found | {"way": way, "prefill": prefill, "decode": decode}
+        for side in (0, 1) if index % 2 == 0 else (1, 0):
+            times[side].append(seconds(bench, calls[side]))
+    firsts = [min(first for first, _ in times[side]) for side in (0, 1)]
+    wholes = [min(whole for _, whole in times[side]) for side in (0, 1)]
+    rest = [whole - first for first, whole in zip(firsts, wholes, strict=True)]
+    return found | {
+        "way": way,
+        "prefill": firsts[1] / firsts[0],
+        "decode": rest[1] / rest[0],
+        "whole": wholes[1] / wholes[0],
+    }
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -240,7 +245,8 @@ def work(arguments: argparse.Namespace) -> None:
         print(f"{bench.name}, batch 1: ratio to plain generate")
         for label, values in found.items():
             if "way" in values:
-                shown = f"prefill {values['prefill']:.3f}  decode {values['decode']:.3f}"
+                figures = ("prefill", "decode", "whole")
+                shown = "  ".join(f"{figure} {values[figure]:.3f}" for figure in figures)
                 print(f"  {label:20} {shown}  ({values['way']})", flush=True)
             for way in ("adapted", "bare"):
                 if way in values:
@@ -248,6 +254,26 @@ def work(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=1))
+
+
+def start(environment: Path | None, model: str, pairs: int, threads: int, out: Path | None) -> int:
+    """Run `work` in the rival's environment, and return how it ended.
+
+    Args:
+        environment: where the environment is, or is made; by default one that is thrown away.
+        model: folder of the test-bench model.
+        pairs: pairs of runs for each ratio.
+        threads: threads of torch.
+        out: where to write the figures.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        python = make_environment(environment or Path(temporary))
+        command = [str(python), __file__, "--work", "--model", model]
+        command += ["--pairs", str(pairs), "--threads", str(threads)]
+        if out is not None:
+            command += ["--out", str(out)]
+        offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+        return subprocess.run(command, env=offline, check=False).returncode
 
 
 def main() -> None:
@@ -266,14 +292,15 @@ def main() -> None:
         from vlmheads_testbed import embedded_model
 
         arguments.model = str(embedded_model())
-    with tempfile.TemporaryDirectory() as temporary:
-        python = make_environment(arguments.environment or Path(temporary))
-        command = [str(python), __file__, "--work", "--model", arguments.model]
-        command += ["--pairs", str(arguments.pairs), "--threads", str(arguments.threads)]
-        if arguments.out is not None:
-            command += ["--out", str(arguments.out)]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+    sys.exit(
+        start(
+            arguments.environment,
+            arguments.model,
+            arguments.pairs,
+            arguments.threads,
+            arguments.out,
+        )
+    )
 
 
 if __name__ == "__main__":

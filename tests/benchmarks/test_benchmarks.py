@@ -1,4 +1,4 @@
-"""The figures of benchmarks/overhead.py are sane; how long anything takes is not asserted."""
+"""The figures of the benchmarks of speed are sane; how long anything takes is not asserted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import overhead
 import pytest
+import timing
 import tiny
 from benches import Bench
 
@@ -32,21 +33,22 @@ def test_every_plugin_can_be_attached_under_the_options_that_are_timed() -> None
 
 
 def test_a_generation_has_a_prefill_and_decoding_that_take_time(bench: Bench) -> None:
-    prefill, decode = overhead.seconds(bench, nullcontext())
-    assert prefill > 0
-    assert decode > 0
+    times = timing.seconds(bench, nullcontext())
+    assert times.prefill > 0
+    assert times.decode > 0
+    assert times.whole >= times.prefill + 3 * times.decode
 
 
 def test_the_peak_of_memory_is_that_of_the_tensors_of_a_generation(bench: Bench) -> None:
     width = bench.model.config.text_config.hidden_size
     embeddings = bench.inputs["input_ids"].numel() * width * 4
     weights = sum(part.numel() for part in bench.model.parameters()) * 4
-    assert embeddings < overhead.peak_memory(bench, nullcontext()) < weights
+    assert embeddings < timing.peak_memory(bench, nullcontext()) < weights
 
 
 def test_a_contrast_needs_more_memory_and_a_steering_does_not(bench: Bench) -> None:
     cases = overhead.cases(bench.model, ["vcd", "vti"])
-    ratios = overhead.compare(bench, cases, rounds=1)
+    ratios = timing.compare(bench, cases, rounds=1)
     assert ratios["vcd"]["memory"] > 1.5
     assert ratios["vti"]["memory"] < 1.2
     assert all(value > 0 for values in ratios.values() for value in values.values())
