@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from vlmheads import attach
 from vlmheads.plugin import Plugin
 from vlmheads.runtime.cache import RoomyLayer, StreamCache
+from vlmheads.runtime.compat import takes_encoded_images
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import TEXT_ONLY, Stream
 
@@ -110,6 +111,8 @@ def test_a_plugin_that_looks_at_heads_of_the_stream_sees_them_beside_its_own() -
 @pytest.mark.parametrize(("name", "runs"), [("cfg", 1), ("icd", 1), ("vcd", 2), ("damro", 2)])
 def test_the_vision_tower_runs_once_more_only_for_what_is_not_known(name: str, runs: int) -> None:
     model, calls = tiny.build("llava"), 0
+    if not takes_encoded_images(model):
+        pytest.skip("before transformers 5.18 the prefill encodes the images of all streams")
 
     def count(*_: Any) -> None:
         nonlocal calls
