@@ -215,11 +215,20 @@ def show(console: Console, bench: Bench, ratios: dict[str, dict[str, Any]]) -> N
             console.print(f"{label}: {values['refused']}")
 
 
-def time_rival(folder: str, environment: Path | None, rounds: int) -> dict[str, Any]:
+def time_rival(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time the other library in an environment of its own, against plain generate() there."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary, "rival.json")
-        code = rival.start(environment, folder, rounds, torch.get_num_threads(), out)
+        command = ["--model", folder, "--pairs", str(arguments.rounds), "--out", str(out)]
+        command += ["--threads", str(arguments.threads)]
+        if arguments.environment is not None:
+            command += ["--environment", str(arguments.environment)]
+        if arguments.rival:
+            command += ["--methods", *arguments.rival]
+        if arguments.benches:
+            known = {name.partition("-")[0] for name in arguments.benches}
+            command += ["--benches", *(name for name in rival.BENCHES if name in known)]
+        code = rival.start(rival.parser().parse_args(command))
         if code:
             raise SystemExit(f"benchmarks/rival.py ended with {code}")
         found: dict[str, Any] = json.loads(out.read_text())
@@ -234,7 +243,9 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, help="tokens of a run; by default the model's")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--embedded", default="embedded", help="the test-bench model, or a folder")
-    parser.add_argument("--rival", action="store_true", help="time mitigv, too, beside its plain")
+    parser.add_argument(
+        "--rival", nargs="*", choices=rival.METHODS, help="methods of mitigv to time, too; else all"
+    )
     parser.add_argument("--environment", type=Path, help="where mitigv is, or is to be installed")
     parser.add_argument("--out", type=Path, help="write the figures as JSON, after each three")
     arguments = parser.parse_args()
@@ -282,13 +293,13 @@ def main() -> None:
             keep()
 
         show(console, bench, compare(bench, chosen, arguments.rounds, done=done))
-    if arguments.rival:
+    if arguments.rival is not None:
         folder = arguments.embedded
         if folder == "embedded":
             from vlmheads_testbed import embedded_model
 
             folder = str(embedded_model())
-        result["rival"] = time_rival(folder, arguments.environment, arguments.rounds)
+        result["rival"] = time_rival(folder, arguments)
         keep()
 
 

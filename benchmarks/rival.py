@@ -46,6 +46,9 @@ METHODS: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
+BENCHES = ("embedded", "random")
+
+
 @dataclass(frozen=True)
 class Bench:
     """A model, its processor and how many tokens to generate."""
@@ -238,9 +241,9 @@ def work(arguments: argparse.Namespace) -> None:
         "pairs": arguments.pairs,
         "ratios": {},
     }
-    for build in (embedded, random_llava):
-        bench = build(arguments.model)
-        found = {label: compare(bench, label, arguments.pairs) for label in METHODS}
+    for name in arguments.benches:
+        bench = {"embedded": embedded, "random": random_llava}[name](arguments.model)
+        found = {label: compare(bench, label, arguments.pairs) for label in arguments.methods}
         result["ratios"][bench.name] = found
         print(f"{bench.name}, batch 1: ratio to plain generate")
         for label, values in found.items():
@@ -256,35 +259,41 @@ def work(arguments: argparse.Namespace) -> None:
         arguments.out.write_text(json.dumps(result, indent=1))
 
 
-def start(environment: Path | None, model: str, pairs: int, threads: int, out: Path | None) -> int:
+def start(arguments: argparse.Namespace) -> int:
     """Run `work` in the rival's environment, and return how it ended.
 
     Args:
-        environment: where the environment is, or is made; by default one that is thrown away.
-        model: folder of the test-bench model.
-        pairs: pairs of runs for each ratio.
-        threads: threads of torch.
-        out: where to write the figures.
+        arguments: as `parser` reads them; without an environment one is made and thrown away.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        python = make_environment(environment or Path(temporary))
-        command = [str(python), __file__, "--work", "--model", model]
-        command += ["--pairs", str(pairs), "--threads", str(threads)]
-        if out is not None:
-            command += ["--out", str(out)]
+        python = make_environment(arguments.environment or Path(temporary))
+        command = [str(python), __file__, "--work", "--model", str(arguments.model)]
+        command += ["--pairs", str(arguments.pairs), "--threads", str(arguments.threads)]
+        command += ["--methods", *arguments.methods, "--benches", *arguments.benches]
+        if arguments.out is not None:
+            command += ["--out", str(arguments.out)]
         offline = os.environ | {"HF_HUB_OFFLINE": "1"}
         return subprocess.run(command, env=offline, check=False).returncode
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--environment", type=Path, help="folder to make or find it in")
     parser.add_argument("--model", help="folder of the test-bench model; by default the packaged")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of runs for each ratio")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--benches", nargs="*", choices=BENCHES, default=list(BENCHES), help="models to time it on"
+    )
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if arguments.work:
         work(arguments)
         return
@@ -292,15 +301,7 @@ def main() -> None:
         from vlmheads_testbed import embedded_model
 
         arguments.model = str(embedded_model())
-    sys.exit(
-        start(
-            arguments.environment,
-            arguments.model,
-            arguments.pairs,
-            arguments.threads,
-            arguments.out,
-        )
-    )
+    sys.exit(start(arguments))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -27,11 +28,13 @@ class Times:
         prefill: until the first token, what a plugin does before it included.
         decode: of each token after it.
         whole: of the call.
+        memory: bytes that a GPU held at most beyond the model's weights; not measured on a CPU.
     """
 
     prefill: float
     decode: float
     whole: float
+    memory: float = math.nan
 
 
 def seconds(bench: Bench, context: AbstractContextManager[Any]) -> Times:
@@ -44,8 +47,10 @@ def seconds(bench: Bench, context: AbstractContextManager[Any]) -> Times:
     alone = bench.model.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
 
+    on_gpu = bench.model.device.type == "cuda"
+
     def now() -> float:
-        if bench.model.device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
         return clock()
 
@@ -54,6 +59,9 @@ def seconds(bench: Bench, context: AbstractContextManager[Any]) -> Times:
         return scores
 
     with context:
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated() if on_gpu else 0
         start = now()
         bench.model.generate(
             **bench.inputs,
@@ -65,7 +73,9 @@ def seconds(bench: Bench, context: AbstractContextManager[Any]) -> Times:
             **bench.options,
         )
         end = now()
-    return Times(marks[0] - start, (marks[-1] - marks[0]) / (len(marks) - 1), end - start)
+    memory = torch.cuda.max_memory_allocated() - held if on_gpu else math.nan
+    decode = (marks[-1] - marks[0]) / (len(marks) - 1)
+    return Times(marks[0] - start, decode, end - start, memory)
 
 
 @contextmanager
@@ -83,12 +93,7 @@ def _silent() -> Iterator[None]:
 
 
 def peak_memory(bench: Bench, context: AbstractContextManager[Any]) -> int:
-    """Peak bytes of the tensors that one generation allocates, without the model's weights."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        seconds(bench, context)
-        return torch.cuda.max_memory_allocated() - before
+    """Peak bytes of the tensors that one generation allocates on a CPU, without the weights."""
     profile = torch.profiler.profile(profile_memory=True)
     with _silent():
         profile.start()
@@ -115,37 +120,43 @@ def compare(
     plugins: dict[str, Plugin],
     rounds: int,
     *,
-    memory: bool = True,
+    until: float = math.inf,
     done: Callable[[dict[str, dict[str, Any]]], None] = lambda found: None,
 ) -> dict[str, dict[str, Any]]:
     """Ratios of each plugin to plain generate(): prefill, decode, whole, and peak memory.
 
     In a round every plugin runs once, and plain generate() before every three of them. A figure is
-    the least of a plugin's runs over the least of as many plain runs, those beside it.
+    the least of a plugin's runs over the least of as many plain runs, those beside it. On a CPU
+    memory is measured in one more run of each.
 
     Args:
         bench: what to run.
         plugins: by label; one that refuses the model has the reason under "refused".
         rounds: how many times each runs.
-        memory: whether to measure it, in one more run of each.
+        until: by `time.monotonic`, when to begin with no more of them; those have a "cut".
         done: told what was found so far, after each three.
     """
     found: dict[str, dict[str, Any]] = {}
     labels = list(plugins)
+    first = replace(bench, new_tokens=3)
     short = replace(bench, new_tokens=min(16, bench.new_tokens))
-    seconds(replace(bench, new_tokens=3), nullcontext())
-    plain_memory = peak_memory(short, nullcontext()) if memory else 0
+    on_gpu = bench.model.device.type == "cuda"
+    seconds(first, nullcontext())
+    plain_memory = math.nan if on_gpu else peak_memory(short, nullcontext())
     for start in range(0, len(labels), GROUP):
         group = []
         for label in labels[start : start + GROUP]:
+            if time.monotonic() > until:
+                found[label] = {"cut": "the time was up"}
+                continue
             try:  # the first run of any pays for what is made once
-                seconds(replace(bench, new_tokens=3), attach(bench.model, plugins[label]))
+                seconds(first, attach(bench.model, plugins[label]))
                 group.append(label)
             except VlmHeadsError as error:
                 found[label] = {"refused": str(error)}
         plain: list[Times] = []
         under: dict[str, list[Times]] = {label: [] for label in group}
-        for _ in range(rounds):
+        for _ in range(rounds if group else 0):
             plain.append(seconds(bench, nullcontext()))
             for label in group:
                 under[label].append(seconds(bench, attach(bench.model, plugins[label])))
@@ -155,9 +166,9 @@ def compare(
                 field.name: getattr(one, field.name) / getattr(other, field.name)
                 for field in fields(Times)
             }
-            found[label]["plain_seconds"] = other.whole
-            if memory:
+            if not on_gpu:
                 used = peak_memory(short, attach(bench.model, plugins[label]))
                 found[label]["memory"] = used / plain_memory
+            found[label]["plain_seconds"] = other.whole
         done(found)
     return found
