@@ -13,7 +13,7 @@ BEFORE, AFTER = 5, 27
 NEW_TOKENS = 16
 
 
-def llava_config(tiny: bool, image_token: int = 32000) -> Any:
+def llava_config(tiny: bool, image_token: int = 32000, words: int = 32064) -> Any:
     """LLaVA-1.5-7B: 32 layers x 4096, a CLIP tower of 24 layers x 1024, 576 image tokens."""
     layers, width, heads = (4, 64, 4) if tiny else (32, 4096, 32)
     blocks, wide, many = (2, 32, 2) if tiny else (24, 1024, 16)
@@ -31,7 +31,7 @@ def llava_config(tiny: bool, image_token: int = 32000) -> Any:
             intermediate_size=width * 43 // 16,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            vocab_size=32064,
+            vocab_size=words,
         ),
         image_token_index=image_token,
     )

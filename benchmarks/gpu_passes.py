@@ -96,7 +96,7 @@ def _example(inputs: Mapping[str, Any], targets: torch.Tensor, words: int) -> Ex
 def captions(device: str, few: bool, until: float, keep: Keep) -> dict[str, Any]:
     """Run part d: a captioning job over pictures of 336 px against transformers alone.
 
-    The model is LLaVA's; its processor is that of the test bench, told to make 336 px.
+    The model is LLaVA's; processor and words are those of the test bench, told to make 336 px.
 
     Args:
         device: where to run.
@@ -109,7 +109,9 @@ def captions(device: str, few: bool, until: float, keep: Keep) -> dict[str, Any]
     processor.image_processor.size = {"shortest_edge": size}
     processor.image_processor.crop_size = {"height": size, "width": size}
     processor.patch_size = 14
-    config = gpu_models.llava_config(few, processor.image_token_id)
+    # With more words than the tokenizer has, most answers would be empty, and a job refuses those.
+    words = len(processor.tokenizer)
+    config = gpu_models.llava_config(few, processor.image_token_id, words)
     dtype = torch.float32 if few else torch.bfloat16
     model = gpu_models.build("LlavaForConditionalGeneration", config, device, dtype)
     plain = Captioner(model, processor, ())
