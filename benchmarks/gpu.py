@@ -150,8 +150,8 @@ def run(parts: list[str], out: Path, tiny: bool, minutes: float) -> dict[str, st
                 json.dumps({"machine": about, "state": state, "found": found}, indent=1)
             )
 
-        what: Callable[..., dict[str, Any]] = getattr(import_module(module), name)
         try:
+            what: Callable[..., dict[str, Any]] = getattr(import_module(module), name)
             until = began + share * (end - began)
             keep(what("cpu" if tiny else "cuda", tiny, until, keep), "finished")
             ended[part] = f"finished in {time.monotonic() - began:.0f} s"

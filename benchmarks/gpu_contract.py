@@ -124,6 +124,9 @@ def contract(
     }
     for (family, dtype), case in cases.items():
         place = f"{family}, {str(dtype).removeprefix('torch.')}"
+        if time.monotonic() > until:
+            found["cut"] += 1
+            continue
         findings = [] if few and family != families[0] else list(examine_subject(case))
         states = Counter(finding.state for finding in findings)
         failed = [finding.to_dict() for finding in findings if finding.state == "FAIL"]
@@ -142,7 +145,7 @@ def contract(
         except Exception as error:
             result = {"crashed": f"{type(error).__name__}: {error}"}
         found["plugins"][place] = result
-        if "crashed" in result or False in result.values():
+        if "crashed" in result or any(value is False for value in result.values()):
             found["broken"].append(place)
         # A choice between heads, layers or tokens may fall the other way by rounding alone: that is
         # to be looked at, and no verdict.
