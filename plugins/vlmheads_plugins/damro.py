@@ -36,7 +36,7 @@ class DAMRO(Plugin):
     whose patches are the image tokens one by one, as in LLaVA 1.5; other models are refused when
     their first generation begins.
 
-    Cost: a second stream of the same length in the same batch, and the vision encoder twice more.
+    Cost: a second stream of the same length in the same batch, and the vision encoder once more.
 
     Evidence: the README reports CHAIR 12.4/7.2 to 6.0/3.6 on short captions under another prompt,
     not comparable with 512 tokens; POPE accuracy 85.3. No independent run is known to us.

@@ -155,6 +155,11 @@ def _rows(value: Tensor | None, batch: slice) -> Tensor | None:
     return value if value is None or value.shape[0] == 1 else value[batch]
 
 
+def _from(value: Tensor | None, first: int) -> Tensor | None:
+    """Return the rows of a batch from `first` on; what is shared by all rows stays as it is."""
+    return value if value is None or value.shape[0] == 1 else value[first:]
+
+
 def _sinks(
     base: Callable[..., Any], options: dict[str, Any], batch: slice, last: int
 ) -> Tensor | None:
@@ -194,9 +199,15 @@ def _attend(
     if not sdpa:
         made, weights = base(module, query, key, value, mask, **options)
 
-    def plain() -> Tensor:
-        """Return the output of all rows, [B, S, H, D]."""
-        return base(module, query, key, value, mask, **options)[0] if made is None else made
+    def plain(first: int = 0) -> Tensor:
+        """Return the output [B, S, H, D] of the batch's rows from `first` on."""
+        if made is not None:
+            return made[first:]
+        bias = {
+            name: _from(value, first) for name, value in options.items() if name == "position_bias"
+        }
+        part = (query[first:], key[first:], value[first:], _from(mask, first))
+        return base(module, *part, **(options | bias))[0]
 
     # Decoding may be compiled; its prefill, which is given the same keywords, never is.
     if not torch.compiler.is_compiling():

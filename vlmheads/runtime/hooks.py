@@ -278,7 +278,7 @@ class Installation:
         length: int,
         cached: KeysValues,
         rows: Callable[..., Rows],
-        plain: Callable[[], Tensor],
+        plain: Callable[..., Tensor],
     ) -> Tensor:
         """Let plugins edit the last of `length` attention rows of a layer, [B, S, H, D]."""
         request = self._live()

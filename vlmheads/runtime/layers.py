@@ -28,12 +28,12 @@ def edit_rows(
     length: int,
     cached: KeysValues,
     rows: Callable[..., Rows],
-    plain: Callable[[], Tensor],
+    plain: Callable[..., Tensor],
 ) -> Tensor:
     """Let plugins edit a layer's cache, and then its last attention rows, [B, S, H, D].
 
     Of the `length` rows only the last one sees an edited cache. Where plugins edit every row, as in
-    decoding, `plain` attention is not computed.
+    decoding, `plain` attention of the main stream is not computed.
 
     Args:
         acting: hook -> plugins.
@@ -43,7 +43,7 @@ def edit_rows(
         length: S, rows of this forward pass.
         cached: keys and values of the layer, this forward pass included.
         rows: gives Q last rows of a stream.
-        plain: gives the output of all rows of all streams.
+        plain: gives the output of all rows of all streams, or of those from a batch row on.
     """
     edited = _edit_cache(acting["on_cache"], request, layer, length, cached)
     after = _edit_attention(acting["on_attention"], request, layer, length, cached, rows, edited)
@@ -52,11 +52,16 @@ def edit_rows(
         after = rows(*_described(request, cached, request.has_image[:, None]), edited)
     if after is None and not others:
         return plain()
-    if after is not None and request.cached and request.all_see and request.copies == 1:
-        return after.outputs().contiguous()
-    parts = list(torch.split(plain(), request.rows))
-    if after is not None:
-        parts[0] = _changed(parts[0], after.editable, after.outputs())
+    if after is not None and request.cached and request.all_see:
+        main = after.outputs()
+        if request.copies == 1:
+            return main.contiguous()
+        rest = plain(request.rows)
+        parts = [main.to(rest.dtype), *torch.split(rest, request.rows)]
+    else:
+        parts = list(torch.split(plain(), request.rows))
+        if after is not None:
+            parts[0] = _changed(parts[0], after.editable, after.outputs())
     for index, made in others.items():
         parts[index] = _changed(parts[index], *made)
     return torch.cat(parts) if len(parts) > 1 else parts[0]
