@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ from vlmheads.verify.probes import HeadProbe, RowProbe
 from vlmheads.verify.subject import ROWS, Subject, gap
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
-import tiny
-from active import contract_plugins, make
+active, tiny = (import_module(name) for name in ("active", "tiny"))  # not of any package
 
 FAMILIES = (
     *("llava", "llava-gqa", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "gemma3"),
@@ -61,8 +61,8 @@ def checked(case: Subject, name: str, family: str) -> dict[str, Any]:
     padded = max(
         gap(case.plain("batch")[:, [index]], case.plain(row)) for index, row in enumerate(ROWS)
     )
-    neutral = case.run("row 0", contract_plugins()[name].neutral())
-    plugin = make(name, family)
+    neutral = case.run("row 0", active.contract_plugins()[name].neutral())
+    plugin = active.make(name, family)
     together = case.run("batch", plugin)
     alone = [case.run(row, plugin) for row in ROWS]
     batch = max(gap(together[:, [index]], one) for index, one in enumerate(alone))
@@ -117,7 +117,7 @@ def contract(
     found["cut"] = 0
     families = FAMILIES[:4:3] if few else FAMILIES
     dtypes = [torch.bfloat16] if few else [torch.bfloat16, torch.float16]
-    names = list(contract_plugins())[:: 7 if few else 1]
+    names = list(active.contract_plugins())[:: 7 if few else 1]
     cases = {
         (family, dtype): subject(family, device, dtype)
         for family, dtype in product(families, dtypes)

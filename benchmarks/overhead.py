@@ -43,7 +43,7 @@ KINDS = {
     "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga ilvad "
     "pti air havae",
     "steering": "vista-steering vti vti-visual rudder nullu revis",
-    "vista": "vista",
+    "vista": "vista vista-later",
     "contrast": "vcd icd m3id cfg damro cicd sid cmac pai-guided",
     "logits": "dola deco flb only resdec daid hulluedit",
     "hidden": "memvr",
@@ -51,11 +51,13 @@ KINDS = {
 # Most that decoding may cost, by kind, on a CPU and on CUDA; logits and hidden have none.
 DECODE = {
     "cpu": {"heads": 1.03, "rows": 1.10, "steering": 1.03, "vista": 1.15, "contrast": 1.7},
-    "cuda": {"heads": 1.02, "rows": 1.05, "steering": 1.02, "vista": 1.10, "contrast": 1.25},
+    "cuda": {"heads": 1.02, "rows": 1.05, "steering": 1.03, "vista": 1.10, "contrast": 1.15},
 }
+# A contrast on CUDA, with more than one row.
+MANY = 1.7
 # Most that the prefill and the peak memory may cost.
 PREFILL, MEMORY = {"vhr": 1.15}, {"vhr": 1.03}
-OTHER_MEMORY = 1.05
+OTHER_MEMORY = {"cpu": 1.05, "cuda": 1.02}
 
 IMPORTS = {
     "import vlmheads": "import vlmheads",
@@ -66,6 +68,7 @@ IMPORTS = {
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pai-guided": ("pai", {"gamma": 1.1}),
     "vista-steering": ("vista", {"gamma": 0.0}),
+    "vista-later": ("vista", {"prompt": False}),
 }
 
 
@@ -168,11 +171,12 @@ def targets(label: str, device: str, batch: int) -> dict[str, float]:
     found: dict[str, float] = {}
     if device == "cuda" or batch == 1:
         if kind in DECODE[device]:
-            found["decode"] = DECODE[device][kind]
+            many = kind == "contrast" and batch > 1
+            found["decode"] = MANY if many else DECODE[device][kind]
         if label in PREFILL:
             found["prefill"] = PREFILL[label]
     if kind != "contrast":
-        found["memory"] = MEMORY.get(label, OTHER_MEMORY)
+        found["memory"] = min(MEMORY.get(label, 9.0), OTHER_MEMORY[device])
     return found
 
 

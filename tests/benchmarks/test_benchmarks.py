@@ -59,7 +59,9 @@ def test_a_contrast_needs_more_memory_and_a_steering_does_not(bench: Bench) -> N
     [
         ("vhr", "cpu", 1, {"decode": 1.03, "prefill": 1.15, "memory": 1.03}),
         ("pai", "cpu", 8, {"memory": 1.05}),
-        ("pai", "cuda", 8, {"decode": 1.05, "memory": 1.05}),
+        ("pai", "cuda", 8, {"decode": 1.05, "memory": 1.02}),
+        ("cfg", "cuda", 1, {"decode": 1.15}),
+        ("cfg", "cuda", 32, {"decode": 1.7}),
         ("pai-guided", "cpu", 1, {"decode": 1.7}),
         ("memvr", "cpu", 1, {"memory": 1.05}),
     ],

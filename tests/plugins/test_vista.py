@@ -15,6 +15,7 @@ from torch import Tensor
 from vlmheads_plugins.vista import VISTA
 
 import vlmheads
+from vlmheads import VlmHeadsError
 from vlmheads.model.geometry import Geometry
 
 PAIRS = ["llava", "llava-gqa"]
@@ -78,6 +79,73 @@ def reference(
 def test_vista_steers_and_augments_as_its_formulas_say(family: str, form: str) -> None:
     edits = reference(family, form, 0.3, 0.3, 1)
     agree.assert_plugin_is(VISTA(strength=0.3, form=form), edits, family)
+
+
+@pytest.mark.parametrize("form", ["paper", "release"])
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"num_beams": 3}])
+def test_a_prompt_that_is_left_alone_is_its_own_pass_with_the_image(
+    form: str, options: dict[str, Any]
+) -> None:
+    model, inputs = tiny.build("llava-gqa"), tiny.inputs("llava-gqa", (3, 7))
+    passes: list[int] = []
+    settings_ = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+
+    def run(plugin: VISTA | list[Any]) -> Any:
+        passes.clear()
+        with vlmheads.attach(model, plugin):
+            return model.generate(**inputs, max_new_tokens=4, **settings_, **options)
+
+    hook = model.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    try:
+        plain = run([])
+        counts = [len(passes)]
+        steered = run(VISTA(strength=0.5, form=form))
+        counts.append(len(passes))
+        later = run(VISTA(strength=0.5, form=form, prompt=False, gamma=0.0))
+        counts.append(len(passes))
+    finally:
+        hook.remove()
+    assert [count - counts[0] for count in counts] == [0, 2, 1]
+    assert torch.equal(later.logits[0], plain.logits[0])
+    assert not torch.allclose(steered.logits[0], plain.logits[0], atol=1e-3)
+    assert not torch.allclose(later.logits[1], plain.logits[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["paper", "release"])
+def test_a_prompt_that_is_left_alone_is_steered_from_its_second_token_as_the_formulas_say(
+    form: str,
+) -> None:
+    family, strength = "llava-gqa", 0.5
+    edits = reference(family, form, strength, 0.0, 1)
+    length = int(tiny.inputs(family)["input_ids"].shape[1])
+
+    def after(edit: Any) -> Any:
+        """The edit of positions behind the prompt; a token's pass has one row."""
+        return lambda layer, rows: rows if len(rows) >= length else edit(layer, rows)
+
+    later = slow.Edits(
+        residual=after(edits.residual), mlp=after(edits.mlp), logits=lambda _, logits: logits
+    )
+    agree.assert_plugin_is(
+        VISTA(strength=strength, gamma=0.0, form=form, prompt=False), later, family
+    )
+
+
+def test_drafts_in_the_prefill_are_steered_like_tokens_or_refused() -> None:
+    model = tiny.build("llava")
+    inputs = tiny.row("llava", (6,), 0)
+    inputs["input_ids"][0, -2:] = inputs["input_ids"][0, 6:8]  # what came after is drafted
+    lookup = {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 2}
+    settings_ = {"do_sample": False, "max_new_tokens": 4}
+    with vlmheads.attach(model, VISTA(strength=0.5, prompt=False)):
+        expected = model.generate(**inputs, **settings_)
+        found = model.generate(**inputs, **settings_, **lookup)
+    assert found.tolist() == expected.tolist()
+    with (
+        vlmheads.attach(model, VISTA(strength=0.5, prompt=False, form="release")),
+        pytest.raises(VlmHeadsError, match="drafted tokens"),
+    ):
+        model.generate(**inputs, **settings_, **lookup)
 
 
 @pytest.mark.parametrize("form", ["paper", "release"])

@@ -70,9 +70,6 @@ class RoomyLayer(DynamicLayer):
     reordering or an edit, is followed: they are then copied once.
     """
 
-    # Keys or values as they were last handed out -> the tensor that they are the beginning of.
-    _rooms: dict[str, tuple[Tensor, Tensor]]
-
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
@@ -81,21 +78,24 @@ class RoomyLayer(DynamicLayer):
         if torch.is_grad_enabled() or self.get_seq_length() == 0:
             found: tuple[Tensor, Tensor] = super().update(key_states, value_states)
             return found
-        self.keys = self._appended("keys", self.keys, key_states)
-        self.values = self._appended("values", self.values, value_states)
-        return self.keys, self.values
+        self.keys = keys = self._appended("keys", key_states)
+        self.values = values = self._appended("values", value_states)
+        return keys, values
 
-    def _appended(self, name: str, held: Tensor, new: Tensor) -> Tensor:
-        rooms = self.__dict__.setdefault("_rooms", {})
-        view, room = rooms.get(name, (None, None))
+    def _appended(self, name: str, new: Tensor) -> Tensor:
+        """Return what is held, with the new columns after it."""
+        held: Tensor = getattr(self, name)
+        # What was last handed out, and the longer tensor that it is the beginning of.
+        rooms: dict[str, tuple[Tensor, Tensor]] = self.__dict__.setdefault("_rooms", {})
+        view, room = rooms.get(name, (None, held))
         begin, end = held.shape[2], held.shape[2] + new.shape[2]
         if view is not held or end > room.shape[2]:
             room = held.new_empty(*held.shape[:2], end + _ROOM, held.shape[3])
             room[:, :, :begin] = held
         room[:, :, begin:end] = new
-        view = room[:, :, :end]
-        rooms[name] = (view, room)
-        return view
+        filled = room[:, :, :end]
+        rooms[name] = (filled, room)
+        return filled
 
 
 # What a layer of a cache may be for its streams to be filled on their own: columns are tokens.
@@ -120,7 +120,8 @@ class StreamCache(DynamicCache):
     ) -> None:
         super().__init__(config=config)
         self.copies, self.rows = copies, rows
-        self.layers = [RoomyLayer() if type(one) is DynamicLayer else one for one in self.layers]
+        roomy: Any = RoomyLayer
+        self.layers = [roomy() if type(one) is DynamicLayer else one for one in self.layers]
         if self.layer_class_to_replicate is DynamicLayer:
             self.layer_class_to_replicate = RoomyLayer
         if given is not None and is_recording(given):
@@ -140,7 +141,8 @@ class StreamCache(DynamicCache):
             others: what each stream has cached, at most as long, and which of its rows [B] stands
                 beside each of the main stream's.
         """
-        for index, layer in enumerate(self.layers):
+        layers: list[Any] = self.layers
+        for index, layer in enumerate(layers):
             if not layer.is_initialized:
                 continue
             for name in ("keys", "values"):

@@ -162,7 +162,7 @@ class Installation:
         kwargs = named_inputs(self.anatomy, args, kwargs)
         cache, ids = given_cache(kwargs), kwargs.get("input_ids")
         cached = 0 if cache is None else int(cache.get_seq_length())
-        if cached == 0 and (self.request is None or not self.request.continues(kwargs)):
+        if not cached and (self.request is None or not self.request.continues(kwargs)):
             self._open(kwargs)
         if not cached and self._reseen is not None:
             kwargs = self._reseen(kwargs)
@@ -218,8 +218,7 @@ class Installation:
         self, batch: Batch, request: Request, inputs: dict[str, Any], drafted: int
     ) -> bool:
         """Prefill extra streams on their own where nobody is to see them beside the main one."""
-        looked_at = any(plugin.streams for plugin in self._acting["on_heads"])
-        if not drafted and not looked_at:
+        if not drafted and not any(plugin.streams for plugin in self._acting["on_heads"]):
             with self._silent():
                 request.alone = batch.prefill_apart(inputs)
         return request.alone
