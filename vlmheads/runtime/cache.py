@@ -22,7 +22,7 @@ from vlmheads.runtime.compat import is_recording
 
 NAMES = ("cache", "past_key_values")
 # Columns for tokens to come that a roomy layer keeps free whenever it has to move.
-_ROOM = 64
+_ROOM = 16
 
 
 def cache_argument(model: Any) -> str:
