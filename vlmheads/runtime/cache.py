@@ -74,8 +74,9 @@ class RoomyLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values [B, H, S, D]; return all."""
-        # What is written in place cannot be differentiated through.
-        if torch.is_grad_enabled() or self.get_seq_length() == 0:
+        # What is written in place cannot be differentiated through, nor told apart in a graph.
+        written = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if not written or self.get_seq_length() == 0:
             found: tuple[Tensor, Tensor] = super().update(key_states, value_states)
             return found
         self.keys = keys = self._appended("keys", key_states)
