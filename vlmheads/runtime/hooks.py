@@ -346,6 +346,5 @@ class Installation:
             plugins = self._acting["on_logits"]
             output.logits = layers.edit_logits(plugins, request, output.logits, others)
         request.step += 1
-        request.alone = False
         request.stream_heads = {}
         return output

@@ -295,6 +295,7 @@ class Request:
         if not cached:
             length += self.prompt_length - self.given.shape[1]
         self.cached, self.seen = cached, cached + length
+        self.alone = self.alone and not cached
         self._shared, self._editable = {}, {}
 
     @property

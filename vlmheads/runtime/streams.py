@@ -174,8 +174,8 @@ class Batch:
     def prefill_apart(self, inputs: dict[str, Any]) -> bool:
         """Prefill the extra streams before the main one, if that does what one batch would do.
 
-        It does where all of them are shorter than the main one, hold no image and see what they
-        hold, and where each layer of the cache keeps tokens column by column.
+        It does where all of them are shorter than the main one, hold no image and attend as the
+        model does, and where each layer of the cache keeps tokens column by column.
 
         Args:
             inputs: what the forward pass of the prefill was given.
@@ -187,8 +187,8 @@ class Batch:
             part.ids.shape[1] < self.unpadded and not bool(part.visual.any())
             for part in self.own[1:]
         )
-        hiding = any(stream.hide is not None for stream in self.streams)
-        if not shorter or hiding or not apart.can_join(self.anatomy, inputs):
+        busy = any(stream.in_layers for stream in self.streams)
+        if not shorter or busy or not apart.can_join(self.anatomy, inputs):
             return False
         self._refuse_unplaced(inputs)
         self.apart = [apart.prefill(self.anatomy, part, inputs) for part in self.own[1:]]
