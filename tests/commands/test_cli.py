@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import tiny
 import transformers
@@ -15,6 +17,7 @@ from PIL import Image
 import vlmheads
 from vlmheads import Captioner, HeadMap, VlmHeadsError, attach
 from vlmheads.cli import main
+from vlmheads.commands.edge import OneLineGroup
 from vlmheads.commands.show import differing
 
 
@@ -220,3 +223,51 @@ def test_a_captioner_checks_its_arguments_before_it_loads(scenes: Path) -> None:
         Captioner.from_pretrained("./nowhere", plugins="vrh")
     with pytest.raises(VlmHeadsError, match="batch_size=0"):
         Captioner(None, None, ())([next(scenes.iterdir())], batch_size=0)
+
+
+def every_group(command: click.Command) -> Iterator[click.Group]:
+    if isinstance(command, click.Group):
+        yield command
+        for name in command.list_commands(click.Context(command)):
+            child = command.get_command(click.Context(command), name)
+            assert child is not None
+            yield from every_group(child)
+
+
+def test_no_command_is_described_by_half_a_sentence_at_80_columns() -> None:
+    for group in every_group(main):
+        context = click.Context(group)
+        names = group.list_commands(context)
+        room = 78 - 6 - max(map(len, names))
+        for name in names:
+            child = group.get_command(context, name)
+            assert child is not None
+            assert not child.get_short_help_str(room).endswith("..."), (group.name, name)
+
+
+def test_without_a_command_three_examples_are_shown() -> None:
+    shown = CliRunner().invoke(main, []).output
+    lines = shown[shown.index("Examples:") :].splitlines()[1:]
+    assert len(lines) == 3
+    for line in lines:
+        name, command, *rest = line.split()
+        child = main.get_command(click.Context(main), command)
+        assert name == "vlmheads"
+        assert child is not None
+        child.make_context(
+            command, [one for one in rest if one != "photo.jpg"], resilient_parsing=True
+        )
+
+
+def test_an_interrupt_ends_with_the_exit_code_that_shells_know() -> None:
+    @click.group(cls=OneLineGroup)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def long() -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(group, ["long"])
+    assert result.exit_code == 130
+    assert result.output == "interrupted\n"

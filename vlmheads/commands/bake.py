@@ -50,11 +50,11 @@ def bake(
     adapter: bool,
     checked: bool,
 ) -> None:
-    """Write the effect of plugins into the weights of MODEL, and save it as OUT.
+    """Write the effect of plugins into a model's weights.
 
-    MODEL is a packaged model, a folder or a hub id. HEAD_MAP is a file of gains, short for --plugin
-    gains:head_map=HEAD_MAP. OUT is loaded with transformers alone, or by a server; names, data
-    types and other files are those of MODEL.
+    MODEL is a packaged model, a folder or a hub id. HEAD_MAP is a file of gains, short for
+    --plugin gains:head_map=HEAD_MAP. OUT is the model with that effect, loaded with
+    transformers alone, or by a server; names, data types and other files are those of MODEL.
 
     Possible for constant factors on heads: gains, vhr, spin and adhh with fixed heads, allpath; and
     for nullu, which takes directions out of MLPs. offsets need output projections with a bias. The

@@ -82,10 +82,11 @@ LOCAL = tuple(
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def caption(images: tuple[str, ...], **options: Any) -> None:
-    """Describe IMAGES: files, folders of them, quoted patterns, or - for a list on stdin.
+    """Describe images, plainly or under plugins.
 
-    Tars of webdataset, parquet files and datasets that were saved to disk are read, too. With
-    --out, or --format txt, captions are written down as a job that can be stopped and gone on with:
+    IMAGES are files, folders of them, quoted patterns, or - for a list on stdin. Tars of
+    webdataset, parquet files and datasets that were saved to disk are read, too. With --out, or
+    --format txt, captions are written down as a job that can be stopped and gone on with:
     docs/captioning-jobs.md.
 
     --flag and --drop measure on the plain model how far the image supports each object that the

@@ -152,7 +152,9 @@ def detect(
     plot: Path | None,
     overlay: Path | None,
 ) -> None:
-    r"""Measure the heads of a model on IMAGES: files, or folders of them.
+    r"""Measure the heads of a model on images.
+
+    IMAGES are files, or folders of them.
 
     \b
     vhd             vision-aware head divergence

@@ -1,4 +1,4 @@
-"""Where commands meet the terminal: every refusal is one line, and the exit code is 2."""
+"""Where commands meet the terminal: one line and exit code 2 for refusals, 130 for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ class CommandError(click.ClickException):
         click.echo(f"error: {one_line(self.message)}", err=True, file=file)
 
 
+class Interrupted(click.ClickException):
+    """Ctrl-C, which shells know by the exit code 130."""
+
+    exit_code = 130
+
+    def show(self, file: Any = None) -> None:
+        """Print the line to standard error."""
+        click.echo(self.message, err=True, file=file)
+
+
 class OneLineGroup(click.Group):
     """A group whose commands refuse in one line."""
 
@@ -57,12 +67,14 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what is refused here, by click, or by the file system, into one line.
+    """Turn what is refused here, by click, or by the file system, into one line; Ctrl-C, too.
 
     Every other exception passes: it is an error of ours, and its traceback is needed.
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted") from error
     except NoArgsIsHelpError:
         raise
     except click.UsageError as error:

@@ -55,7 +55,9 @@ def plugins(name: str | None, markdown: bool) -> None:
 @click.option("--markdown", is_flag=True, help="Print a table for documents.")
 @click.option("--check", is_flag=True, help="Compare it with the installed transformers.")
 def families(markdown: bool, check: bool) -> None:
-    """List the model families: tested with what, partly tested, or refused and why.
+    """List the model families, and what was tested of each.
+
+    Some are tested, some in part, and some are refused, with the reason.
 
     "Tested" means that a tiny random model of each entry passed the whole sweep of tests/families;
     real checkpoints that passed `vlmheads verify` are named.
@@ -127,7 +129,7 @@ def _check(coverage: Coverage) -> None:
 @click.option("--for", "model", metavar="MODEL", help="Say what is recommended for it, and why.")
 @click.pass_context
 def presets(context: click.Context, markdown: bool, model: str | None) -> None:
-    """List the presets: plugins with the settings of a paper, or measured for a model.
+    """List the presets: settings of papers, or measured on a model.
 
     `--plugin auto` takes the one that was measured on the model at hand.
     """
@@ -157,7 +159,10 @@ def presets(context: click.Context, markdown: bool, model: str | None) -> None:
     help="What `vlmheads learn` wrote, for a preset that needs it.",
 )
 def install(file: str, name: str, learned: Path | None) -> None:
-    """Keep the preset FILE, or a shipped one, and the files that it names for `--plugin auto`."""
+    """Keep the preset FILE, or a shipped one, for `--plugin auto`.
+
+    The files that it names are kept with it.
+    """
     from vlmheads.registry import install_preset
 
     called = install_preset(file, name, learned)

@@ -55,7 +55,7 @@ def serve(
     name: str | None,
     max_new_tokens: int,
 ) -> None:
-    """Serve a model with plugins attached, for tools that speak to OpenAI-compatible servers.
+    """Serve a model with plugins, as OpenAI-compatible servers do.
 
     One request is answered after the other. What can be baked into a checkpoint is served faster by
     other servers: `vlmheads bake`, docs/serving.md. Clients have to send the key that is in the

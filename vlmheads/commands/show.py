@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,13 +39,18 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def quiet_loading(model: str) -> None:
-    """Leave out transformers' own bars and notes for a model that is read in an instant."""
+    """Leave out transformers' own bars and notes for a model that is read in an instant.
+
+    Bars are left out for any model where standard error is no terminal: a log wants none.
+    """
     from transformers.utils import logging
 
     from vlmheads.model.loading import packaged_models
 
-    if model in packaged_models():
+    packaged = model in packaged_models()
+    if packaged or not sys.stderr.isatty():
         logging.disable_progress_bar()
+    if packaged:
         logging.set_verbosity_error()
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(model: str, device: str | None, dtype: str, as_json: bool) -> None:
-    """Check on this machine that vlmheads does on MODEL what it promises.
+    """Check what vlmheads promises of a model, on this machine.
 
     MODEL is a packaged model, a folder with a saved model, or a hub id. It writes a few tokens
     about two drawn pictures, plain and under one plugin for each kind of hook. Idle plugins and

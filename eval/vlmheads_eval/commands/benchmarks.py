@@ -8,7 +8,7 @@ import click
 
 from vlmheads.output import check_output
 from vlmheads_eval.commands import one_line_errors
-from vlmheads_eval.commands.results import JSON, about_run, files_of, write_result
+from vlmheads_eval.commands.results import JSON, about_run, expect_task, files_of, write_result
 
 RUN = click.argument("run", type=click.Path(exists=True, path_type=Path))
 DATA = click.option(
@@ -36,7 +36,7 @@ ABOUT = {
     "hallusionbench": "HallusionBench, without a judge or with its verdicts.",
     "dash-b": "DASH-B: objects that models see where they are not.",
     "popev2": "POPEv2: an object on a photo, and on the photo without it.",
-    "humblebench": "HumbleBench: five options, the last of them none of the above.",
+    "humblebench": "HumbleBench: five options, one of them none of the above.",
     "humblebench-e": "HumbleBench with the right options taken out.",
 }
 
@@ -72,6 +72,7 @@ def score_command(name: str) -> click.Command:
         from vlmheads_eval.benchmarks.score import score_benchmark
         from vlmheads_eval.benchmarks.show import print_score
 
+        expect_task(run, name)
         benchmark = get_benchmark(name)
         questions = benchmark.load(Source(data or data_of(run)))
         check_output(json_file, inputs=inputs_of((run,), questions))
@@ -165,6 +166,7 @@ def distinct(captions: Path, draws: int, seed: int, json_file: Path | None) -> N
     from vlmheads_eval.benchmarks.show import digest_lines, print_plain
     from vlmheads_eval.records import file_hashes, read_captions
 
+    expect_task(captions, "caption")
     check_output(json_file, inputs=files_of(captions))
     texts = [caption.text for caption in read_captions(captions)]
     result = score_distinct(texts, draws=draws, seed=seed)
@@ -200,7 +202,10 @@ def capture(
     seed: int,
     json_file: Path | None,
 ) -> None:
-    """CAPTURE of parsed captions, without its soft matching (no parser, no encoder)."""
+    """CAPTURE of parsed captions, without its soft matching.
+
+    No parser and no encoder are run.
+    """
     from vlmheads_eval.benchmarks.capture import score_graphs
     from vlmheads_eval.benchmarks.show import digest_lines, print_plain
     from vlmheads_eval.records import file_hashes

@@ -109,11 +109,11 @@ def calibrate(
     round_images: int | None,
     **given: Any,
 ) -> None:
-    """Learn gains of the heads of a model from images with known objects.
+    """Learn gains of a model's heads.
 
-    The model captions the images of --data; the gains learned from these captions make it name
-    objects that are present and not named yet. Use them with `--plugin gains:head_map=OUT`, or
-    fold them into the weights with `vlmheads bake`.
+    The model captions the images of --data, whose objects are known; the gains learned from
+    these captions make it name objects that are present and not named yet. Use them with
+    `--plugin gains:head_map=OUT`, or fold them into the weights with `vlmheads bake`.
     """
     import vlmheads
     from vlmheads.commands.show import quiet_loading

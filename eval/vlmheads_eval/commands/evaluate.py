@@ -9,6 +9,7 @@ import click
 
 from vlmheads.commands.edge import CommandError, OneLineGroup, one_line_errors
 from vlmheads.commands.endpoint_options import endpoint_of, endpoint_options, said
+from vlmheads.commands.show import quiet_loading
 from vlmheads.output import check_folder, check_output
 from vlmheads.printable import printable
 from vlmheads_eval.chair.mentions import VARIANTS
@@ -71,7 +72,7 @@ def _batch_size(context: click.Context, option: click.Parameter, value: str) -> 
 @endpoint_options
 @one_line_errors
 def predict(name: str | None, task: str | None, **options: Any) -> None:
-    """Ask a model about images and store the answers in the folder OUT.
+    """Ask a model about images and store the answers in OUT.
 
     NAME is a benchmark, such as mme; see `vlmheads eval data`.
 
@@ -86,6 +87,8 @@ def predict(name: str | None, task: str | None, **options: Any) -> None:
     if name and task:
         raise VlmHeadsError(f"{name} and --task {task}", "one of them")
     endpoint = endpoint_of(options, LOCAL)
+    if endpoint is None:
+        quiet_loading(options["model"])
     if run_prediction(task=name or task or "caption", endpoint=endpoint, **options):
         raise click.exceptions.Exit(2)
 
@@ -142,7 +145,10 @@ def _options(command: Any) -> Any:
 @click.option("--reading", help="For a benchmark: how answers are read; see its score command.")
 @one_line_errors
 def compare(json_file: Path | None, reading: str | None, **options: Any) -> None:
-    """Compare RUNS with the first of them, the baseline, on the images that all have."""
+    """Compare runs with the first of them, the baseline.
+
+    They are compared on the images that all have.
+    """
     task = task_of(options["runs"], options["task"])
     if task in COMPARED:
         for name in ("variant", "parser", "decoding", "pool"):
@@ -170,7 +176,10 @@ def compare(json_file: Path | None, reading: str | None, **options: Any) -> None
 )
 @one_line_errors
 def report(out: Path, **options: Any) -> None:
-    """Compare RUNS and write the comparison as JSON, Markdown, CSV, LaTeX and one HTML page."""
+    """Compare runs and write the comparison to a folder.
+
+    It is written as JSON, Markdown, CSV, LaTeX and one HTML page.
+    """
     task = task_of(options["runs"], options["task"])
     if task in COMPARED:
         raise CommandError(f"a report of {task}; use `vlmheads eval compare`")
@@ -213,6 +222,8 @@ def run(
 
     sweep = read_sweep(spec)
     check_folder(out)
+    for model in sweep.models:
+        quiet_loading(model)
     if data:
         sweep = replace(sweep, data=(data,))
     if num:

@@ -87,10 +87,10 @@ def requests(
     concreteness: Path | None,
     out: Path,
 ) -> None:
-    """Write what to ask a judge about the answers in RUN, as lines of an OpenAI batch.
+    """Write what to ask a judge about the answers in RUN.
 
-    Nothing is sent. Have the lines answered (OpenAI's batches, vLLM's run-batch), then use
-    `vlmheads eval score NAME ANSWERS --requests OUT`.
+    The lines are those of an OpenAI batch; nothing is sent. Have the lines answered (OpenAI's
+    batches, vLLM's run-batch), then use `vlmheads eval score NAME ANSWERS --requests OUT`.
     """
     from vlmheads_eval.benchmarks.judging import write_judge_requests
 

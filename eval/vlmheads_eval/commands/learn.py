@@ -74,12 +74,13 @@ _EXAMPLE = """Example:
 @click.option("--device", help="Such as cpu or cuda:0.")
 @one_line_errors
 def learn(method: str, model: str, out: Path, **options: Any) -> None:
-    """Learn what METHOD needs from a model, from images with known objects.
+    """Learn from a model what METHOD needs.
 
-    The model captions the images; CHAIR says which object words are real and which are
-    hallucinated, and one pass over each caption records what the method compares; or pairs of a
-    truthful and a hallucinated caption are made of them. The file names the model, the data and
-    the number of words or pairs. It can be stopped; call it again to resume.
+    The model captions images whose objects are known; CHAIR says which object words are real
+    and which are hallucinated, and one pass over each caption records what the method compares;
+    or pairs of a truthful and a hallucinated caption are made of them. The file names the
+    model, the data and the number of words or pairs. It can be stopped; call it again to
+    resume.
     """
     from vlmheads.commands.show import quiet_loading
     from vlmheads_eval.learn.run import Settings

@@ -21,6 +21,27 @@ def files_of(run: Path) -> list[Path]:
     return [predictions_file(run), *([run / CONFIG] if run.is_dir() else [])]
 
 
+def expect_task(run: Path, wanted: str) -> None:
+    """Refuse a run folder that holds answers to another task.
+
+    Raises:
+        VlmHeadsError: with the command that scores it.
+    """
+    from vlmheads.errors import VlmHeadsError
+    from vlmheads_eval.run_folder import CONFIG, read_config
+
+    if not (run / CONFIG).is_file():
+        return
+    task = str(read_config(run)["task"])
+    if task != wanted:
+        command = "chair" if task == "caption" else task
+        raise VlmHeadsError(
+            f"{run} is a run of the task {task}",
+            f"answers to {wanted}",
+            f"score it with `vlmheads eval score {command} {run}`",
+        )
+
+
 def about_run(run: Path, result: dict[str, Any]) -> None:
     """Add to a result how many of a run's samples it counts, and say so where some are missing.
 

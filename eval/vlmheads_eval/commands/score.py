@@ -17,7 +17,7 @@ from vlmheads.printable import one_line
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands.benchmarks import SCORES
 from vlmheads_eval.commands.judged import RATINGS
-from vlmheads_eval.commands.results import JSON, about_run, files_of, write_result
+from vlmheads_eval.commands.results import JSON, about_run, expect_task, files_of, write_result
 from vlmheads_eval.pope.parsers import PARSERS
 
 PREDICTIONS = click.argument("predictions", type=click.Path(exists=True, path_type=Path))
@@ -69,7 +69,10 @@ def chair(
     word_lists: bool,
     json_file: Path | None,
 ) -> None:
-    """CHAIR of captions, with recall, length, repetition and the truncation frontier."""
+    """CHAIR of captions, with recall, length and repetition.
+
+    Captions cut after k sentences, the truncation frontier, stand beside it.
+    """
     from vlmheads_eval.chair.ground_truth import load_ground_truth
     from vlmheads_eval.chair.measures import CaptionScore
     from vlmheads_eval.chair.score import score_chair
@@ -80,6 +83,7 @@ def chair(
 
     if download:
         download_nltk_data()
+    expect_task(predictions, "caption")
     ground_truth = _truth(predictions, ground_truth, json_file)
     chosen = get_variant(variant, vocabulary, parser=False if word_lists else None)
     truth = load_ground_truth(ground_truth, chosen)
@@ -118,12 +122,16 @@ def chair(
 def pope(
     predictions: Path, ground_truth: tuple[Path, ...], parser: str, json_file: Path | None
 ) -> None:
-    """POPE of answers; the ground truth is one question file per split."""
+    """POPE of answers.
+
+    The ground truth is one question file per split.
+    """
     from vlmheads_eval.pope.questions import read_questions
     from vlmheads_eval.pope.score import read_answers, score_pope
     from vlmheads_eval.records import predictions_file
     from vlmheads_eval.report.tables import print_pope
 
+    expect_task(predictions, "pope")
     truth = _truth(predictions, ground_truth, json_file)
     files = [read_questions(path) for path in truth]
     result = score_pope(files, read_answers(predictions_file(predictions)), parser)
@@ -152,7 +160,10 @@ def amber(
     download: bool,
     json_file: Path | None,
 ) -> None:
-    """AMBER of descriptions and answers; the ground truth is its data folder."""
+    """AMBER of descriptions and answers.
+
+    The ground truth is its data folder.
+    """
     from vlmheads_eval.benchmarks.amber import load_amber, read_responses
     from vlmheads_eval.benchmarks.amber_beside import amber_intervals, print_amber
     from vlmheads_eval.benchmarks.amber_score import score_amber
@@ -161,6 +172,7 @@ def amber(
 
     if download:
         download_nltk_data()
+    expect_task(predictions, "amber")
     folders = _truth(predictions, ground_truth, json_file)
     if len(folders) != 1:
         raise VlmHeadsError(f"{len(folders)} ground truths", "AMBER's data folder")

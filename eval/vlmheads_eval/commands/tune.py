@@ -127,13 +127,14 @@ _OPEN = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--lens/--no-lens", default=None, help="words: try the lens scores, too. [default]")
 @one_line_errors
 def tune(words: bool, **given: Any) -> None:
-    """Find the method that helps a model, and at which strength, or that none does.
+    """Find the method that helps a model, or that none does.
 
-    The images are divided into three parts. What methods have to learn is learned on the first;
-    settings of all plugins are compared with the plain model on the second, the better half on more
-    and more images; the last three are compared on the third, once. A setting is recommended only
-    if it beats the plain model there at equal recall, and random heads or directions where it
-    selects some. "None" is a result: the exit code is 0, and no preset is written.
+    The strength of each method is searched, too. The images are divided into three parts. What
+    methods have to learn is learned on the first; settings of all plugins are compared with the
+    plain model on the second, the better half on more and more images; the last three are
+    compared on the third, once. A setting is recommended only if it beats the plain model there
+    at equal recall, and random heads or directions where it selects some. "None" is a result:
+    the exit code is 0, and no preset is written.
 
     --words: fit a word scorer instead, and choose its threshold so that at most ALPHA of captions
     keep an object that is not there. OUT is then its file, which `caption --flag --scorer` takes.

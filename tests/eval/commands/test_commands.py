@@ -165,3 +165,12 @@ def test_pope_is_scored_from_files(run, tmp_path):
     result = run("score", "pope", answers, "-g", questions, "--json", out)
     assert result.exit_code == 0, result.output
     assert json.loads(out.read_text())["splits"]["random"]["accuracy"] == 1.0
+
+
+def test_a_run_of_another_task_is_refused_with_the_command_that_scores_it(run, tmp_path):
+    (tmp_path / "config.json").write_text('{"task": "caption", "ground_truth": []}')
+    (tmp_path / "predictions.jsonl").write_text('{"image_id": 1, "caption": "A dog."}\n')
+    for task in ("pope", "amber"):
+        result = run("score", task, tmp_path, "-g", tmp_path)
+        assert result.exit_code == 2
+        assert f"`vlmheads eval score chair {tmp_path}`" in result.stderr
