@@ -1,6 +1,6 @@
-"""Two or more models side by side in docs/effect.md, beside what others report of LLaVA-1.5-7B.
+"""Two or more models side by side, beside what others report of LLaVA-1.5-7B.
 
-Run: python benchmarks/effect_beside.py docs/effect.md OUT/effect.json OTHER/effect.json
+Run: python benchmarks/effect_beside.py docs/effect-tables.md OUT/effect.json OTHER/effect.json
 """
 
 from __future__ import annotations
