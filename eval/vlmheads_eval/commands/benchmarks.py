@@ -166,7 +166,6 @@ def distinct(captions: Path, draws: int, seed: int, json_file: Path | None) -> N
     from vlmheads_eval.benchmarks.show import digest_lines, print_plain
     from vlmheads_eval.records import file_hashes, read_captions
 
-    expect_task(captions, "caption")
     check_output(json_file, inputs=files_of(captions))
     texts = [caption.text for caption in read_captions(captions)]
     result = score_distinct(texts, draws=draws, seed=seed)
