@@ -117,22 +117,7 @@ def plugin(model: str, out: Path, name: str, heads: list[list[int]], action: str
 def caption(model: str, folder: Path, out: Path, plugins: tuple[str, ...], **given: Any) -> None:
     """Caption scenes under plugins, as far as it is not done."""
     run_prediction(
-        data=(str(folder),),
-        images=None,
-        model=model,
-        plugins=plugins,
-        control=None,
-        control_seed=0,
-        task="caption",
-        out=out,
-        num=None,
-        ids=None,
-        seed=0,
-        batch_size=16,
-        retry_failed=False,
-        dtype="auto",
-        device=None,
-        **given,
+        data=(str(folder),), model=model, plugins=plugins, out=out, batch_size=16, **given
     )
 
 

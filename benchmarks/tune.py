@@ -48,22 +48,14 @@ def tested(outcome: Outcome, out: Path, model: str, given: dict[str, Any]) -> di
     for name, chosen in plugins.items():
         run_prediction(
             data=("testbed:test",),
-            images=None,
             model=model,
             plugins=chosen,
-            control=None,
-            control_seed=0,
-            task="caption",
             out=out / name,
             num=TESTED,
-            ids=None,
             seed=TEST_SEED,
             prompt=given.get("prompt"),
             max_new_tokens=given["max_new_tokens"],
             batch_size=given["batch_size"],
-            retry_failed=False,
-            dtype="auto",
-            device=None,
             workspace=out / "data",
         )
     variant = get_variant("pattern")

@@ -185,7 +185,6 @@ def run_sweep(sweep: Sweep, out: Path, *, device: str | None = None) -> list[Pat
                     prompt=sweep.prompt,
                     max_new_tokens=sweep.max_new_tokens,
                     batch_size=sweep.batch_size,
-                    retry_failed=False,
                     dtype=sweep.dtype,
                     device=device,
                     workspace=home / "data",
