@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -172,14 +171,15 @@ def evaluate(
         result, _ = compared(
             runs=tuple(runs),
             ground_truth=material.ground_truth,
-            names=",".join(f"run-{number}" for number in range(len(runs))),
+            names=request.names,
             task="chair",
             variant="pattern",
             parser="strict",
             draws=10_000,
             seed=request.seed,
         )
-    return _with_names(result, request.names)
+    result.pop("inputs")  # paths of this machine
+    return result
 
 
 def _predict(
@@ -205,13 +205,3 @@ def _predict(
 
     config = {"task": "caption", "samples": [sample.key for sample in samples]}
     predict(run, config, samples, describe, read=read_image, batch_size=BATCH_SIZE, progress=report)
-
-
-def _with_names(result: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Give the runs their names, which may contain commas, and leave out paths of this machine."""
-    result.pop("inputs")
-    text = json.dumps(result)
-    for number, name in enumerate(names):
-        text = text.replace(f'"run-{number}"', json.dumps(name))
-    named: dict[str, Any] = json.loads(text)
-    return named

@@ -36,7 +36,7 @@ class Request:
 def compared(
     runs: tuple[Path, ...],
     ground_truth: tuple[Path, ...],
-    names: str | None,
+    names: str | Sequence[str] | None,
     task: str | None,
     variant: str,
     parser: str,
@@ -77,16 +77,20 @@ def compared(
     return TASKS[chosen](request)
 
 
-def titles_of(runs: Sequence[Path], names: str | None, pool: bool = False) -> list[str]:
-    """Return the names of runs: those given, separated by commas, or those of their files.
+def titles_of(
+    runs: Sequence[Path], names: str | Sequence[str] | None, pool: bool = False
+) -> list[str]:
+    """Return the names of runs: those given, a text separated at commas, or those of their files.
 
     Raises:
         VlmHeadsError: not one per run, or two the same where runs are not pooled.
     """
     from vlmheads.errors import VlmHeadsError
 
+    if isinstance(names, str):
+        names = names.split(",") if names else None
     titles = (
-        names.split(",") if names else [run.stem if run.is_file() else run.name for run in runs]
+        [run.stem if run.is_file() else run.name for run in runs] if names is None else list(names)
     )
     if len(titles) != len(runs):
         raise VlmHeadsError(f"{len(titles)} names", f"{len(runs)}, one per run")

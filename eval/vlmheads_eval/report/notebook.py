@@ -1,5 +1,7 @@
 """A comparison of runs from Python, and how it looks in a notebook."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -63,7 +65,7 @@ def compare_runs(
     result, _ = compared(
         tuple(Path(run) for run in runs),
         tuple(Path(file) for file in ground_truth),
-        None if names is None else ",".join(names),
+        None if names is None else tuple(names),
         task,
         variant,
         parser,

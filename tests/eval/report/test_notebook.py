@@ -38,3 +38,6 @@ def test_runs_are_compared_as_on_the_command_line(tmp_path: Path) -> None:
     assert [run["name"] for run in found.result["runs"]] == ["plain", "ours"]
     assert found.result["runs"][1]["overall"]["CHAIRs"] == pytest.approx(0.0)
     assert list(found.verdicts) == ["ours"]
+    names = ["plain", "vhr:alpha=1.5,layers=[1, 2]"]
+    named = compare_runs(runs, ground_truth=[truth], names=names, draws=200)
+    assert list(named.verdicts) == names[1:]
