@@ -193,6 +193,9 @@ def main(
     tokens: int,
 ) -> None:
     """Choose heads, switch them off on unseen scenes, and compare."""
+    for asked, known in ((methods, WAYS), (actions, ACTIONS)):
+        if unknown := [name for name in asked.split(",") if name not in known]:
+            raise click.UsageError(f"{unknown[0]!r}; expected some of {', '.join(known)}")
     torch.set_num_threads(1)
     out = out / Path(model).name
     out.mkdir(parents=True, exist_ok=True)
