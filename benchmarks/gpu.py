@@ -137,6 +137,8 @@ def run(parts: list[str], out: Path, tiny: bool, minutes: float) -> dict[str, st
         tiny: on the CPU, on tiny models.
         minutes: that all of them may take together.
     """
+    from gpu_part import Part
+
     out.mkdir(parents=True, exist_ok=True)
     about, ended = machine(tiny), {}
     end = time.monotonic() + 60 * minutes
@@ -151,9 +153,9 @@ def run(parts: list[str], out: Path, tiny: bool, minutes: float) -> dict[str, st
             )
 
         try:
-            what: Callable[..., dict[str, Any]] = getattr(import_module(module), name)
+            what: Callable[[Part], dict[str, Any]] = getattr(import_module(module), name)
             until = began + share * (end - began)
-            keep(what("cpu" if tiny else "cuda", tiny, until, keep), "finished")
+            keep(what(Part("cpu" if tiny else "cuda", tiny, until, keep)), "finished")
             ended[part] = f"finished in {time.monotonic() - began:.0f} s"
         except Exception as error:  # the parts after it are worth having all the same
             ended[part] = f"{type(error).__name__}: {error}"

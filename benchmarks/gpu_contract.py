@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import copy
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_part import Part
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlmheads import VlmHeadsError
@@ -79,7 +80,7 @@ def checked(case: Subject, name: str, family: str) -> dict[str, Any]:
 def kernels(case: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows by hand against the model's own attention, under each kernel that is there."""
     for name, kernel in KERNELS.items():
-        yield name, _rows(case, lambda kernel=kernel: sdpa_kernel(kernel))  # type: ignore[misc]
+        yield name, _rows(case, partial(sdpa_kernel, kernel))
     case.model.set_attn_implementation("flex_attention")
     yield "flex", _rows(case, nullcontext)
     case.model.set_attn_implementation("sdpa")
@@ -96,16 +97,10 @@ def _rows(case: Subject, within: Callable[[], Any]) -> dict[str, Any]:
     return {"rows by hand are off by": gap(rows, plain), "idle heads": torch.equal(heads, plain)}
 
 
-def contract(
-    device: str, few: bool, until: float, keep: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def contract(part: Part) -> dict[str, Any]:
     """Run part a, plugin after plugin over all families, until the time is up.
 
-    Args:
-        device: where to run.
-        few: two families, one precision and every seventh plugin, as a rehearsal.
-        until: by `time.monotonic`, when to begin with nothing more.
-        keep: told what was found so far.
+    A rehearsal has two families, one precision and every seventh plugin.
     """
     found: dict[str, Any] = {
         "verify": {},
@@ -113,28 +108,28 @@ def contract(
         "plugins": {},
         "broken": [],
         "to look at": [],
+        "cut": 0,
     }
-    found["cut"] = 0
-    families = FAMILIES[:4:3] if few else FAMILIES
-    dtypes = [torch.bfloat16] if few else [torch.bfloat16, torch.float16]
-    names = list(active.contract_plugins())[:: 7 if few else 1]
+    families = FAMILIES[:4:3] if part.few else FAMILIES
+    dtypes = [torch.bfloat16] if part.few else [torch.bfloat16, torch.float16]
+    names = list(active.contract_plugins())[:: 7 if part.few else 1]
     cases = {
-        (family, dtype): subject(family, device, dtype)
+        (family, dtype): subject(family, part.device, dtype)
         for family, dtype in product(families, dtypes)
     }
     for (family, dtype), case in cases.items():
         place = f"{family}, {str(dtype).removeprefix('torch.')}"
-        if time.monotonic() > until:
+        if part.late:
             found["cut"] += 1
             continue
-        findings = [] if few and family != families[0] else list(examine_subject(case))
+        findings = list(examine_subject(case))
         states = Counter(finding.state for finding in findings)
         failed = [finding.to_dict() for finding in findings if finding.state == "FAIL"]
         found["verify"][place] = {**states, "failed": failed}
-        found["kernels"][place] = dict(kernels(case)) if device == "cuda" else {}
-        keep(found)
+        found["kernels"][place] = dict(kernels(case)) if part.device == "cuda" else {}
+        part.keep(found)
     for name, (family, dtype) in product(names, cases):
-        if time.monotonic() > until:
+        if part.late:
             found["cut"] += 1
             continue
         place = f"{name} on {family}, {str(dtype).removeprefix('torch.')}"
@@ -142,7 +137,7 @@ def contract(
             result = checked(cases[family, dtype], name, family)
         except VlmHeadsError as error:
             result = {"refused": str(error)}
-        except Exception as error:
+        except Exception as error:  # a crash is a finding, and no reason to stop
             result = {"crashed": f"{type(error).__name__}: {error}"}
         found["plugins"][place] = result
         if "crashed" in result or any(value is False for value in result.values()):
@@ -152,5 +147,5 @@ def contract(
         off, plain = (result.get(f"{name}batch against alone", 0) for name in ("", "plain "))
         if off > max(TOLERANCE[dtype], NOISE * plain):
             found["to look at"].append(f"{place}: a padded batch is off by {off:.2g}")
-    keep(found)
+    part.keep(found)
     return found

@@ -86,6 +86,12 @@ def _prompts(batch: int, image: list[int], device: str) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+def _name(family: str, model: Any, batch: int) -> str:
+    """What figures are headed with, which tells a tiny model from one of 7B."""
+    text = model.config.text_config
+    return f"{family}, {text.num_hidden_layers} layers x {text.hidden_size}, batch {batch}"
+
+
 def llava(model: Any, batch: int) -> Bench:
     """A batch of prompts for a LLaVA, each with a picture of noise."""
     size = model.config.vision_config.image_size
@@ -94,7 +100,7 @@ def llava(model: Any, batch: int) -> Bench:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(batch, 3, size, size, generator=generator)
     inputs["pixel_values"] = pixels.to(model.device, model.dtype)
-    return Bench(f"LLaVA-1.5-7B, batch {batch}", model, inputs, NEW_TOKENS)
+    return Bench(_name("LLaVA", model, batch), model, inputs, NEW_TOKENS)
 
 
 def qwen(model: Any, batch: int, tiny: bool) -> Bench:
@@ -110,4 +116,4 @@ def qwen(model: Any, batch: int, tiny: bool) -> Bench:
     inputs["pixel_values"] = pixels.to(model.device, model.dtype)
     grids = torch.tensor([[1, rows, columns]]).expand(batch, -1)
     inputs["image_grid_thw"] = grids.to(model.device)
-    return Bench(f"Qwen2.5-VL-7B, batch {batch}", model, inputs, NEW_TOKENS)
+    return Bench(_name("Qwen2.5-VL", model, batch), model, inputs, NEW_TOKENS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import captioning
 import gpu_models
 import torch
+from gpu_part import CUT, Part
 from PIL import Image
 
 from vlmheads import Captioner
@@ -20,14 +20,13 @@ from vlmheads.detect.divergence import divergence
 from vlmheads.gains.learn import Example, calibrate
 from vlmheads.model.loading import load_model
 
-Keep = Callable[[dict[str, Any]], None]
 # Tokens of an answer that heads are measured on.
 ANSWER = 24
 
 
 def _timed(what: Callable[[], Any], images: int, device: str) -> dict[str, float]:
-    """Seconds an image, and GiB at most beyond the weights, of the second of two runs."""
-    seconds = peak = math.nan
+    """Seconds an image and, on a GPU, GiB at most beyond the weights, of the second of two runs."""
+    found: dict[str, float] = {}
     for _ in range(2):
         if device == "cuda":
             torch.cuda.synchronize()
@@ -37,23 +36,16 @@ def _timed(what: Callable[[], Any], images: int, device: str) -> dict[str, float
         what()
         if device == "cuda":
             torch.cuda.synchronize()
-            peak = (torch.cuda.max_memory_allocated() - held) / 2**30
-        seconds = time.perf_counter() - start
-    return {"seconds an image": seconds / images, "GiB beyond the weights": peak}
+            peak = torch.cuda.max_memory_allocated() - held
+            found["GiB beyond the weights"] = peak / 2**30
+        found["seconds an image"] = (time.perf_counter() - start) / images
+    return found
 
 
-def measures(device: str, few: bool, until: float, keep: Keep) -> dict[str, Any]:
-    """Run part c on LLaVA: VHD, attribution both ways, and a step of calibration.
-
-    Args:
-        device: where to run.
-        few: a tiny model, as a rehearsal.
-        until: by `time.monotonic`, when to begin with nothing more.
-        keep: told what was found so far.
-    """
-    dtype = torch.float32 if few else torch.bfloat16
-    config = gpu_models.llava_config(few)
-    model = gpu_models.build("LlavaForConditionalGeneration", config, device, dtype)
+def measures(part: Part) -> dict[str, Any]:
+    """Run part c on LLaVA: VHD, attribution both ways, and a step of calibration."""
+    config = gpu_models.llava_config(part.few)
+    model = gpu_models.build("LlavaForConditionalGeneration", config, part.device, part.dtype)
     one, eight = (gpu_models.llava(model, batch).inputs for batch in (1, 8))
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(5, 30000, (1, ANSWER), generator=generator)
@@ -79,9 +71,8 @@ def measures(device: str, few: bool, until: float, keep: Keep) -> dict[str, Any]
     }
     found: dict[str, Any] = {}
     for name, (what, images) in runs.items():
-        late = time.monotonic() > until
-        found[name] = {"cut": "the time was up"} if late else _timed(what, images, device)
-        keep(found)
+        found[name] = CUT if part.late else _timed(what, images, part.device)
+        part.keep(found)
     return found
 
 
@@ -93,34 +84,28 @@ def _example(inputs: Mapping[str, Any], targets: torch.Tensor, words: int) -> Ex
     return Example(inputs, targets, rows, places, better, worse, torch.ones(2))
 
 
-def captions(device: str, few: bool, until: float, keep: Keep) -> dict[str, Any]:
+def captions(part: Part) -> dict[str, Any]:
     """Run part d: a captioning job over pictures of 336 px against transformers alone.
 
-    The model is LLaVA's; processor and words are those of the test bench, told to make 336 px.
-
-    Args:
-        device: where to run.
-        few: a tiny model and few pictures, as a rehearsal.
-        until: not looked at: it is one measurement.
-        keep: told what was found.
+    The model is LLaVA's; processor and words are those of the test bench, told to make 336 px. It
+    is one measurement, which is not cut short. A rehearsal has a tiny model and few pictures.
     """
     _, processor = load_model("embedded")
-    size = 56 if few else 336
+    size = 56 if part.few else 336
     processor.image_processor.size = {"shortest_edge": size}
     processor.image_processor.crop_size = {"height": size, "width": size}
     processor.patch_size = 14
     # With more words than the tokenizer has, most answers would be empty, and a job refuses those.
     words = len(processor.tokenizer)
-    config = gpu_models.llava_config(few, processor.image_token_id, words)
-    dtype = torch.float32 if few else torch.bfloat16
-    model = gpu_models.build("LlavaForConditionalGeneration", config, device, dtype)
+    config = gpu_models.llava_config(part.few, processor.image_token_id, words)
+    model = gpu_models.build("LlavaForConditionalGeneration", config, part.device, part.dtype)
     plain = Captioner(model, processor, ())
     captioners = {
         "job, plain": plain,
         "job, vhr": Captioner(model, processor, "vhr"),
         "job, cfg": Captioner(model, processor, "cfg"),
     }
-    count, batch, tokens = (6, 3, 4) if few else (200, 32, 32)
+    count, batch, tokens = (6, 3, 4) if part.few else (200, 32, 32)
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for index in range(count):
@@ -130,5 +115,5 @@ def captions(device: str, few: bool, until: float, keep: Keep) -> dict[str, Any]
         ways = captioning.measure(captioners, paths, batch, tokens, 1)
     about = f"{count} pictures of 336 px, batch {batch}, {tokens} tokens: images a second"
     found = {about: ways}
-    keep(found)
+    part.keep(found)
     return found

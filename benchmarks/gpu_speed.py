@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import gpu_models
 import overhead
-import torch
 from benches import Bench
+from gpu_part import CUT, Part
 from timing import compare, seconds
 
 from vlmheads import VlmHeadsError, attach
@@ -27,20 +26,13 @@ BATCHES = (1, 8, 32)
 ROUNDS = 2
 
 
-def speed(
-    device: str, few: bool, until: float, keep: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def speed(part: Part) -> dict[str, Any]:
     """Run part b: LLaVA with every plugin, Qwen2.5-VL with some, then static caches.
 
-    Args:
-        device: where to run.
-        few: tiny models, two batch sizes and some plugins, as a rehearsal.
-        until: by `time.monotonic`, when to begin with nothing more.
-        keep: told what was found so far.
+    A rehearsal has tiny models, two batch sizes and some plugins.
     """
     found: dict[str, Any] = {"ratios": {}, "static": {}}
-    dtype = torch.float32 if few else torch.bfloat16
-    batches = BATCHES[:2] if few else BATCHES
+    batches = BATCHES[:2] if part.few else BATCHES
 
     def run(bench: Bench, names: list[str] | None, share: float) -> None:
         """Compare plugins on a bench, in a share of the time that is left."""
@@ -49,26 +41,30 @@ def speed(
 
         def done(ratios: dict[str, Any]) -> None:
             found["ratios"][bench.name] = ratios
-            keep(found)
+            part.keep(found)
 
-        limit = now + share * max(0.0, until - now)
-        compare(bench, chosen, 1 if few else ROUNDS, until=limit, done=done)
+        limit = now + share * max(0.0, part.until - now)
+        compare(bench, chosen, 1 if part.few else ROUNDS, until=limit, done=done)
 
-    config = gpu_models.llava_config(few)
-    model = gpu_models.build("LlavaForConditionalGeneration", config, device, dtype)
+    config = gpu_models.llava_config(part.few)
+    model = gpu_models.build("LlavaForConditionalGeneration", config, part.device, part.dtype)
     for batch, share in zip(batches, (0.2, 0.3, 0.6), strict=False):
-        run(gpu_models.llava(model, batch), list(SOME[::4]) if few else None, share)
+        run(gpu_models.llava(model, batch), list(SOME[::4]) if part.few else None, share)
     small = gpu_models.llava(model, 1)
-    config = gpu_models.qwen_config(few)
-    model = gpu_models.build("Qwen2_5_VLForConditionalGeneration", config, device, dtype)
+    config = gpu_models.qwen_config(part.few)
+    model = gpu_models.build("Qwen2_5_VLForConditionalGeneration", config, part.device, part.dtype)
     for batch, share in zip(batches, (0.2, 0.3, 0.5), strict=False):
-        run(gpu_models.qwen(model, batch, few), list(SOME[::6]) if few else list(SOME), share)
-    found["static"] = static(small, until, ("vhr",) if few else COMPILED)
-    keep(found)
+        run(
+            gpu_models.qwen(model, batch, part.few),
+            list(SOME[::6]) if part.few else list(SOME),
+            share,
+        )
+    found["static"] = static(small, part, ("vhr",) if part.few else COMPILED)
+    part.keep(found)
     return found
 
 
-def static(bench: Bench, until: float, names: tuple[str, ...]) -> dict[str, Any]:
+def static(bench: Bench, part: Part, names: tuple[str, ...]) -> dict[str, Any]:
     """Time a static cache, for which generate() compiles decoding on a GPU, plain and attached.
 
     A graph goes with the attachment, so that each is compiled once, before it is timed.
@@ -76,8 +72,8 @@ def static(bench: Bench, until: float, names: tuple[str, ...]) -> dict[str, Any]
     bench = replace(bench, options={"cache_implementation": "static"})
     found: dict[str, Any] = {}
     for name in ("plain", *names):
-        if time.monotonic() > until:
-            found[name] = {"cut": "the time was up"}
+        if part.late:
+            found[name] = CUT
             continue
         plugins = {} if name == "plain" else overhead.cases(bench.model, [name])
         start = time.monotonic()

@@ -12,6 +12,7 @@ import overhead
 import pytest
 import tiny
 import torch
+from gpu_part import Part
 
 
 def test_a_part_writes_what_it_found_and_the_next_is_run_after_one_that_fails(
@@ -31,7 +32,7 @@ def test_a_part_writes_what_it_found_and_the_next_is_run_after_one_that_fails(
 
 def test_where_the_time_is_up_a_part_says_what_it_left_out() -> None:
     kept = []
-    found = gpu_contract.contract("cpu", few=True, until=0.0, keep=lambda one: kept.append(one))
+    found = gpu_contract.contract(Part("cpu", few=True, until=0.0, keep=kept.append))
     assert found["cut"] > 0
     assert found["plugins"] == {}
     assert kept
