@@ -5,7 +5,6 @@ Both run the plain model on the picture of a result again. The newest answers ar
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -51,7 +50,6 @@ class Inspector:
 
     state: AppState
     _answers: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def relevancy(self, result: Result, selection: Selection) -> Tensor:
         """Return gradient x attention of the selected word on the image tokens, [P].
@@ -114,16 +112,14 @@ class Inspector:
 
     def _once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Compute an answer while no other request uses the model, and remember it."""
-        with self._lock:
-            if key in self._answers:
-                return self._answers[key]
+        if (known := self._answers.get(key)) is not None:
+            return known
         with self.state.models.run_lock:
-            answer = compute()
-        with self._lock:
-            self._answers[key] = answer
-            while len(self._answers) > MAX_ANSWERS:
-                self._answers.popitem(last=False)
-        return answer
+            if key not in self._answers:  # whoever held the lock may have computed the same
+                self._answers[key] = compute()
+                while len(self._answers) > MAX_ANSWERS:
+                    self._answers.popitem(last=False)
+            return self._answers[key]
 
 
 def _words_on(result: Result, caption: int, patch: int) -> tuple[tuple[str, float], ...]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from vlmheads_demo.services import inspection
 from vlmheads_demo.services.inspection import Inspector
 from vlmheads_demo.services.result import Selection
 
@@ -50,6 +53,23 @@ def test_what_needs_the_picture_is_refused_where_it_was_not_kept(state, result):
     large = dataclasses.replace(result, image=None, key="large")
     with pytest.raises(VlmHeadsError, match="too large to be kept.*make it smaller"):
         Inspector(state).reading(large, Selection(0, patch=1))
+
+
+def test_what_two_visitors_ask_at_once_is_computed_once(state, result, monkeypatch):
+    inspector, asked = Inspector(state), []
+    lens = inspection.patch_lens
+    monkeypatch.setattr(
+        inspection, "patch_lens", lambda *given: asked.append(given) or lens(*given)
+    )
+    with ThreadPoolExecutor(2) as pool:
+        state.models.run_lock.acquire()
+        both = [pool.submit(inspector.reading, result, Selection(0, patch=3)) for _ in range(2)]
+        while sum(one.running() for one in both) < 2:
+            time.sleep(0.01)
+        time.sleep(0.1)  # until both wait for the model
+        state.models.run_lock.release()
+        assert both[0].result() == both[1].result()
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
