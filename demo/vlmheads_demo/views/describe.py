@@ -177,7 +177,11 @@ def add_describe_tab(state: AppState, page: gr.Blocks) -> ModelFields:
         )
     sharing.select(handlers.share, None, sharing, concurrency_limit=2, **PRIVATE)
     fields.model.change(
-        handlers.choose_model, fields.model, [first, second], show_progress="hidden", **PRIVATE
+        handlers.choose_model,
+        fields.model,
+        [first, second, notice],
+        show_progress="hidden",
+        **PRIVATE,
     )
     page.load(handlers.open_link, None, [image, scene, *outputs], show_progress="hidden", **PRIVATE)
     return fields

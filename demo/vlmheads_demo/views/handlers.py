@@ -250,12 +250,12 @@ class DescribeHandlers:
         image = result.image or result.prompt_measured.view.image
         return (image, result.scene, *shown(result, None))
 
-    def choose_model(self, name: str) -> tuple[Any, Any]:
+    def choose_model(self, name: str) -> tuple[Any, Any, str]:
         """Offer the methods of another model, with what is known about each there."""
         try:
             model = self.state.models.get(name)
-        except Exception:  # describing the picture then says why
-            return gr.skip(), gr.skip()
+        except Exception as error:  # whatever it is, the visitor gets one sentence
+            return gr.skip(), gr.skip(), _error_card(error)
         chosen = recommended_method(model.captioner.model)
         return (
             gr.update(
@@ -264,6 +264,7 @@ class DescribeHandlers:
             gr.update(
                 frame=method_picker("second", "Second method", model), value=picked_method(None)
             ),
+            "",
         )
 
     def _result(self, event: gr.EventData) -> Result:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from html import unescape
+
 from vlmheads_demo.state import AppState, ModelRegistry
 from vlmheads_demo.views.handlers import DescribeHandlers
 
@@ -23,3 +25,11 @@ def test_a_loaded_model_is_added_to_both_tabs(state, models, tmp_path):
     *_, refused = DescribeHandlers(guests).load_model(str(tmp_path), lambda share, desc: None)
     assert "config.json" in refused
     assert str(tmp_path.parent) not in refused
+
+
+def test_a_model_that_cannot_be_loaded_is_told_where_it_was_chosen(state):
+    *_, card = DescribeHandlers(state).choose_model("embedded")
+    assert card == ""
+    *pickers, card = DescribeHandlers(state).choose_model("another")
+    assert "'another' is not served here" in unescape(card)
+    assert all("value" not in picker for picker in pickers)
