@@ -211,13 +211,12 @@ class Selection:
         """Read a selection that the page or a client sent.
 
         Raises:
-            VlmHeadsError: a caption, word or head that the run does not have.
+            VlmHeadsError: a caption, word, head, token or place that the run does not have, or
+                gradient x attention of one head or of no word.
         """
         caption = _index(given.get("caption", 0), len(result.captions), "caption")
-        words = result.captions[caption].measured.words
-        word = given.get("word")
-        layer, head = given.get("layer"), given.get("head")
         measured = result.captions[caption].measured
+        word, layer, head = given.get("word"), given.get("layer"), given.get("head")
         token, patch, gradient = given.get("token"), given.get("patch"), given.get("gradient")
         if gradient not in (None, True, False):
             raise VlmHeadsError(f"gradient {str(gradient)[:20]!r}", "true or false")
@@ -227,7 +226,7 @@ class Selection:
             raise VlmHeadsError(f"layer {layer!r} and head {head!r}", "both, or neither")
         return cls(
             caption,
-            None if word is None else _index(word, len(words), "word"),
+            None if word is None else _index(word, len(measured.words), "word"),
             None if layer is None else _index(layer, result.geometry.layers, "layer"),
             None if head is None else _index(head, result.geometry.heads, "head"),
             None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from html import escape
 
 from vlmheads.grounding.candidates import Candidates
@@ -184,9 +183,3 @@ def _told(result: Result, selection: Selection, tokens: Tokens, token: int) -> s
 
 def _likelier(gain: float) -> str:
     return "likelier" if gain > 0 else "less likely"
-
-
-def first_departure(result: Result) -> tuple[int, str] | None:
-    """Return the first token at which a method leaves the plain caption, and its name."""
-    leaves: Sequence[tuple[int, str]] = sorted(departures(result, 0).items())
-    return leaves[0] if leaves else None

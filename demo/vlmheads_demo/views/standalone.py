@@ -64,7 +64,7 @@ def standalone_page(result: Result, strengths: Strengths | None = None) -> str:
         f"{escape(result.model)}, prompt “{escape(result.prompt)}”, "
         f"{escape(json.dumps(dict(result.decoding)))}, vlmheads {__version__}"
     )
-    dark = asset("page.css")
+    page = asset("page.css")
     body = (
         f"<h1>{title}</h1><p class='vh-small'>{about}</p>"
         f"{captions.marked_captions(result, first)}<div class='vh-sets'>{sets}</div>"
@@ -74,7 +74,7 @@ def standalone_page(result: Result, strengths: Strengths | None = None) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title><style>{style_sheet()}{dark}{_dark_variables(dark)}{_STYLE}</style>"
+        f"<title>{title}</title><style>{style_sheet()}{page}{_dark_variables(page)}{_STYLE}</style>"
         f"</head><body>{body}<script>{_SCRIPT}</script></body></html>"
     )
 
