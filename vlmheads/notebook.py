@@ -175,9 +175,10 @@ def grounding_html(found: Grounding) -> str:
     )
     scores = f"; further scores: {', '.join(found.scores)}" if found.scores else ""
     title = f"{rows} x {tokens} tokens, {layers} layers x {heads} heads{scores}"
+    first = f"the first {_TOKENS_SHOWN} of them" if tokens > _TOKENS_SHOWN else "each token"
     measured = (found.log_probability != 0).sum().clamp(min=1)
     return (
-        f'<div style="{_FONT}">{_small(title)}{_small("image gain of each token, in nats:")}'
+        f'<div style="{_FONT}">{_small(title)}{_small(f"image gain of {first}, in nats:")}'
         f'<div style="overflow-x:auto"><table style="font-size:11px">{lines}</table></div>'
         f"{_small('VHD, mean over the tokens:')}"
         f"{_map(found.divergence.sum(dim=(0, 1)) / measured)}</div>"

@@ -88,7 +88,16 @@ def test_a_grounding_shows_the_image_gain_of_each_token() -> None:
     html = Grounding(zeros, zeros, said, blind, scores={EVIL: said})._repr_html_()
     assert "token 0: +2.00 nats" in html
     assert "token 1: -3.00 nats" in html
+    assert "image gain of each token, in nats" in html
     assert "img" not in Tags(html).seen
+
+
+def test_a_long_answer_says_how_many_of_its_tokens_are_shown() -> None:
+    long = torch.ones(1, 201)
+    heads = torch.ones(1, 201, 2, 3)
+    html = Grounding(heads, heads, long, long)._repr_html_()
+    assert "image gain of the first 200 of them" in html
+    assert html.count('title="token ') == 200
 
 
 def test_what_cannot_be_shown_is_refused_and_what_can_is_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
