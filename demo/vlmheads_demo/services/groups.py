@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+from vlmheads.errors import VlmHeadsError
 from vlmheads.plugin import Plugin
 from vlmheads.recommended import recommended_for
 from vlmheads.registry import read_preset
@@ -36,23 +37,33 @@ class Evidence(NamedTuple):
 
 
 def group_of(plugin: type[Plugin]) -> str:
-    """Return the group of a method, from the hooks that it overrides."""
+    """Return the group of a method, from the hooks that it overrides and its default streams."""
     hooks = set(plugin.hooks())
     if "on_cache" in hooks:
         return "cache"
     if "on_heads" in hooks:
         return "heads"
+    if _contrasts(plugin):
+        return "streams"
     if {"on_hidden", "on_logits"} <= hooks:
         return "layers"
     if "on_attention" in hooks:
         return "attention"
-    if plugin.streams is not Plugin.streams:
-        return "streams"
     if "on_logits" in hooks:
         return "logits"
     if "on_hidden" in hooks:
         return "hidden"
     return "vision" if "on_vision" in hooks else "other"
+
+
+def _contrasts(plugin: type[Plugin]) -> bool:
+    """Whether a method has extra streams at its defaults, or may have where it refuses those."""
+    if plugin.streams is Plugin.streams:
+        return False
+    try:
+        return bool(plugin().streams)
+    except (TypeError, VlmHeadsError):
+        return True
 
 
 def evidence_for(model: Model, name: str) -> Evidence:

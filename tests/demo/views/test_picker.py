@@ -47,7 +47,8 @@ def test_methods_stand_in_groups_each_with_what_is_known(model):
 def test_every_builtin_method_has_a_group_by_what_it_acts_on():
     expected = {
         "vhr": "heads", "spin": "heads", "pai": "attention", "var": "attention", "nullu": "hidden",
-        "dola": "layers", "only": "layers", "vcd": "streams", "cfg": "streams", "flb": "logits",
+        "dola": "layers", "only": "layers", "vcd": "streams", "cfg": "streams", "sid": "streams",
+        "cmac": "streams", "paint": "attention", "flb": "logits",
         "pti": "cache", "kvsmooth": "cache", "vti-visual": "vision",
     }  # fmt: skip
     assert expected == {name: group_of(get_plugin(name)) for name in expected}
