@@ -5,7 +5,7 @@ Nothing here is written into docs/, so that nothing has to be committed twice:
 * methods/NAME.md: what each plugin says of itself, in its docstring and options;
 * api/NAME.md: the public modules of every package, for mkdocstrings;
 * cli.md: what every command prints under --help;
-* figures.css: the colours of vlmheads/plotting/palette.py, in which figures of comparisons are drawn;
+* figures.css: the colours of vlmheads/plotting/palette.py, in which figures are drawn;
 * changelog.md, contributing.md, security.md, testbed.md: documents that live outside of docs/.
 """
 
