@@ -32,7 +32,7 @@ def event_values(event: gr.EventData, names: Iterable[str]) -> dict[str, Any]:
         return {}
 
 
-def upload_path(upload: Any) -> str | None:
+def upload_path(upload: Any) -> Any:
     """Return the path that a client gives for its upload, unchecked; None without one.
 
     What is neither is returned as it is, to be refused by name.
