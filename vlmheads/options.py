@@ -43,6 +43,7 @@ def option(
     measures: tuple[str, ...] = (),
     method: str = "",
     tensors: Mapping[str, str] | None = None,
+    needed_by: tuple[str, ...] = (),
     holds: type | None = None,
     convert: Callable[[Any], Any] | None = None,
 ) -> Any:
@@ -79,6 +80,8 @@ def option(
         measures: the measures of head maps that the plugin understands; none is every measure.
         method: the method that an option of kind "learned" was learned for.
         tensors: what it holds, as `Learned.require` takes it.
+        needed_by: options that do nothing without it; a model is refused where it is missing and
+            one of them is not 0.
         holds: the class of an option of kind "path".
         convert: makes what the plugin holds of an accepted value; it may refuse the value.
     """
@@ -91,6 +94,7 @@ def option(
         "measures": measures,
         "method": method,
         "tensors": tensors or {},
+        "needed_by": needed_by,
         "holds": holds,
         "convert": convert,
     }
@@ -125,7 +129,8 @@ def read_options(plugin: Any, name: str) -> dict[str, Any]:
 def fit_options(plugin: Any, name: str, geometry: Geometry, *, attention: bool) -> None:
     """Refuse a model that the options of a plugin do not fit.
 
-    Layers and heads have to be in the model, and a map or another measurement has to be of it.
+    Layers and heads have to be in the model, and a map or another measurement has to be of it. What
+    has to be learned must not be missing.
 
     Args:
         plugin: a dataclass whose values `read_options` has read.
@@ -135,19 +140,30 @@ def fit_options(plugin: Any, name: str, geometry: Geometry, *, attention: bool) 
             have some.
 
     Raises:
-        VlmHeadsError: a value that does not fit.
+        VlmHeadsError: a value that does not fit, or one that is missing.
     """
     for field in dataclasses.fields(plugin):
         kind, value = field.metadata.get("kind"), getattr(plugin, field.name)
         what = f"{name}: {field.name}"
         if value is None:
-            continue
-        if kind == "layers":
+            _refuse_missing(plugin, name, field)
+        elif kind == "layers":
             geometry.check_layers(value, what, attention=attention)
         elif kind == "heads":
             geometry.check_heads(value, what)
         elif kind in FILE_KINDS and hasattr(value, "geometry"):
             geometry.require(value.geometry, f"{name}: {_called(field)}")
+
+
+def _refuse_missing(plugin: Any, name: str, field: dataclasses.Field[Any]) -> None:
+    """Refuse to go without what has to be learned, where another option needs it."""
+    if any(getattr(plugin, key) for key in field.metadata.get("needed_by", ())):
+        method = field.metadata["method"]
+        raise VlmHeadsError(
+            f"{name} without {field.name}, which has to be learned",
+            f"what `vlmheads learn {method}` learned from this model, or its file",
+            f"`vlmheads learn {method} --model M --data DATA --out FILE`, then {field.name}=FILE",
+        )
 
 
 def _called(field: dataclasses.Field[Any]) -> str:

@@ -8,7 +8,6 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.errors import VlmHeadsError
 from vlmheads.learned import Learned
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
@@ -65,6 +64,7 @@ class AdaIAT(Plugin):
         "what `vlmheads learn adaiat` learned from this model, or its file",
         kind="learned",
         method="adaiat",
+        needed_by=("alpha",),
         tensors={"real": "LH", "hallucinated": "LH"},
     )
     alpha: float = option(6.0, "strength; 0 is none", low=0, high=100)
@@ -88,15 +88,6 @@ class AdaIAT(Plugin):
     def neutral(cls) -> Self:
         """Return factors of 1."""
         return cls(alpha=0.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing tables."""
-        if self.tables is None and self.alpha:
-            raise VlmHeadsError(
-                f"{self.name} without tables",
-                "tables, what was learned from this model, or its file",
-                "learn them with `vlmheads learn adaiat --model M --data DATA --out FILE`",
-            )
 
     def chosen_layers(self, geometry: Geometry) -> tuple[int, ...]:
         """Return the layers to act on: those given, or the released ones."""

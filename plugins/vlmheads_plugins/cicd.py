@@ -64,6 +64,7 @@ class CICD(Plugin):
         "other images, as `vlmheads learn cicd` prepared them, or their file",
         kind="learned",
         method="cicd",
+        needed_by=("alpha",),
         tensors={"pixels": "NCYX"},
     )
     alpha: float = option(1.0, "strength of the contrast; 0 is none", low=0.0, high=10.0)
@@ -86,15 +87,10 @@ class CICD(Plugin):
         return (Stream(OTHER, _same, images=self._replaced),) if self.alpha else ()
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse a missing pool, and one of a single image, which may be the one at hand."""
+        """Refuse a pool of a single image, which may be the one at hand."""
         if not self.alpha:
             return
-        if not isinstance(self.pool, Learned):
-            raise VlmHeadsError(
-                f"{self.name} without a pool of other images",
-                "pool, what `vlmheads learn cicd` prepared, or its file",
-                "make one with `vlmheads learn cicd --model M --data DATA --out FILE`",
-            )
+        assert isinstance(self.pool, Learned)
         if len(self.pool.values["pixels"]) < 2:
             raise VlmHeadsError(f"{self.name}: a pool of one image", "two or more")
 

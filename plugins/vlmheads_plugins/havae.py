@@ -8,7 +8,6 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmheads.errors import VlmHeadsError
 from vlmheads.learned import Learned
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
@@ -59,6 +58,7 @@ class HAVAE(Plugin):
         "what `vlmheads learn havae` learned from this model, or its file",
         kind="learned",
         method="havae",
+        needed_by=("alpha",),
         tensors={"nhar": "LH"},
     )
     alpha: float = option(
@@ -74,13 +74,7 @@ class HAVAE(Plugin):
         return cls(alpha=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing ratios, and more heads than there are."""
-        if self.ratios is None and self.alpha:
-            raise VlmHeadsError(
-                f"{self.name} without ratios",
-                "ratios, what was learned from this model, or its file",
-                "learn them with `vlmheads learn havae --model M --data DATA --out FILE`",
-            )
+        """Refuse more heads than there are."""
         scaled_count(self.name, self.count, _PUBLISHED, geometry)
 
     def chosen(self, geometry: Geometry) -> Tensor:

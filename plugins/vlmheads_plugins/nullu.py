@@ -57,6 +57,7 @@ class Nullu(Plugin):
         "what `vlmheads learn nullu` learned from this model, or its file",
         kind="learned",
         method="nullu",
+        needed_by=("rank",),
         tensors={"basis": "LEk"},
     )
     rank: int = option(4, "k, how many directions to remove; 0 is none", low=0, high=1000)
@@ -81,15 +82,10 @@ class Nullu(Plugin):
         return self.basis.values["basis"][..., : self.rank]
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse a missing basis, one of fewer directions, and one that is not orthonormal."""
+        """Refuse a basis of fewer directions, and one that is not orthonormal."""
         if not self.rank:
             return
-        if not isinstance(self.basis, Learned):
-            raise VlmHeadsError(
-                f"{self.name} without a basis",
-                "basis, what was learned from this model, or its file",
-                "learn it with `vlmheads learn nullu --model M --data DATA --out FILE`",
-            )
+        assert isinstance(self.basis, Learned)
         held = self.basis.values["basis"].shape[-1]
         if held < self.rank:
             raise VlmHeadsError(

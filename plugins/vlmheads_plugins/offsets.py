@@ -75,6 +75,7 @@ class Offsets(Plugin):
         "what `vlmheads learn offsets` learned from this model, or its file",
         kind="learned",
         method="offsets",
+        needed_by=("strength",),
         tensors={"offsets": "LHD", "scores": "LH", "count": "n", "everywhere": "n"},
     )
     strength: float = option(
@@ -96,15 +97,10 @@ class Offsets(Plugin):
         return cls(strength=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing offsets, those that are not finite, and more heads than have one."""
+        """Refuse offsets that are not finite, and more heads than have one."""
         if not self.strength:
             return
-        if not isinstance(self.learned, Learned):
-            raise VlmHeadsError(
-                f"{self.name} without offsets",
-                "learned, what was learned from this model, or its file",
-                "learn them with `vlmheads learn offsets --model M --data DATA --out FILE`",
-            )
+        assert isinstance(self.learned, Learned)
         offsets = self.learned.values["offsets"]
         if not bool(offsets.isfinite().all()):
             raise VlmHeadsError(f"{self.name}: offsets that are not finite", "numbers")

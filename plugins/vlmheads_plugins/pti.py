@@ -93,6 +93,7 @@ class PTI(Plugin):
         "what `vlmheads learn pti` learned from this model, or its file",
         kind="learned",
         method="pti",
+        needed_by=("key_strength", "value_strength"),
         tensors={
             "image_keys": "LGD",
             "image_values": "LGV",
@@ -108,15 +109,6 @@ class PTI(Plugin):
     def neutral(cls) -> Self:
         """Return moves of nothing."""
         return cls(key_strength=0.0, value_strength=0.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing directions."""
-        if self.directions is None and (self.key_strength or self.value_strength):
-            raise VlmHeadsError(
-                f"{self.name} without directions",
-                "directions, what was learned from this model, or its file",
-                "learn them with `vlmheads learn pti --model M --data DATA --out FILE`",
-            )
 
     def on_cache(
         self, request: Request, layer: int, keys: Tensor, values: Tensor, new: int

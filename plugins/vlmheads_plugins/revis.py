@@ -64,6 +64,7 @@ class Revis(Plugin):
         "what `vlmheads learn revis` learned from this model, or its file",
         kind="learned",
         method="revis",
+        needed_by=("alpha",),
         tensors={"vectors": "FLE", "thresholds": "FL", "layers": "F"},
     )
     alpha: float = option(2.5, "strength; 0 is none", low=0.0, high=100.0)
@@ -89,15 +90,10 @@ class Revis(Plugin):
         return layer, values["vectors"][form, layer], tau
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing vectors, vectors of other forms, and a layer that is not there."""
+        """Refuse vectors of other forms, and a layer that is not there."""
         if not self.alpha:
             return
-        if not isinstance(self.learned, Learned):
-            raise VlmHeadsError(
-                f"{self.name} without vectors",
-                "learned, what was learned from this model, or its file",
-                "learn them with `vlmheads learn revis --model M --data DATA --out FILE`",
-            )
+        assert isinstance(self.learned, Learned)
         held = len(self.learned.values["layers"])
         if held != len(FORMS):
             raise VlmHeadsError(f"{self.name}: vectors of {held} forms", f"{len(FORMS)}")

@@ -12,7 +12,6 @@ from torch import Tensor
 from vlmheads.detect.directions import measure_directions as measure_directions
 from vlmheads.errors import VlmHeadsError
 from vlmheads.learned import Learned
-from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.request import Request
@@ -57,6 +56,7 @@ class VTI(Plugin):
         "directions that were measured on this model, or their file",
         kind="learned",
         method="vti",
+        needed_by=("strength",),
         tensors={"directions": "LE"},
     )
     strength: float = option(0.9, "how far to turn; 0 is none", low=0.0, high=100.0)
@@ -68,15 +68,6 @@ class VTI(Plugin):
     def neutral(cls) -> Self:
         """Return no intervention."""
         return cls(strength=0.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing directions."""
-        if self.directions is None and self.strength:
-            raise VlmHeadsError(
-                f"{self.name} without directions",
-                "directions, or the path of saved ones",
-                "learn them with `vlmheads learn vti --model M --data DATA --out FILE`",
-            )
 
     def on_prompt(self, request: Request) -> None:
         """Turn the directions into steps, and refuse those of another width."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.learned import Learned
-from vlmheads.model.geometry import Geometry
 from vlmheads.model.tower import plain_blocks
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
@@ -58,6 +57,7 @@ class VTIVisual(Plugin):
         "what `vlmheads learn vti-visual` learned from this model, or its file",
         kind="learned",
         method="vti-visual",
+        needed_by=("strength",),
         tensors={"directions": "BPE"},
     )
     strength: float = option(0.9, "how far to turn; 0 is none", low=0.0, high=100.0)
@@ -66,15 +66,6 @@ class VTIVisual(Plugin):
     def neutral(cls) -> Self:
         """Return no intervention."""
         return cls(strength=0.0)
-
-    def on_attach(self, geometry: Geometry) -> None:
-        """Refuse missing directions."""
-        if self.directions is None and self.strength:
-            raise VlmHeadsError(
-                f"{self.name} without directions",
-                "directions, what was learned from this model, or its file",
-                "learn them with `vlmheads learn vti-visual --model M --data DATA --out FILE`",
-            )
 
     def on_prompt(self, request: Request) -> None:
         """Refuse a tower of other blocks, and lay the steps out."""

@@ -180,6 +180,21 @@ def test_a_model_that_the_options_do_not_fit_is_refused(
         New.from_dict(given).fit(GEOMETRY)
 
 
+def test_a_model_is_refused_where_what_was_to_be_learned_is_missing_and_needed() -> None:
+    @dataclass(frozen=True)
+    class Taught(Plugin):
+        table: Any = option(
+            None, "a table", kind="learned", method="deco", needed_by=("near", "far")
+        )
+        near: float = option(0.0, "a strength")
+        far: float = option(0.0, "another")
+
+    for given in ({"near": 1.0}, {"far": 0.5}):
+        with pytest.raises(VlmHeadsError, match=r"Taught without table.*vlmheads learn deco"):
+            Taught.from_dict(given).fit(GEOMETRY)
+    Taught().fit(GEOMETRY)
+
+
 def test_layers_and_heads_where_there_is_no_attention_are_refused() -> None:
     with pytest.raises(VlmHeadsError, match=r"layers \[2\], which have no attention heads"):
         New(layers=(1, 2)).fit(HYBRID)

@@ -109,7 +109,7 @@ def test_a_saved_file_acts_as_the_tables_themselves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "without tables"),
+        ({}, "without tables,"),
         ({"tables": tables(geometry=Geometry("llava", 5, 4))}, "5 layers of 4 heads"),
         ({"tables": tables(geometry=Geometry("qwen2_vl", 4, 4))}, "made for qwen2_vl"),
     ],

@@ -108,7 +108,7 @@ def test_images_of_another_size_are_resized() -> None:
     assert found.shape == (2, 3, 16, 16)
 
 
-@pytest.mark.parametrize(("made", "match"), [(None, "without a pool"), (pool(1), "one image")])
+@pytest.mark.parametrize(("made", "match"), [(None, "without pool,"), (pool(1), "one image")])
 def test_too_small_a_pool_is_refused(made: Learned | None, match: str) -> None:
     with pytest.raises(vlmheads.VlmHeadsError, match=match):
         vlmheads.attach(tiny.build("llava"), CICD(pool=made))

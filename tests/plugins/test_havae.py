@@ -63,7 +63,7 @@ def test_as_large_a_share_of_heads_is_raised_as_published() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "without ratios"),
+        ({}, "without ratios,"),
         ({"ratios": ratios(5)}, "5 layers of 4 heads"),
         ({"ratios": ratios(), "count": 17}, "1 to 16 heads"),
     ],

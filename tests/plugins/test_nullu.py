@@ -83,7 +83,7 @@ def test_the_published_layers_are_the_default() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "without a basis"),
+        ({}, "without basis,"),
         ({"basis": basis(), "rank": 4}, "rank=4 with a basis of 3"),
         ({"basis": basis(geometry=Geometry("llava", 5, 4))}, "5 layers of 4 heads"),
         (

@@ -67,7 +67,7 @@ def test_options_go_before_what_was_learned() -> None:
 @pytest.mark.parametrize(
     ("plugin", "match"),
     [
-        (Offsets(), "offsets without offsets"),
+        (Offsets(), "offsets without learned, which has to be learned"),
         (Offsets(learned=learned(), count=17), "17 heads, of which 16 have an offset"),
         (Offsets(learned=learned(offsets=torch.full((4, 4, 8), torch.nan))), "not finite"),
         (Offsets(learned=learned(offsets=torch.zeros(4, 4, 8))), "5 heads, of which 0"),

@@ -106,7 +106,7 @@ def test_the_authors_files_are_taken() -> None:
 
 
 def test_no_directions_are_refused_and_so_are_those_of_other_heads() -> None:
-    with pytest.raises(vlmheads.VlmHeadsError, match="without directions"):
+    with pytest.raises(vlmheads.VlmHeadsError, match="without directions,"):
         vlmheads.attach(tiny.build("llava"), "pti")
     model: Any = tiny.build("llava-gqa")
     with (

@@ -97,7 +97,7 @@ def _component(samples: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "without vectors"),
+        ({}, "without learned,"),
         ({"learned": learned(forms=1)}, "vectors of 1 forms"),
         ({"learned": learned(), "layer": 4}, "layer=4 names layers"),
         ({"learned": learned(layer=7.0)}, "layer=7 names layers"),

@@ -132,7 +132,7 @@ def test_no_strength_gives_a_logit_that_is_not_a_number(strength: float) -> None
 
 
 def test_vti_without_directions_is_refused() -> None:
-    with pytest.raises(vlmheads.VlmHeadsError, match="without directions"):
+    with pytest.raises(vlmheads.VlmHeadsError, match="without directions,"):
         vlmheads.attach(tiny.build("llava"), "vti")
 
 

@@ -130,7 +130,7 @@ def test_directions_of_another_tower_are_refused(family: str, learned: Learned, 
 
 
 def test_missing_directions_and_other_pictures_are_refused() -> None:
-    with pytest.raises(vlmheads.VlmHeadsError, match="without directions"):
+    with pytest.raises(vlmheads.VlmHeadsError, match="without directions, which has"):
         vlmheads.attach(tiny.build("llava"), "vti-visual")
     with pytest.raises(vlmheads.VlmHeadsError, match="more than one picture"):
         visual_directions(tiny.build("llava_next"), [tiny.inputs("llava_next")])

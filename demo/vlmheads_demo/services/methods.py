@@ -109,7 +109,7 @@ def _needs_file(method: Method, geometry: Geometry) -> bool:
     if any(f.metadata.get("kind") in TYPED for f in dataclasses.fields(plugin)):
         return False
     try:
-        plugin().on_attach(geometry)
+        plugin().fit(geometry)
     except VlmHeadsError:
         return True
     return False
