@@ -177,6 +177,7 @@ def test_heads_are_measured_saved_and_drawn(scenes: Path, tmp_path: Path) -> Non
 def test_plugins_and_families_are_listed() -> None:
     assert "vhr  (vlmheads" in run("plugins").stdout
     assert "alpha=2.0 (0.0 to 10.0)" in run("plugins", "vhr").stdout
+    assert "layer=None (0 or more)" in run("plugins", "rudder").stdout
     assert "| `vhr` |" in run("plugins", "--markdown").stdout
     assert "vhr-llava15.json (vhr; " in run("presets").stdout
     assert "| `vhr-llava15.json` | vhr |" in run("presets", "--markdown").stdout

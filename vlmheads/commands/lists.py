@@ -207,4 +207,6 @@ def _range(field: dataclasses.Field[object]) -> str:
     choices = field.metadata.get("choices")
     if choices:
         return f" ({' | '.join(map(str, choices))})"
-    return "" if low is None and high is None else f" ({low} to {high})"
+    if high is None:
+        return "" if low is None else f" ({low} or more)"
+    return f" (at most {high})" if low is None else f" ({low} to {high})"
