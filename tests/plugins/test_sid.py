@@ -29,7 +29,6 @@ def with_least(family: str, kept: int, first: int, choices: list[list[int]]) -> 
         for j in image:
             if j not in choices[-1]:
                 scores[:, :, j] = -torch.inf
-        # Rows of the prompt that see no other key see what they did.
         return scores
 
     def weights(layer: int, weights: Tensor) -> Tensor:
