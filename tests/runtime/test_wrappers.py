@@ -145,7 +145,7 @@ def test_attach_is_all_or_nothing(
         raise VlmHeadsError("no hooks today")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vlmheads.runtime.hooks.Installation._name_attention", broken)
+        patched.setattr("vlmheads.runtime.naming.NamedAttention.name", broken)
         with pytest.raises(VlmHeadsError, match="no hooks today"):
             attach(model, [HeadScaler(), RowReweighter()])
     assert "_vlmheads" not in vars(model)
@@ -153,7 +153,7 @@ def test_attach_is_all_or_nothing(
     with attach(model, LogitsShifter()):
         one = scores(model, inputs)
         with monkeypatch.context() as patched:
-            patched.setattr("vlmheads.runtime.hooks.Installation._name_attention", broken)
+            patched.setattr("vlmheads.runtime.naming.NamedAttention.name", broken)
             with pytest.raises(VlmHeadsError, match="no hooks today"):
                 attach(model, [HeadScaler(), RowReweighter()])
         with pytest.raises(VlmHeadsError, match="no streams today"):

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from vlmheads.model.anatomy import Anatomy
-from vlmheads.runtime.attention import EDITOR, KeysValues, Rows, name_for
-from vlmheads.runtime.compat import attention_implementation
-from vlmheads.runtime.refusals import refuse_named
+from vlmheads.runtime.attention import KeysValues, Rows
+from vlmheads.runtime.naming import NamedAttention
 
 # The attention of every row of the first so many rows of a batch.
 AllRows = Callable[[int], Rows]
@@ -33,19 +32,12 @@ def attention_edited(anatomy: Anatomy, edit: Edit) -> Iterator[None]:
     Raises:
         VlmHeadsError: a decoder whose attention cannot be served by a named function.
     """
-    decoder: Any = anatomy.decoder
-    refuse_named(anatomy)
-    before = attention_implementation(decoder)
-    modules = [module for module in anatomy.attentions if module is not None]
+    named = NamedAttention(anatomy, _Editor(edit))
     try:
-        decoder.set_attn_implementation(name_for(decoder, before))
-        for module in modules:
-            setattr(module, EDITOR, _Editor(edit))
+        named.name()
         yield
     finally:
-        for module in modules:
-            module.__dict__.pop(EDITOR, None)
-        decoder.set_attn_implementation(before)
+        named.restore()
 
 
 def own_values(values: Tensor, heads: int) -> Tensor:

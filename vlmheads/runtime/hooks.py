@@ -17,21 +17,20 @@ from vlmheads.model.tower import vision_blocks
 from vlmheads.model.vision import image_inputs
 from vlmheads.plugin import HOOKS, Plugin
 from vlmheads.runtime import layers
-from vlmheads.runtime.attention import EAGER, EDITOR, SDPA, KeysValues, Rows, name_for
+from vlmheads.runtime.attention import KeysValues, Rows
 from vlmheads.runtime.cache import cache_argument, filled_cache, given_cache
 from vlmheads.runtime.compat import (
     COMPILED,
-    attention_implementation,
     current_thread,
     generate_settings,
     generations,
 )
 from vlmheads.runtime.embeds import given_media, named_inputs, without_ids
 from vlmheads.runtime.masks import hide_keys
+from vlmheads.runtime.naming import NamedAttention
 from vlmheads.runtime.passes import Probe, Reference, generate_ahead, reference_pass
 from vlmheads.runtime.prompt import Prompt, read_prompt, without_last
 from vlmheads.runtime.refusals import (
-    refuse_named,
     refuse_pieces,
     refuse_replaced,
     refuse_second,
@@ -71,9 +70,7 @@ class Installation:
         # Who opened the Request: a thread, and how many generate() calls it was inside of.
         self._owner = (0, 0)
         self._handles: list[RemovableHandle] = []
-        self._attention: str | None = None
-        # The installation whose place this one takes at the attention modules, for a probe.
-        self._displaced: Any = None
+        self._attention = NamedAttention(anatomy, self)
         self._streams = tuple({s.name: s for plugin in plugins for s in plugin.streams}.values())
         self._acting = {
             hook: tuple(plugin for plugin in plugins if hook in plugin.hooks()) for hook in HOOKS
@@ -106,49 +103,18 @@ class Installation:
                     before = self._entering
                     add(attention.register_forward_pre_hook(before, with_kwargs=True))
         if self._acting["on_attention"] or self._acting["on_cache"] or self._apart:
-            self._name_attention()
+            self._attention.name()
 
     def remove(self) -> None:
         """Leave the model as it was."""
-        decoder: Any = self.anatomy.decoder
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for attention in self.anatomy.attentions:
-            if attention is not None and attention.__dict__.get(EDITOR) is self:
-                delattr(attention, EDITOR)
-                if self._displaced is not None:
-                    setattr(attention, EDITOR, self._displaced)
-        self._displaced = None
-        # Where the user chose another implementation meanwhile, that choice stays.
-        if self._attention is not None and attention_implementation(decoder) in (SDPA, EAGER):
-            decoder.set_attn_implementation(self._attention)
-        self._attention = None
+        self._attention.restore()
         # A graph that generate() compiled meanwhile has the hooks in it.
         for name in COMPILED:
             self.anatomy.generator.__dict__.pop(name, None)
         self.request = self._batch = self._reseen = None
-
-    def _name_attention(self) -> None:
-        """Send the text decoder through the named attention function."""
-        decoder: Any = self.anatomy.decoder
-        before = attention_implementation(decoder)
-        refuse_named(self.anatomy)
-        self._attention = before
-        decoder.set_attn_implementation(name_for(decoder, before))
-        for attention in self.anatomy.attentions:
-            if attention is not None:
-                found = attention.__dict__.get(EDITOR)
-                self._displaced = self._displaced if found is self else found
-                setattr(attention, EDITOR, self)
-
-    def _follow_attention(self) -> None:
-        """Go on acting where the user chose another attention implementation while attached."""
-        if self._attention is None:
-            return
-        now = attention_implementation(self.anatomy.decoder)
-        if now not in (SDPA, EAGER):
-            self._name_attention()
 
     # One forward pass: before, in each layer (rows, heads, hidden), after.
 
@@ -169,7 +135,7 @@ class Installation:
         request = self.request
         if request is None or (cached and not request.follows(cache)):
             raise unknown_cache(self.anatomy.generator, cached)
-        self._follow_attention()
+        self._attention.follow()
         if cached and ids is not None and ids.shape[1] > 1:
             refuse_pieces(self.anatomy, request, ids, kwargs)
         if request.active and ids is not None:
@@ -189,7 +155,7 @@ class Installation:
         self._owner = (current_thread(), depth)
         self.request = self._batch = self._reseen = None
         drafted = self._drafted(kwargs)
-        if self._attention is not None:
+        if self._attention.active:
             refuse_sliced(self.anatomy, drafted, given_cache(kwargs))
         inputs = without_last(kwargs, drafted)
         given = prompt = read_prompt(self.anatomy, inputs)
