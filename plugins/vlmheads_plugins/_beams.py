@@ -39,6 +39,21 @@ def later_layers(geometry: Geometry, first: int, stop: int) -> tuple[int, ...]:
     return tuple(layer for layer in geometry.scaled(first, stop) if layer) or later[:1]
 
 
+def telling_layer(geometry: Geometry, name: str) -> int:
+    """Return the first layer from 1 on that has attention, where `came_from` can be asked.
+
+    Raises:
+        VlmHeadsError: there is none.
+    """
+    found = next((layer for layer in geometry.attention_layers if layer), None)
+    if found is None:
+        raise VlmHeadsError(
+            f"{name} on {geometry}, without attention in a layer after the first",
+            "a model with one, by which beams are told apart",
+        )
+    return found
+
+
 def refuse_layer_0(layers: tuple[int, ...], name: str) -> None:
     """Refuse layer 0, where beams that end on the same token cannot be told apart.
 

@@ -17,7 +17,6 @@ from vlmheads.model.geometry import Geometry
 from vlmheads.model.vision import PIXELS, pixel_names
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
-from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
 from vlmheads_plugins._contrast import contrast
@@ -84,7 +83,7 @@ class CICD(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The same prompt about another image, where there is a contrast."""
-        return (Stream(OTHER, _same, images=self._replaced),) if self.alpha else ()
+        return (Stream(OTHER, images=self._replaced),) if self.alpha else ()
 
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse a pool of a single image, which may be the one at hand."""
@@ -132,10 +131,6 @@ class CICD(Plugin):
         edited = contrast(request, logits, OTHER, self.alpha, self.cutoff)
         acts = divergence(plain, at_least_float32(request.streams[OTHER])) > self.tau
         return torch.where(acts[:, None], edited, plain)
-
-
-def _same(prompt: Prompt) -> Prompt:
-    return prompt
 
 
 def divergence(one: Tensor, other: Tensor) -> Tensor:

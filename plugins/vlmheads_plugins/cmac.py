@@ -12,10 +12,9 @@ from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attention import Rows
-from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
-from vlmheads_plugins._beams import came_from
+from vlmheads_plugins._beams import came_from, telling_layer
 from vlmheads_plugins._contrast import plausible, settle
 from vlmheads_plugins._mix import mixed
 
@@ -79,18 +78,23 @@ class CMAC(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The same prompt, whose text reads less from the image, where there is a contrast."""
-        return (Stream(BLANK, _same, attend=_blank),) if self.alpha else ()
+        return (Stream(BLANK, attend=_blank),) if self.alpha else ()
 
     @property
     def _gated(self) -> bool:
         return bool(self.alpha) and self.form == "release"
+
+    def on_attach(self, geometry: Geometry) -> None:
+        """Refuse a gate on a model whose beams could not be told apart."""
+        if self._gated:
+            telling_layer(geometry, self.name)
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Note how high the image's scores are in the rows that predict a token."""
         if not self._gated:
             return rows
         scratch, layers = request.scratch(self), request.geometry.attention_layers
-        if layer == _followed(request.geometry):
+        if layer == telling_layer(request.geometry, self.name):
             order = came_from(request, scratch, rows.values)
             if "looked" in scratch:
                 scratch["looked"] = scratch["looked"][order.to(scratch["looked"].device)]
@@ -126,16 +130,6 @@ class CMAC(Plugin):
                 change = torch.where(self._opens(request).to(plain.device), change, 0.0)
             edited = plain + change
         return settle(request, edited, logits, plausible(plain, self.cutoff))
-
-
-def _followed(geometry: Geometry) -> int:
-    """Return a layer, not the first, by whose values beams are told apart."""
-    layers = geometry.attention_layers
-    return layers[min(1, len(layers) - 1)]
-
-
-def _same(prompt: Prompt) -> Prompt:
-    return prompt
 
 
 def _blank(request: Request, layer: int, rows: Rows) -> Tensor:

@@ -62,7 +62,7 @@ class DAMRO(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The prompt with the outliers only, where there is a contrast."""
-        return (Stream(OUTLIERS, _same, look=self._outliers),) if self.alpha else ()
+        return (Stream(OUTLIERS, look=self._outliers),) if self.alpha else ()
 
     def _outliers(self, anatomy: Anatomy, prompt: Prompt, given: dict[str, Any]) -> Prompt:
         """Hide all patches but the `k` with the most attention."""
@@ -78,7 +78,3 @@ class DAMRO(Plugin):
         if not self.alpha and not self.cutoff:
             return logits
         return contrast(request, logits, OUTLIERS, self.alpha, self.cutoff)
-
-
-def _same(prompt: Prompt) -> Prompt:
-    return prompt

@@ -14,7 +14,7 @@ from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
-from vlmheads_plugins._beams import came_from, refuse_drafts
+from vlmheads_plugins._beams import came_from, refuse_drafts, telling_layer
 from vlmheads_plugins._contrast import plausible, settle
 from vlmheads_plugins.dola import divergence
 
@@ -67,21 +67,14 @@ class ResDec(Plugin):
         """Return no share of other steps and no cut-off."""
         return cls(alpha=0.0, cutoff=0.0)
 
-    def _layer(self, geometry: Geometry) -> int:
-        """Return the layer at which beams are told apart, or -1."""
-        return next((layer for layer in geometry.attention_layers if layer), -1)
-
     def on_attach(self, geometry: Geometry) -> None:
         """Refuse a model whose beams could not be told apart."""
-        if self.alpha and self._layer(geometry) < 0:
-            raise VlmHeadsError(
-                f"{self.name} on {geometry}, without attention in a layer after the first",
-                "a model with one",
-            )
+        if self.alpha:
+            telling_layer(geometry, self.name)
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Find out which row goes on as which."""
-        if self.alpha and layer == self._layer(request.geometry):
+        if self.alpha and layer == telling_layer(request.geometry, self.name):
             refuse_drafts(request, self.name)
             if not request.is_prefill and not request.cached:
                 raise VlmHeadsError(

@@ -14,7 +14,6 @@ from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attention import Rows
-from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
 from vlmheads_plugins._beams import refuse_drafts
@@ -83,7 +82,7 @@ class SID(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The same prompt with most of the image hidden, where there is a contrast."""
-        return (Stream(LEAST, _same, hide=self._hidden),) if self.alpha else ()
+        return (Stream(LEAST, hide=self._hidden),) if self.alpha else ()
 
     def chosen_layer(self, geometry: Geometry) -> int:
         """Return the layer whose attention chooses."""
@@ -139,7 +138,3 @@ class SID(Plugin):
         if not self.alpha and not self.cutoff:
             return logits
         return contrast(request, logits, LEAST, self.alpha, self.cutoff)
-
-
-def _same(prompt: Prompt) -> Prompt:
-    return prompt

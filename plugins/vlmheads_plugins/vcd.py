@@ -12,7 +12,6 @@ from torch import Tensor
 from vlmheads.model.vision import PIXELS, pixel_names
 from vlmheads.plugin import Plugin, option
 from vlmheads.precision import at_least_float32
-from vlmheads.runtime.prompt import Prompt
 from vlmheads.runtime.request import Request
 from vlmheads.runtime.streams import Stream
 from vlmheads_plugins._contrast import contrast
@@ -62,7 +61,7 @@ class VCD(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The prompt with its images noised, where there is a contrast."""
-        return (Stream(NOISED, _same, images=self._noised),) if self.alpha else ()
+        return (Stream(NOISED, images=self._noised),) if self.alpha else ()
 
     def _noised(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of the vision encoder with noise on the pixels."""
@@ -83,10 +82,6 @@ class VCD(Plugin):
         if not self.alpha and not self.cutoff:
             return logits
         return contrast(request, logits, NOISED, self.alpha, self.cutoff)
-
-
-def _same(prompt: Prompt) -> Prompt:
-    return prompt
 
 
 def diffusion(step: int) -> tuple[float, float]:

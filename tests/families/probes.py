@@ -80,7 +80,7 @@ class Negative(Plugin):
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        return (Stream("negative", lambda prompt: prompt, pixels=torch.neg),)
+        return (Stream("negative", pixels=torch.neg),)
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         self.seen.append(request.streams["negative"].clone())

@@ -23,7 +23,7 @@ def test_every_tensor_of_pixels_is_found_and_changed() -> None:
     }
     names = ("pixel_values", "high_res_pixel_values", "pixel_values_local")
     assert pixel_names(given) == names
-    changed = Stream("negative", lambda prompt: prompt, pixels=torch.neg).change(given)
+    changed = Stream("negative", pixels=torch.neg).change(given)
     assert changed is not None
     assert all(bool((changed[name] == -1).all()) for name in names)
     assert all(changed[name] is given[name] for name in given if name not in names)

@@ -248,7 +248,7 @@ class Introspective(Plugin):
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        return (Stream("introspective", lambda prompt: prompt, hide=self.hide),)
+        return (Stream("introspective", hide=self.hide),)
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         if layer == 1:

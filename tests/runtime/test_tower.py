@@ -92,8 +92,8 @@ class Same(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         return (
-            Stream("same", lambda prompt: prompt),
-            Stream("negative", lambda prompt: prompt, pixels=torch.neg),
+            Stream("same"),
+            Stream("negative", pixels=torch.neg),
         )
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Stream:
 
     Args:
         name: the key of its logits in `request.streams`.
-        view: makes the stream's prompt from the main one, row for row.
+        view: makes the stream's prompt from the main one, row for row; None where it is the same.
         pixels: makes the stream's pixels from the main stream's, where its prompt has images, each
             tensor that holds some on its own.
         images: makes the stream's arguments of the vision encoder from the main stream's, for
@@ -53,7 +53,7 @@ class Stream:
     """
 
     name: str
-    view: Callable[[Prompt], Prompt]
+    view: Callable[[Prompt], Prompt] | None = None
     pixels: Callable[[Tensor], Tensor] | None = None
     images: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     look: Callable[[Anatomy, Prompt, dict[str, Any]], Prompt] | None = None
@@ -114,10 +114,10 @@ class Batch:
             )
         prompts = [prompt]
         for stream in streams:
-            if stream.look is None:
-                prompts.append(stream.view(prompt))
-            else:
+            if stream.look is not None:
                 prompts.append(stream.look(anatomy, prompt, image_inputs(anatomy, media)))
+            else:
+                prompts.append(prompt if stream.view is None else stream.view(prompt))
         length = max(part.ids.shape[1] for part in prompts)
         self.anatomy = anatomy
         self.own = prompts

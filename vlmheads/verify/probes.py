@@ -168,7 +168,7 @@ class HidingProbe(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The prompt as it is."""
-        return (Stream("hiding", lambda prompt: prompt, hide=self._hide),)
+        return (Stream("hiding", hide=self._hide),)
 
     def _hide(self, request: Request, layer: int, keys: int) -> Tensor | None:
         return request.image_keys(keys) if self.strength else None
