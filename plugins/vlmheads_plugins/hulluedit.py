@@ -178,9 +178,9 @@ class HulluEdit(Plugin):
             return found
         acts = torch.zeros_like(vcr, dtype=torch.bool)
         if self.visual_gate is not None:
-            acts = acts | (vcr < self.visual_gate)
+            acts = acts | (own < self.visual_gate)
         if self.prior_gate is not None:
-            acts = acts | (pcr > self.prior_gate)
+            acts = acts | (own_said > self.prior_gate)
         return torch.where(acts, found, state)
 
     def _anchors(self, request: Request, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,8 +50,8 @@ class ByHand:
         off = off - off @ u.T @ u
         p = torch.linalg.svd(off)[2][: own.prior_rank]
         hu, hp = sum((one @ h) * one for one in u), sum((one @ h) * one for one in p)
-        vcr = max(float(hu @ hu / (h @ h)), own.floor)
-        pcr = min(float(hp @ hp / (h @ h)), own.ceiling)
+        seen_share, said_share = float(hu @ hu / (h @ h)), float(hp @ hp / (h @ h))
+        vcr, pcr = max(seen_share, own.floor), min(said_share, own.ceiling)
         kn = min(own.kappa * (1 - vcr) / vcr, own.most)
         kp = min(own.prior_kappa * pcr / (1 - pcr), own.prior_most)
         kp = 0 if pcr < own.threshold else kp
@@ -60,7 +60,8 @@ class ByHand:
         out = (1 - own.blend) * h + own.blend * made
         low, high = own.visual_gate, own.prior_gate
         if low is not None or high is not None:
-            self.gates.append((low is not None and vcr < low) or (high is not None and pcr > high))
+            near = low is not None and seen_share < low
+            self.gates.append(near or (high is not None and said_share > high))
             out = out if self.gates[-1] else h
         return slow.settled(out @ self.decoder.weights["lm_head.weight"].T, logits)
 
@@ -83,7 +84,11 @@ SMALL = {"rank": 2, "prior_rank": 2, "kappa": 3.0, "layer": 2}
         {},
         {"level": 0.0, "blend": 1.0, "prior_kappa": 5.0, "threshold": 0.0, "temperature": 0.1},
         {"rank": 1, "prior_rank": 4, "most": 0.5, "ceiling": 0.05, "prior_most": 0.01},
+        {"floor": 0.6, "ceiling": 0.05, "threshold": 0.0, "prior_kappa": 5.0},
+        {"threshold": 0.3, "prior_kappa": 5.0},
         {"visual_gate": 0.1},
+        {"visual_gate": 0.1, "floor": 0.2},
+        {"prior_gate": 0.3, "ceiling": 0.2},
         {"prior_gate": 0.3},
         {"visual_gate": 0.1, "prior_gate": 0.35},
     ],
