@@ -97,14 +97,15 @@ class Offsets(Plugin):
         return cls(strength=0.0)
 
     def on_attach(self, geometry: Geometry) -> None:
-        """Refuse offsets that are not finite, and more heads than have one."""
+        """Refuse offsets and scores that are not finite, and more heads than have one."""
         if not self.strength:
             return
         assert isinstance(self.learned, Learned)
-        offsets = self.learned.values["offsets"]
-        if not bool(offsets.isfinite().all()):
-            raise VlmHeadsError(f"{self.name}: offsets that are not finite", "numbers")
-        count, held = self._count(self.learned), int(offsets.any(dim=-1).sum())
+        for name in ("offsets", "scores"):
+            if not bool(self.learned.values[name].isfinite().all()):
+                raise VlmHeadsError(f"{self.name}: {name} that are not finite", "numbers")
+        held = int(self.learned.values["offsets"].any(dim=-1).sum())
+        count = self._count(self.learned)
         if not 1 <= count <= held:
             raise VlmHeadsError(
                 f"{self.name}: {count} heads, of which {held} have an offset", f"1 to {held}"
@@ -122,7 +123,7 @@ class Offsets(Plugin):
     def added(self, learned: Learned) -> dict[int, Tensor]:
         """Layer -> what is added to its heads [H, D], of the layers with a chosen head."""
         offsets, scores = learned.values["offsets"], learned.values["scores"]
-        scores = scores.masked_fill(~offsets.any(dim=-1), -torch.inf).nan_to_num(-torch.inf)
+        scores = scores.masked_fill(~offsets.any(dim=-1), -torch.inf)
         order = scores.flatten().argsort(descending=True, stable=True)[: self._count(learned)]
         chosen = torch.zeros(scores.numel(), dtype=torch.bool).index_fill(0, order, True)
         found = self.strength * offsets * chosen.view_as(scores)[..., None]

@@ -58,6 +58,17 @@ def test_the_heads_with_the_highest_scores_get_their_vectors(family: str, everyw
     agree.assert_plugin_is(Offsets(learned=made), by_hand(made, 5, 1.0, everywhere), family)
 
 
+def test_a_head_without_a_vector_is_not_counted() -> None:
+    made = learned()
+    best = divmod(int(made.values["scores"].argmax()), 4)
+    offsets, scores = made.values["offsets"].clone(), made.values["scores"].clone()
+    offsets[best] = 0
+    bare = learned(offsets=offsets)
+    scores[best] = 0
+    last = learned(offsets=offsets, scores=scores)
+    agree.assert_plugin_is(Offsets(learned=bare), by_hand(last, 5, 1.0, True), "llava")
+
+
 def test_options_go_before_what_was_learned() -> None:
     made = learned(everywhere=True)
     plugin = Offsets(learned=made, strength=0.5, count=2, positions="last")
@@ -69,7 +80,11 @@ def test_options_go_before_what_was_learned() -> None:
     [
         (Offsets(), "offsets without learned, which has to be learned"),
         (Offsets(learned=learned(), count=17), "17 heads, of which 16 have an offset"),
-        (Offsets(learned=learned(offsets=torch.full((4, 4, 8), torch.nan))), "not finite"),
+        (
+            Offsets(learned=learned(offsets=torch.full((4, 4, 8), torch.nan))),
+            "offsets that are not",
+        ),
+        (Offsets(learned=learned(scores=torch.full((4, 4), torch.nan))), "scores that are"),
         (Offsets(learned=learned(offsets=torch.zeros(4, 4, 8))), "5 heads, of which 0"),
     ],
 )
