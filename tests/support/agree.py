@@ -100,11 +100,11 @@ class Spy(Plugin):
 
 
 def rows_around(
-    plugin: Plugin, family: str = "llava-gqa", count: int = 3
+    plugin: Plugin, family: str = "llava-gqa", count: int = 3, lengths: tuple[int, ...] = (5,)
 ) -> dict[tuple[int, int], tuple[Rows, Rows]]:
-    """(step, layer) -> attention rows before a plugin and after it."""
+    """(step, layer) -> attention rows before a plugin and after it, of `lengths` of words."""
     before, after = Spy(), Spy()
     model = tiny.build(family)
     with vlmheads.attach(model, [before, plugin, after]):
-        model.generate(**tiny.inputs(family), max_new_tokens=count, do_sample=False)
+        model.generate(**tiny.inputs(family, lengths), max_new_tokens=count, do_sample=False)
     return {key: (rows, after.seen[key]) for key, rows in before.seen.items()}
