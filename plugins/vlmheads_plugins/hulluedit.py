@@ -46,11 +46,11 @@ class HulluEdit(Plugin):
     depth. The defaults of its class are 6, 4, 1.5, 0.6, 0.3, 0.05, 0.95, 0.02, 4, 4, 0.5 and 0.7 in
     the order of the options. In the paper a state is edited only where vcr is below one limit or
     pcr above another, worth 9.9 points of its ablation; the code has no such gate, and the limits
-    are not known to us: `visual_gate` and `prior_gate` set them. Deviations: the release takes
-    columns 1 to 576 for the image, with 34 tokens of text before it and without its last 34;
-    here they are the image tokens, and of directions that do not exist, where there are fewer
-    tokens than asked for, there are none. What the edit changes is added to the logits, so that
-    other methods' edits stay.
+    are not known to us: `visual_gate` and `prior_gate` set them, for the shares as they are before
+    `floor` and `ceiling`. Deviations: the release takes columns 1 to 576 for the image, with 34
+    tokens of text before it and without its last 34; here they are the image tokens, and of
+    directions that do not exist, where there are fewer tokens than asked for, there are none. What
+    the edit changes is added to the logits, so that other methods' edits stay.
 
     Cost: the outputs of a layer are kept, 5 MB of a prompt of 611 tokens and width 4,096; for each
     token two eigenvalue problems, of as many rows as there are image tokens and tokens of text,
