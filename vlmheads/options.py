@@ -162,7 +162,8 @@ def _refuse_missing(plugin: Any, name: str, field: dataclasses.Field[Any]) -> No
         raise VlmHeadsError(
             f"{name} without {field.name}, which has to be learned",
             f"what `vlmheads learn {method}` learned from this model, or its file",
-            f"`vlmheads learn {method} --model M --data DATA --out FILE`, then {field.name}=FILE",
+            f"run `vlmheads learn {method} --model M --data DATA --out FILE`, and pass "
+            f"{field.name}=FILE",
         )
 
 
