@@ -120,23 +120,25 @@ def select(
     chosen = _count(count, geometry)
     with _counted(anatomy) as passes:
         how = _How(factor, towards, rows)
+        heads: tuple[tuple[int, int], ...] | None
         curve: tuple[float, ...] = ()
         if method == "group":
             heads, values, curve = _group(made, aim, chosen, how, 8 if rank is None else rank)
         elif method == "greedy":
             heads, values, curve = _greedy(made, chosen, how, 1 if step is None else step)
         else:
-            heads, values = (), _scored(made, method, how)
+            heads, values = None, _scored(made, method, how)
         with torch.no_grad():
             plain = torch.cat([trial.plain() for trial in made]).nanmean()
     values = values.cpu().float()
     values = values[~values.flatten(1).isnan().any(dim=1)]
-    values[:, :, :] = values.masked_fill(_bare(geometry), torch.nan)
+    values[:, list(geometry.bare_layers)] = torch.nan
     about = {"method": method, "factor": factor, "towards": towards} | dict(provenance or {})
     as_attribution = aim is contrast and method != "group" and towards == "zero"
     measure = "attribution" if as_attribution else SELECTION
     scores = HeadMap(values, geometry, measure, about)
-    heads = heads or tuple((layer, head) for layer, head, _ in scores.top(chosen))
+    if heads is None:
+        heads = tuple((layer, head) for layer, head, _ in scores.top(chosen))
     seconds = time.perf_counter() - started
     return Selection(heads, scores, method, float(plain), sum(passes), seconds, curve)
 
@@ -179,13 +181,6 @@ def _count(count: int | None, geometry: Geometry) -> int:
     return count
 
 
-def _bare(geometry: Geometry) -> Tensor:
-    """[L, H] True in layers without heads."""
-    mask = torch.zeros(geometry.layers, geometry.heads, dtype=torch.bool)
-    mask[list(geometry.bare_layers)] = True
-    return mask
-
-
 @contextmanager
 def _counted(anatomy: Anatomy) -> Iterator[list[int]]:
     """Count the rows that the decoder is run on, into a list of its passes."""
@@ -213,14 +208,16 @@ def _alone(made: Sequence[Trial], how: _How) -> Tensor:
     """Change each head in turn; [N, L, H]."""
     geometry = made[0].replay.anatomy.geometry
     every, sets = one_by_one(geometry, how.factor)
-    parts = []
-    for trial in made:
-        change = trial.under(sets, how.rows, how.towards) - trial.plain()
-        effects = torch.zeros(trial.replay.rows, geometry.layers, geometry.heads)
-        for values, (layer, head) in zip(change, every, strict=True):
-            effects[:, layer, head] = values.cpu()
-        parts.append(effects)
-    return torch.cat(parts)
+    change = [trial.under(sets, how.rows, how.towards) - trial.plain() for trial in made]
+    return _laid_out(torch.cat(change, dim=1), every, geometry)
+
+
+def _laid_out(values: Tensor, heads: Sequence[tuple[int, int]], geometry: Geometry) -> Tensor:
+    """Lay values [K, N] of K heads out as [N, L, H]; 0 for all others."""
+    made = torch.zeros(values.shape[1], geometry.layers, geometry.heads)
+    for value, (layer, head) in zip(values.cpu(), heads, strict=True):
+        made[:, layer, head] = value
+    return made
 
 
 @torch.enable_grad()
@@ -252,16 +249,19 @@ def _greedy(
     made: Sequence[Trial], count: int, how: _How, step: int
 ) -> tuple[tuple[tuple[int, int], ...], Tensor, tuple[float, ...]]:
     """Grow a set by the heads that raise the objective most, measured with those before."""
-    first = _alone(made, how)
-    left, base = one_by_one(made[0].replay.anatomy.geometry, 1.0)
+    geometry = made[0].replay.anatomy.geometry
+    left, base = one_by_one(geometry, 1.0)
     base = base[:1]
     plain = torch.cat([trial.plain() for trial in made])
     best = float(plain.nanmean())
+    first = torch.zeros(0)
     chosen: list[tuple[int, int]] = []
     curve: list[float] = []
     while len(chosen) < count:
         sets = _with(base, left, how.factor)
         found = torch.cat([trial.under(sets, how.rows, how.towards) for trial in made], dim=1)
+        if not chosen:
+            first = _laid_out(found - plain, left, geometry)
         means = found.nanmean(dim=1)
         order = means.argsort(descending=True, stable=True)[: min(step, count - len(chosen))]
         some = [left[index] for index in order.tolist() if float(means[index]) > best]
@@ -283,17 +283,16 @@ def _group(
 ) -> tuple[tuple[tuple[int, int], ...], Tensor, tuple[float, ...]]:
     """Grow a set by the head with which it turns the marked words most."""
     geometry = made[0].replay.anatomy.geometry
-    every, base = one_by_one(geometry, 1.0)
-    base, left = base[:1], list(every)
+    left, base = one_by_one(geometry, 1.0)
+    base = base[:1]
     chosen: list[tuple[int, int]] = []
     curve: list[float] = []
-    first = torch.zeros(1, geometry.layers, geometry.heads)
+    first = torch.zeros(0)
     while len(chosen) < count:
         sets = _with(base, left, how.factor)
         scores = turned(made, objective, sets, rank=rank, rows=how.rows, towards=how.towards)
         if not chosen:
-            for value, (layer, head) in zip(scores.tolist(), left, strict=True):
-                first[0, layer, head] = value
+            first = _laid_out(scores[:, None], left, geometry)
         index = int(scores.argmax())
         chosen.append(left.pop(index))
         base[:, chosen[-1][0], chosen[-1][1]] = how.factor
