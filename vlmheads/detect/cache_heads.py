@@ -208,18 +208,21 @@ class ImageCache(Plugin):
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Choose what stays in the prefill, and attend to no more afterwards."""
         assert self.shares is not None
-        share = self.shares.mean()[layer].to(rows.image_keys.device)
-        if bool((share == 1).all()):
-            return rows
         kept: dict[Any, Any] = request.scratch(self)
         keys = rows.image_keys.shape[1]
         dropped = max(0, request.seen - keys)
         if request.is_prefill:
+            share = self.shares.mean()[layer]
+            if bool((share == 1).all()):
+                return rows
+            share = share.to(rows.image_keys.device)
             last = rows.editable.shape[1] - 1
             weights = rows.part(slice(last, last + 1))[:, :, 0]
             visual = rows.image_keys[:, None].expand_as(weights)
             stays = keeping(weights, visual, share[: weights.shape[1]])
             kept[layer] = pad(stays, (dropped, 0), value=True)  # all columns of the prompt
+            return rows
+        if layer not in kept:  # every head keeps all
             return rows
         stays = kept[layer][:, :, dropped : dropped + keys]
         stays = pad(stays, (0, keys - stays.shape[2]), value=True)
