@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from detecting import make_scenes, record, run
 
 from vlmheads import Captioner, HeadMap
-from vlmheads.cli import main
 from vlmheads.commands.coco_words import coco_folder, object_spans, objects_of
 from vlmheads.commands.measurement import Measurement, Options
 from vlmheads.commands.measures import LARGEST, SINKS, finished
@@ -23,21 +21,7 @@ SAID = "There is a dog and a cat. There is a fork."
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    done = CliRunner().invoke(main, ["testbed", "make", str(folder), "--num", "3", "--seed", "5"])
-    assert done.exit_code == 0, done.output
-    return folder / "images"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["detect", *(str(argument) for argument in arguments)])
-
-
-def record(*arguments: object) -> dict[str, Any]:
-    done = run(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return make_scenes(tmp_path_factory.mktemp("scenes"), "--num", "3", "--seed", "5")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import slow
 import tiny
@@ -23,14 +21,9 @@ def by_hand(family: str, index: int) -> Tensor:
     outputs: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
 
-    def listen(into: dict[int, Tensor]) -> Any:
-        def keep(layer: int, value: Tensor) -> Tensor:
-            into[layer] = value
-            return value
-
-        return keep
-
-    decoder = slow.Slow(model, slow.Edits(heads=listen(outputs), residual=listen(after)))
+    decoder = slow.Slow(
+        model, slow.Edits(heads=slow.keep_in(outputs), residual=slow.keep_in(after))
+    )
     row = tiny.row(family, LENGTHS, index)
     decoder.prompt(row)
     visual = slow.image_columns(model, row)
@@ -43,7 +36,7 @@ def by_hand(family: str, index: int) -> Tensor:
             weight = decoder.weights[f"layers.{wrote}.self_attn.o_proj.weight"]
             added = outputs[wrote][:, writer] @ weight[:, 8 * writer : 8 * writer + 8].T
             fresh: dict[int, Tensor] = {}
-            again = slow.Slow(model, slow.Edits(heads=listen(fresh)))
+            again = slow.Slow(model, slow.Edits(heads=slow.keep_in(fresh)))
             again._layer(reads, after[reads - 1] - added)
             before, now = outputs[reads][:, reader], fresh[reads][:, reader]
             change = (before - now).norm(dim=-1) / before.norm(dim=-1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import slow
 import tiny
@@ -28,14 +26,9 @@ def by_hand(family: str, index: int) -> tuple[Tensor, Tensor]:
     after: dict[int, Tensor] = {}
     weights: dict[int, Tensor] = {}
 
-    def listen(into: dict[int, Tensor]) -> Any:
-        def keep(layer: int, value: Tensor) -> Tensor:
-            into[layer] = value
-            return value
-
-        return keep
-
-    decoder = slow.Slow(model, slow.Edits(weights=listen(weights), residual=listen(after)))
+    decoder = slow.Slow(
+        model, slow.Edits(weights=slow.keep_in(weights), residual=slow.keep_in(after))
+    )
     row = tiny.row(family, LENGTHS, index)
     decoder.prompt(row)
     visual = slow.image_columns(model, row)

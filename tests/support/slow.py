@@ -21,6 +21,16 @@ def _as_it_is(_: int, value: Tensor) -> Tensor:
     return value
 
 
+def keep_in(found: dict[int, Tensor]) -> Edit:
+    """Return an edit that keeps what it is given by layer, and leaves it as it is."""
+
+    def keep(layer: int, value: Tensor) -> Tensor:
+        found[layer] = value
+        return value
+
+    return keep
+
+
 @dataclass(frozen=True)
 class Edits:
     """What happens at each point; all but `logits` are given the layer, and `logits` the step.
