@@ -63,6 +63,16 @@ class Caption:
         return caption_html(self)
 
 
+def padded_ids(model: Any, captions: Sequence[Caption]) -> torch.Tensor:
+    """Return the tokens of captions [N, T], padded on the right with the model's end token."""
+    ends = generator_of(model).generation_config.eos_token_id
+    end = ends[0] if isinstance(ends, list) else ends or 0
+    longest = max(1, *(len(caption.ids) for caption in captions))
+    return torch.tensor(
+        [[*caption.ids, *[end] * (longest - len(caption.ids))] for caption in captions]
+    )
+
+
 class Captioner:
     """A model, its processor and the plugins under which it describes images.
 
@@ -248,12 +258,7 @@ class Captioner:
         scores: Sequence[str] = (),
     ) -> tuple[list[Caption], Grounding]:
         """Measure the words of a batch of captions."""
-        ends = generator_of(self.model).generation_config.eos_token_id
-        end = ends[0] if isinstance(ends, list) else ends or 0
-        longest = max(1, *(len(caption.ids) for caption in captions))
-        targets = torch.tensor(
-            [[*caption.ids, *[end] * (longest - len(caption.ids))] for caption in captions]
-        )
+        targets = padded_ids(self.model, captions)
         wanted = dict.fromkeys((*scorer.further, *scorer.asked, *scores))
         in_passes = [name for name in wanted if name not in ASKED]
         found = grounding(self.model, inputs, targets, scores=in_passes)

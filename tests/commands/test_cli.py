@@ -18,6 +18,7 @@ import vlmheads
 from vlmheads import Captioner, HeadMap, VlmHeadsError, attach
 from vlmheads.cli import main
 from vlmheads.commands.edge import OneLineGroup
+from vlmheads.commands.measures import MEASURES
 from vlmheads.commands.show import differing
 
 
@@ -244,6 +245,17 @@ def test_no_command_is_described_by_half_a_sentence_at_80_columns() -> None:
             child = group.get_command(context, name)
             assert child is not None
             assert not child.get_short_help_str(room).endswith("..."), (group.name, name)
+
+
+def test_every_help_page_fits_80_columns_with_its_lists_as_they_are() -> None:
+    for group in every_group(main):
+        for name in group.list_commands(click.Context(group)):
+            shown = CliRunner().invoke(group, [name, "--help"], terminal_width=80).output
+            assert "\\b" not in shown, name
+    shown = run("detect", "--help").output
+    assert max(map(len, shown.splitlines())) <= 80
+    for measure in MEASURES:
+        assert any(line.startswith(f"  {measure} ") for line in shown.splitlines())
 
 
 def test_without_a_command_three_examples_are_shown() -> None:

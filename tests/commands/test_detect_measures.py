@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+import tiny
+from detecting import make_scenes, record, run
 
 from vlmheads import HeadMap
-from vlmheads.cli import main
+from vlmheads.commands.conditions import exit_conclusion
+from vlmheads.commands.measurement import Measurement, Options
 from vlmheads.grounding.visualness import Visualness
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
     given = ["--num", "4", "--seed", "31", "--split", "counterfactual"]
-    done = CliRunner().invoke(main, ["testbed", "make", str(folder), *given])
-    assert done.exit_code == 0, done.output
-    return folder / "images"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["detect", *(str(argument) for argument in arguments)])
-
-
-def record(*arguments: object) -> dict[str, Any]:
-    done = run(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return make_scenes(tmp_path_factory.mktemp("scenes"), *given)
 
 
 def rows(found: dict[str, Any], title: str) -> list[dict[str, Any]]:
@@ -69,6 +57,8 @@ def test_words_without_picture_are_saved_as_a_model_has_them(scenes: Path, tmp_p
     most = rows(found, "words that need it most")
     gains = [row["gain by the image, nats"] for row in most]
     assert gains == sorted(gains, reverse=True)
+    without = {row["word"] for row in rows(found, "words that need no picture")}
+    assert not without & {row["word"] for row in most}
     alone = run(next(scenes.iterdir()), "--measure", "visualness")
     assert alone.exit_code == 2
     assert "one image, with no other to compare" in alone.stderr
@@ -118,6 +108,17 @@ def test_exits_are_compared_with_the_plain_model(scenes: Path) -> None:
     assert dropped["Δ"] == pytest.approx(dropped["recall, %"] - table[0]["recall, %"])
 
 
+def test_the_share_of_tokens_seen_is_of_all_layers_of_the_model() -> None:
+    counts = [("a dog", (1, 1, 1, 0))]
+    data = [{None: counts, (0, "drop", 0.0): counts, (0, "drop", 0.5): counts}]
+    captioner: Any = SimpleNamespace(model=tiny.build("llava"))  # four layers
+    options = Options("token-exit", "Describe the image.", {})
+    found = exit_conclusion(captioner, Measurement({}, data=data), options)
+    (table,) = found.tables.values()
+    seen = [row[table.columns.index("seen, %")] for row in table.rows]
+    assert seen == [100, 25, 62.5]
+
+
 def test_pairs_of_images_are_asked_about_in_both_orders(scenes: Path) -> None:
     found = record(scenes, "--measure", "position-bias", "--max-new-tokens", 24)
     assert found["notes"]["pairs"] == found["maps"]["order preference"]["images"] == 2
@@ -150,6 +151,11 @@ def test_the_tower_has_a_head_map_of_its_own(scenes: Path, tmp_path: Path) -> No
         (("--measure", "token-exit", "--plot", "a.png"), "--plot with --measure token-exit"),
         (("--measure", "select", "--tau", 3), "--tau with --measure select"),
         (("--measure", "composition", "--heads", "1-1", "--count", 3), "--count with --heads"),
+        (
+            ("--measure", "composition", "--heads", "1-1", "--max-new-tokens", 3),
+            "--max-new-tokens with --heads",
+        ),
+        (("--measure", "select", "--method", "cd-t", "--factor", 0), "factor=0.0"),
         (("--measure", "composition", "--heads", "x"), "--heads x"),
         (
             ("--measure", "select", "--method", "cd-t", "--towards", "identity"),

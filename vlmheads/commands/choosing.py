@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vlmheads.caption import Captioner
 from vlmheads.commands.measurement import Grid, Measurement, Options
@@ -21,7 +20,7 @@ _STRONG = 0.1
 def answers(captioner: Captioner, paths: list[Path], options: Options) -> Measurement:
     """Collect captions whose object words are marked."""
     if options.measure == "select":  # before anything is generated
-        check_method(options.method, factor=options.factor or None, towards=options.towards)
+        check_method(options.method, factor=options.factor, towards=options.towards)
     words = marked(captioner, paths, options)
     if words is None:
         return Measurement({})
@@ -31,16 +30,15 @@ def answers(captioner: Captioner, paths: list[Path], options: Options) -> Measur
 
 def chosen(captioner: Captioner, part: Measurement, options: Options) -> Measurement:
     """Choose heads on all answers together."""
-    given: dict[str, Any] = {"method": options.method, "count": options.count}
-    if options.factor:
-        given["factor"] = options.factor
     found = select(
         captioner.model,
         required(part),
         options.objective,
-        towards=options.towards,  # type: ignore[arg-type]  # refused by name where it is neither
+        method=options.method,
+        count=options.count,
+        factor=options.factor,
+        towards=options.towards,
         provenance=options.about,
-        **given,
     )
     scores, unit = found.scores, "radians" if found.method == "group" else "nats"
     alone = scores.mean()

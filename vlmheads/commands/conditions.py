@@ -156,11 +156,11 @@ def _counts(text: str, truth: frozenset[str]) -> Counts:
     return len(named & truth), len(truth), len(right) + len(wrong), len(wrong)
 
 
-def exit_conclusion(_: Captioner, part: Measurement, __: Options) -> Measurement:
+def exit_conclusion(captioner: Captioner, part: Measurement, _: Options) -> Measurement:
     """Lay out recall and hallucination by layer and share."""
     runs = {key: [one for batch in part.data for one in batch[key]] for key in part.data[0]}
     plain = runs[None]
-    layers = max(key[0] for key in runs if key) + 2
+    layers = examine(captioner.model).geometry.layers
     rows: list[tuple[Any, ...]] = [("-", "plain", 100.0, 100.0, *_mixed(_rates(plain)))]
     free: list[tuple[float, tuple[int, str, float]]] = []
     for key, run in runs.items():

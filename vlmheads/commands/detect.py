@@ -7,18 +7,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vlmheads.commands.endpoint_options import flag, said
 from vlmheads.commands.show import model_options
 
 if TYPE_CHECKING:
     from vlmheads.commands.measurement import Measurement
+    from vlmheads.detect.replay import Towards
+    from vlmheads.detect.select import Method
 
-# Those of vlmheads.commands.measures, which loads torch.
 POSITIVE, FACTOR = click.FloatRange(0, 1e9), click.FloatRange(-1e9, 1e9)
-_MEASURES = (
-    *("vhd", "sinks", "dominance", "attention-sink", "attribution", "words"),
-    *("select", "composition", "visualness", "overconfidence", "sink-table", "token-exit"),
-    *("position-bias", "cache-heads", "vision-heads"),
-)
+# Those of vlmheads.commands.measures, which loads torch, and what --help says of them.
+_MEASURES = {
+    "vhd": "vision-aware head divergence",
+    "sinks": "image tokens that draw attention for their norm",
+    "dominance": "attention of the answer on text against image",
+    "attention-sink": "attention on the first tokens, and dormant heads",
+    "attribution": "effect of removing each head on true and on hallucinated words",
+    "words": "what the image gives each object that a caption names",
+    "select": "heads to switch off, chosen by one of six methods",
+    "composition": "which head reads from which",
+    "visualness": "words of captions that need no picture",
+    "overconfidence": "what the last layer takes back of what earlier ones gave words",
+    "sink-table": "sinks by prompt and image size, which decides the tau of VAR",
+    "token-exit": "captions when image tokens leave after a layer",
+    "position-bias": "whether answers on two images follow their order",
+    "cache-heads": "how much of the image cache each head needs",
+    "vision-heads": "heads of the vision tower: how local, how spread, on what",
+}
+# Click keeps the lines of a paragraph as they are where the first is a backspace.
+HELP = """Measure the heads of a model on images.
+
+IMAGES are files, or folders of them.
+
+\b
+""" + "\n".join(f"{name:<14}  {about}" for name, about in _MEASURES.items())
 # Measures that end in head maps.
 _MAPPED = tuple(
     name
@@ -49,14 +71,21 @@ _TAKEN_BY = {
     "top": _MAPPED,
 }
 # What chooses heads, where composition is not given any.
-_FOR_CHOOSING = ("objective", "count", "words", "coco")
+_FOR_CHOOSING = ("objective", "count", "words", "coco", "max_new_tokens")
 
 
-@click.command()
+@click.command(help=HELP)
 @click.argument("images", nargs=-1, required=True)
 @click.option("--recursive", is_flag=True, help="Enter folders inside of folders.")
 @model_options
-@click.option("--measure", default="vhd", show_default=True, type=click.Choice(_MEASURES))
+@click.option(
+    "--measure",
+    default="vhd",
+    show_default=True,
+    metavar="MEASURE",
+    type=click.Choice(list(_MEASURES)),
+    help="One of those above.",
+)
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
 @click.option("--filtered", is_flag=True, help="vhd: set negative heads to 0, as VHR does.")
 @click.option(
@@ -69,25 +98,26 @@ _FOR_CHOOSING = ("objective", "count", "words", "coco")
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
-    help="dominance, words, attribution: length of the answer. [default: 16, 128, 128]",
+    help="Length of the answers that a measure generates. [default: dominance 16, cache-heads 64, "
+    "others 128]",
 )
 @click.option(
     "--words",
     type=click.Path(path_type=Path),
-    help='attribution: JSON lines of "image", "grounded", "hallucinated" and maybe "caption".',
+    help='attribution, select, composition, overconfidence: JSON lines of "image", "grounded", '
+    '"hallucinated" and maybe "caption".',
 )
 @click.option(
     "--coco",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="attribution: a COCO folder with the objects in the images, for the words of captions "
-    "that the model generates. [default: the folder of the images, without --words]",
+    help="In place of --words: a COCO folder with the objects in the images, for the words of "
+    "captions that the model generates; also for token-exit and position-bias. [default: the "
+    "folder of the images]",
 )
 @click.option(
     "--factor",
-    default=0.0,
-    show_default=True,
     type=FACTOR,
-    help="attribution, select: what a head is multiplied by.",
+    help="attribution, select: what a head is multiplied by. [default: 0.0]",
 )
 @click.option(
     "--method",
@@ -138,10 +168,10 @@ def detect(
     max_new_tokens: int | None,
     words: Path | None,
     coco: Path | None,
-    factor: float,
-    method: str,
+    factor: float | None,
+    method: Method,
     objective: str,
-    towards: str | None,
+    towards: Towards | None,
     against: str,
     count: int | None,
     heads: str | None,
@@ -152,28 +182,7 @@ def detect(
     plot: Path | None,
     overlay: Path | None,
 ) -> None:
-    r"""Measure the heads of a model on images.
-
-    IMAGES are files, or folders of them.
-
-    \b
-    vhd             vision-aware head divergence
-    sinks           image tokens that draw attention for their norm
-    dominance       attention of the answer on text against image
-    attention-sink  attention on the first tokens, and dormant heads
-    attribution     effect of removing each head on words that the image supports
-                    and on words that it does not
-    words           what the image gives each object that a caption names
-    select          heads to switch off, chosen by one of six methods
-    composition     which head reads from which
-    visualness      words of captions that need no picture
-    overconfidence  what the last layer takes back of what earlier ones were sure of
-    sink-table      sinks by prompt and image size, which decides the tau of VAR
-    token-exit      captions when image tokens leave after a layer
-    position-bias   whether answers on two images follow their order
-    cache-heads     how much of the image cache each head needs
-    vision-heads    heads of the vision tower: how local, how spread, on what
-    """
+    """Measure, print, and write what is asked for."""
     from vlmheads.caption import PROMPT, Captioner
     from vlmheads.commands import show
     from vlmheads.commands.coco_words import coco_folder, objects_of
@@ -230,6 +239,7 @@ def detect(
         towards,
         heads=() if heads is None else pairs_of(f"--heads {heads}", heads.split(",")),
         against=against,
+        batch_size=batch_size,
     )
     parts: list[Measurement] = []
     with show.progress(len(found)) as advance:
@@ -250,17 +260,15 @@ def detect(
 
 def _refuse_idle(measure: str) -> None:
     """Refuse options that were given and that the measure does not take."""
-    from click.core import ParameterSource
-
     from vlmheads.errors import VlmHeadsError
 
-    context = click.get_current_context()
+    heads = click.get_current_context().params["heads"]
     for name, measures in _TAKEN_BY.items():
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and measure not in measures:
+        if not said(name):
+            continue
+        if measure not in measures:
             raise VlmHeadsError(
-                f"--{name.replace('_', '-')} with --measure {measure}",
-                f"--measure {' or '.join(measures)}",
+                f"{flag(name)} with --measure {measure}", f"--measure {' or '.join(measures)}"
             )
-        if given and name in _FOR_CHOOSING and context.params["heads"] is not None:
-            raise VlmHeadsError(f"--{name} with --heads", "one of the two")
+        if name in _FOR_CHOOSING and heads is not None:
+            raise VlmHeadsError(f"{flag(name)} with --heads", "one of the two")

@@ -93,12 +93,12 @@ def endpoint_of(options: dict[str, Any], local: Collection[str]) -> Endpoint | N
     if url is None:
         for name in _OF_ENDPOINTS:
             if said(name):
-                raise VlmHeadsError(f"{_flag(name)} without --endpoint", "a served model")
+                raise VlmHeadsError(f"{flag(name)} without --endpoint", "a served model")
         return None
     for name in local:
         if said(name):
             raise VlmHeadsError(
-                f"{_flag(name)} with --endpoint",
+                f"{flag(name)} with --endpoint",
                 "a model loaded here: on a served one it would have no effect",
                 "leave it out, or serve the model so: docs/serving.md",
             )
@@ -114,12 +114,10 @@ def said(name: str) -> bool:
     return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
-def _flag(name: str) -> str:
-    """Return a parameter as it is written on the command line."""
-    for parameter in click.get_current_context().command.params:
-        if parameter.name == name:
-            return parameter.opts[0]
-    return name
+def flag(name: str) -> str:
+    """Return a parameter of the command that runs as it is written on the command line."""
+    parameters = click.get_current_context().command.params
+    return next(max(one.opts, key=len) for one in parameters if one.name == name)
 
 
 def _json_object(text: str | None) -> dict[str, Any]:

@@ -6,9 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmheads.headmap import HeadMap
+
+if TYPE_CHECKING:
+    from vlmheads.detect.replay import Towards
+    from vlmheads.detect.select import Method
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,17 @@ class Options:
     filtered: bool = False
     tau: float = 20.0
     max_new_tokens: int | None = None
-    factor: float = 0.0
+    factor: float | None = None
     words: Path | None = None
     coco: Mapping[str, frozenset[str]] | None = None
     overlay: Path | None = None
-    method: str = "gradient"
+    method: Method = "gradient"
     objective: str = "contrast"
     count: int | None = None
-    towards: str | None = None
+    towards: Towards | None = None
     heads: tuple[tuple[int, int], ...] = ()
     against: str = "other"
+    batch_size: int = 8
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:

@@ -8,17 +8,15 @@ from typing import Any
 
 import torch
 
-from vlmheads.caption import Caption, Captioner
+from vlmheads.caption import Caption, Captioner, padded_ids
 from vlmheads.commands.measurement import Grid, Measurement, Options, mean_and_error
 from vlmheads.commands.word_measures import marked
 from vlmheads.detect.overconfidence import SHARES, Overconfidence, overconfidence
 from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.visualness import Visualness, gains_of_words, token_gains
 from vlmheads.grounding.words import require_finders, token_spans
-from vlmheads.model.anatomy import generator_of
 
 TOP = 12
-_TOGETHER = 8  # Captions that are read at once.
 _AGAINST = {"other": "the next image of those given", "nothing": "the image deleted"}
 
 
@@ -37,18 +35,15 @@ def _gains(
     processor, model = captioner.processor, captioner.model
     decode = partial(processor.batch_decode, skip_special_tokens=True)
     special = frozenset(processor.tokenizer.all_special_ids)
-    ends = generator_of(model).generation_config.eos_token_id
-    end = ends[0] if isinstance(ends, list) else ends or 0
     following = said[1:] + said[:1]
     found = []
-    for start in range(0, len(said), _TOGETHER):
-        some = said[start : start + _TOGETHER]
-        longest = max(1, *(len(caption.ids) for _, caption in some))
-        targets = torch.tensor([[*one.ids, *[end] * (longest - len(one.ids))] for _, one in some])
+    for start in range(0, len(said), options.batch_size):
+        some = said[start : start + options.batch_size]
+        targets = padded_ids(model, [caption for _, caption in some])
         inputs = captioner.prepare([path for path, _ in some], options.prompt)
         other = None
         if options.against == "other":
-            paths = [path for path, _ in following[start : start + _TOGETHER]]
+            paths = [path for path, _ in following[start : start + options.batch_size]]
             other = captioner.prepare(paths, options.prompt)
         gains = token_gains(model, inputs, targets, other)
         for row, (_, caption) in enumerate(some):
@@ -71,7 +66,7 @@ def visualness(captioner: Captioner, part: Measurement, options: Options) -> Mea
     found = Visualness.measured(said, about)
     apart, gains = found.without_picture(), found.gains
     most = sorted(
-        (word for word in gains if gains[word].count >= found.fewest),
+        (w for w in gains if gains[w].count >= found.fewest and found.needs_picture(w)),
         key=lambda word: -gains[word].mean,
     )[:TOP]
     columns = ("word", "said", "gain by the image, nats", "standard error", "object")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlmheads.caption import Caption, Captioner
+from vlmheads.caption import Caption, Captioner, padded_ids
 from vlmheads.commands.measurement import Grid, Measurement, Options, mean_and_error
 from vlmheads.detect.cache_heads import SHARES, CacheHeads, ImageCache, cache_heads
 from vlmheads.detect.position_bias import Swapped, order_preference
@@ -17,11 +17,11 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.grounding.words import find_objects
 from vlmheads.headmap import HeadMap
 from vlmheads.images import load_image
-from vlmheads.model.anatomy import examine, generator_of
+from vlmheads.model.anatomy import examine
 from vlmheads.model.inputs import chat_inputs
 
-_PAIRS = 4  # Pairs of images that are asked about at once.
 _TOLERANCES = (0.001, 0.01, 0.05)  # Nats per token.
+_UNCHANGED = 90  # Per cent of the answers that shares have to leave as they are.
 _FIRST = "named where the image comes first"
 _SECOND = "named where it comes second"
 _FOLLOWS = "answers that begin with the same place in both orders"
@@ -33,8 +33,8 @@ def collected(_: Captioner, paths: list[Path], __: Options) -> Measurement:
     return Measurement({}, data=list(paths))
 
 
-def _pairs(paths: Sequence[Path]) -> Iterator[list[tuple[Path, Path]]]:
-    """Yield pairs of neighbours, a few at a time.
+def _pairs(paths: Sequence[Path], batch_size: int) -> Iterator[list[tuple[Path, Path]]]:
+    """Yield pairs of neighbours, as many at a time as a batch has images for.
 
     Raises:
         VlmHeadsError: an odd number of images.
@@ -42,8 +42,9 @@ def _pairs(paths: Sequence[Path]) -> Iterator[list[tuple[Path, Path]]]:
     if len(paths) % 2:
         raise VlmHeadsError(f"{len(paths)} images", "an even number, to be shown two by two")
     pairs = list(zip(paths[::2], paths[1::2], strict=True))
-    for start in range(0, len(pairs), _PAIRS):
-        yield pairs[start : start + _PAIRS]
+    size = max(1, batch_size // 2)
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
 
 
 def _shown(captioner: Captioner, pairs: Sequence[tuple[Path, Path]], prompt: str) -> Any:
@@ -63,7 +64,7 @@ def position_bias(captioner: Captioner, part: Measurement, options: Options) -> 
     truth, limit = options.coco or {}, options.max_new_tokens or 128
     maps: list[HeadMap] = []
     figures: dict[str, list[float]] = {_DIFFER: []}
-    for pairs in _pairs(part.data):
+    for pairs in _pairs(part.data, options.batch_size):
         orders, said = [], []
         for given in (pairs, [pair[::-1] for pair in pairs]):
             inputs = _shown(captioner, given, options.prompt)
@@ -130,15 +131,13 @@ def image_cache(captioner: Captioner, part: Measurement, options: Options) -> Me
     """Measure how much of the image cache heads need on prompts with two images."""
     limit = options.max_new_tokens or 64
     batches, parts = [], []
-    ends = generator_of(captioner.model).generation_config.eos_token_id
-    end = ends[0] if isinstance(ends, list) else ends or 0
-    for pairs in _pairs(part.data):
+    for pairs in _pairs(part.data, options.batch_size):
         inputs = _shown(captioner, pairs, options.prompt)
         plain = captioner.generate(inputs, plugins=(), max_new_tokens=limit)
-        longest = max(1, *(len(one.ids) for one in plain))
-        ids = [[*one.ids, *[end] * (longest - len(one.ids))] for one in plain]
-        said = [[place < max(1, len(one.ids)) for place in range(longest)] for one in plain]
-        parts.append(cache_heads(captioner.model, inputs, torch.tensor(ids), torch.tensor(said)))
+        ids = padded_ids(captioner.model, plain)
+        lengths = torch.tensor([max(1, len(one.ids)) for one in plain])
+        said = torch.arange(ids.shape[1]) < lengths[:, None]
+        parts.append(cache_heads(captioner.model, inputs, ids, said))
         batches.append((inputs, plain))
     found = CacheHeads.concatenate(parts)
     rows = []
@@ -182,6 +181,3 @@ def image_cache(captioner: Captioner, part: Measurement, options: Options) -> Me
         answer=answer,
         unit="model",
     )
-
-
-_UNCHANGED = 90

@@ -163,7 +163,11 @@ def _listed(
             raise VlmHeadsError(f"{words} has no line for {path.name}", "one for each image")
         entries.append(listed[path.name])
     missing = [index for index, entry in enumerate(entries) if not entry.get("caption")]
-    said = captioner([paths[index] for index in missing], options.prompt)
+    said = captioner(
+        [paths[index] for index in missing],
+        options.prompt,
+        max_new_tokens=options.max_new_tokens,
+    )
     for index, caption in zip(missing, said, strict=True):
         entries[index] = entries[index] | {"caption": caption.text}
     return (
@@ -187,7 +191,7 @@ def _effects(
             captioner.model,
             inputs,
             *words,
-            factor=options.factor,
+            factor=options.factor or 0.0,
             method=method,
             rows=max(64, len(paths)),
             provenance=options.about,

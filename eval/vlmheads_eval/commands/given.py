@@ -1,16 +1,10 @@
-"""What was given on the command line: for messages, and for the record of what was run."""
+"""What was given on the command line, for the record of what was run."""
 
 import shlex
 
 import click
 
-from vlmheads.commands.endpoint_options import said
-
-
-def flag(name: str) -> str:
-    """Return the option of the command that runs, as it is written, by its parameter's name."""
-    params = click.get_current_context().command.params
-    return next(max(param.opts, key=len) for param in params if param.name == name)
+from vlmheads.commands.endpoint_options import flag, said
 
 
 def command_line() -> str:

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from vlmheads.commands.endpoint_options import said
+from vlmheads.commands.endpoint_options import flag, said
 from vlmheads.errors import VlmHeadsError
 from vlmheads.output import check_folder, check_output, save
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
-from vlmheads_eval.commands.given import command_line, flag
+from vlmheads_eval.commands.given import command_line
 from vlmheads_eval.learn.methods import METHODS
 
 _METHODS = "\n".join(f"  {name}: {method.about}" for name, method in METHODS.items())

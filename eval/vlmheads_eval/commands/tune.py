@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from vlmheads.commands.endpoint_options import said
+from vlmheads.commands.endpoint_options import flag, said
 from vlmheads.errors import VlmHeadsError
 from vlmheads_eval.chair.mentions import VARIANTS
 from vlmheads_eval.commands import one_line_errors
-from vlmheads_eval.commands.given import command_line, flag
+from vlmheads_eval.commands.given import command_line
 from vlmheads_eval.commands.tune_words import RULES
 from vlmheads_eval.tune.settings import ALL, IMAGES, OBJECTIVES
 

@@ -5,7 +5,9 @@ import shlex
 import click
 import pytest
 from click.testing import CliRunner
-from vlmheads_eval.commands.given import command_line, flag
+from vlmheads_eval.commands.given import command_line
+
+from vlmheads.commands.endpoint_options import flag
 
 
 @click.command("measure")
