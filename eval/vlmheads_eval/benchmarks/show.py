@@ -143,8 +143,7 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
     """Print a table of plain text, its first column to the left."""
     table = Table(title=Text(one_line(title)), title_justify="left")
     for at, head in enumerate(heads):
-        side = "right" if at else "left"
-        table.add_column(Text(one_line(head)), justify=side)  # type: ignore[arg-type]
+        table.add_column(Text(one_line(head)), justify="right" if at else "left")
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
     Console().print(table)
