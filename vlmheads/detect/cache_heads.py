@@ -57,10 +57,12 @@ class CacheHeads:
         """Join what was measured on several batches of one model.
 
         Raises:
-            VlmHeadsError: none to join.
+            VlmHeadsError: none to join, or parts of different models.
         """
         if not parts:
             raise VlmHeadsError("no answer was measured", "at least one")
+        for other in parts[1:]:
+            parts[0].geometry.require(other.geometry, "what cache heads need")
         return cls(torch.cat([part.loss for part in parts]), parts[0].geometry)
 
 
