@@ -68,8 +68,9 @@ def position_bias(captioner: Captioner, part: Measurement, options: Options) -> 
         orders, said = [], []
         for given in (pairs, [pair[::-1] for pair in pairs]):
             inputs = _shown(captioner, given, options.prompt)
-            alone = captioner.prepare([first for first, _ in given], options.prompt)
-            counts = anatomy.is_visual(alone["input_ids"]).sum(dim=1)
+            # Processors may cut an image that stands alone into more tiles than one of two.
+            twice = _shown(captioner, [(first, first) for first, _ in given], options.prompt)
+            counts = anatomy.is_visual(twice["input_ids"]).sum(dim=1) // 2
             orders.append((inputs, counts))
             said.append(captioner.generate(inputs, plugins=(), max_new_tokens=limit))
         maps.append(order_preference(captioner.model, orders, provenance=options.about))
