@@ -39,7 +39,8 @@ class VTIVisual(Plugin):
     than CLIP's and SigLIP's. Deviations: x' stands in for x in the sum that the block gives, which
     is the same but for rounding. The textual half is the plugin `vti`; attach both for the whole.
 
-    Cost: a second run of the vision tower for each prompt.
+    Cost: a second run of the vision tower for each prompt, and transformers 5.18 or later, whose
+    forward takes encoded images.
 
     Evidence: no CHAIR table of the authors is known to us. LTS-FS's authors have, with both halves
     at strength 0.4, 53.0/13.9 at recall 77.2 to 47.4/13.9 at 76.2. Nobody else's run of this half
