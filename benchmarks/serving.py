@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import socket
 import statistics
 import subprocess
@@ -120,6 +121,13 @@ def predictions(out: Path, field: str, *options: str) -> list[str]:
     return [json.loads(line)[field] for line in lines]
 
 
+def interval(values: Sequence[float], draws: int = 4000) -> list[float]:
+    """95 % bootstrap interval of a median."""
+    some = random.Random(0)
+    medians = sorted(statistics.median(some.choices(values, k=len(values))) for _ in range(draws))
+    return [round(medians[round(share * (draws - 1))], 3) for share in (0.025, 0.975)]
+
+
 def p_yes_apart(url: str, model: Path, pictures: Sequence[Any]) -> dict[str, Any]:
     """How far P(yes) over an endpoint, from twenty listed tokens, is from P(yes) here."""
     captioner = Captioner.from_pretrained(str(model), (), dtype="float32", device="cpu")
@@ -151,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vllm", required=True, help="Python of an environment with vLLM")
     parser.add_argument("--scenes", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=10, help="timed rounds over all scenes")
+    parser.add_argument("--rounds", type=int, default=60, help="timed rounds over all scenes")
     parser.add_argument("--batch", type=int, default=8, help="sequences that vLLM runs at a time")
     parser.add_argument("--plugin", default=f"gains:head_map={GAINS}")
     parser.add_argument("--out", type=Path, required=True)
@@ -201,7 +209,12 @@ def main() -> None:
         rounds = [round(before / after, 3) for before, after in pairs]
         quartiles = [round(one, 3) for one in statistics.quantiles(rounds)[::2]]
         median = round(statistics.median(rounds), 3)
-        return {"median": median, "quartiles": quartiles, "rounds": rounds}
+        return {
+            "median": median,
+            "interval": interval(rounds),
+            "quartiles": quartiles,
+            "rounds": rounds,
+        }
 
     result = {
         "scenes": options.scenes,
