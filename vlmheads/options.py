@@ -44,6 +44,7 @@ def option(
     method: str = "",
     tensors: Mapping[str, str] | None = None,
     needed_by: tuple[str, ...] = (),
+    text: str = "",
     holds: type | None = None,
     convert: Callable[[Any], Any] | None = None,
 ) -> Any:
@@ -82,6 +83,8 @@ def option(
         tensors: what it holds, as `Learned.require` takes it.
         needed_by: options that do nothing without it; a model is refused where it is missing and
             one of them is not 0.
+        text: what an option of kind "tokens" says by default, for callers that have a tokenizer; a
+            plugin has none.
         holds: the class of an option of kind "path".
         convert: makes what the plugin holds of an accepted value; it may refuse the value.
     """
@@ -95,6 +98,7 @@ def option(
         "method": method,
         "tensors": tensors or {},
         "needed_by": needed_by,
+        "text": text,
         "holds": holds,
         "convert": convert,
     }

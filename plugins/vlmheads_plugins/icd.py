@@ -56,7 +56,9 @@ class ICD(Plugin):
     cutoff: float = option(
         0.1, "least probability of a token as a share of the largest", low=0.0, high=1.0
     )
-    prefix: tuple[int, ...] = option((), "token ids of the disturbing instruction", kind="tokens")
+    prefix: tuple[int, ...] = option(
+        (), "token ids of the disturbing instruction", kind="tokens", text=PREFIX
+    )
     skip: int = option(1, "first tokens of the prompt that stay in front of it", low=0, high=10**6)
     replaced: int = option(0, "tokens of the prompt that it stands in for", low=0, high=10**6)
 

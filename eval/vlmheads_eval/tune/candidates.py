@@ -72,16 +72,18 @@ def check_methods(methods: Sequence[str]) -> None:
 
 
 def find_candidates(
-    methods: Sequence[str], geometry: Geometry
+    methods: Sequence[str], geometry: Geometry, tokenizer: Any
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Return the candidates of plugins, and why settings of them are left out, by name.
 
     Plugins of other packages take part like ours. What a plugin needs of the model itself (a head
-    map, something that `vlmheads learn` makes) is filled in where it is refused without.
+    map, something that `vlmheads learn` makes, a text in its tokens) is filled in where it is
+    refused without.
 
     Args:
         methods: names of plugins, or "all" alone.
         geometry: of the model.
+        tokenizer: of the model, for options that are a text in tokens.
 
     Raises:
         VlmHeadsError: an unknown plugin, one that is named and declares nothing to search, or no
@@ -97,7 +99,7 @@ def find_candidates(
             left_out[method] = "it declares nothing to search"
         for setting in kind.search:
             try:
-                made = list(_candidates(method, setting, geometry))
+                made = list(_candidates(method, setting, geometry, tokenizer))
             except (VlmHeadsError, TypeError) as error:  # TypeError: a value that JSON has not.
                 left_out[_name(method, setting)] = " ".join(str(error).split())
                 continue
@@ -116,12 +118,14 @@ def packages_of(candidates: Sequence[Candidate]) -> dict[str, str]:
     return {one.name: one.version for one in packages if one is not None}
 
 
-def _candidates(method: str, setting: Mapping[str, Any], geometry: Geometry) -> Iterator[Candidate]:
+def _candidates(
+    method: str, setting: Mapping[str, Any], geometry: Geometry, tokenizer: Any
+) -> Iterator[Candidate]:
     """Yield the candidates of one declared setting: one per number of heads that it may take."""
     options = {key: value for key, value in setting.items() if key != WITH}
     partners = [_entry(one) for one in resolve(setting.get(WITH, ()))]
     entries = [{"name": method, "options": options}, *partners]
-    filled = [_filled(one, geometry) for one in entries]
+    filled = [_filled(one, geometry, tokenizer) for one in entries]
     needs = tuple(dict.fromkeys(need for _, found in filled for need in found))
     plugins = [entry for entry, _ in filled]
     json.dumps(plugins)  # A preset has to hold them.
@@ -145,8 +149,10 @@ def _entry(plugin: Plugin) -> dict[str, Any]:
     return {"name": plugin.name, "options": options}
 
 
-def _filled(entry: Mapping[str, Any], geometry: Geometry) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return an entry with files of what its plugin is refused without, and what these are.
+def _filled(
+    entry: Mapping[str, Any], geometry: Geometry, tokenizer: Any
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return an entry with what its plugin is refused without, and what of it has to be learned.
 
     Raises:
         VlmHeadsError: the model does not fit, and nothing that can be learned makes it.
@@ -155,15 +161,15 @@ def _filled(entry: Mapping[str, Any], geometry: Geometry) -> tuple[dict[str, Any
     try:
         kind.from_dict(options).fit(geometry)
     except VlmHeadsError:
-        needs = {
-            f.name: need
-            for f in dataclasses.fields(kind)
-            if f.name not in options and (need := _need(f))
-        }
-        if not needs:
+        missing = [f for f in dataclasses.fields(kind) if f.name not in options]
+        needs = {f.name: need for f in missing if (need := _need(f))}
+        said = {f.name: text for f in missing if (text := f.metadata.get("text"))}
+        if not needs and not said:
             raise
-        files = {key: file_of(need) for key, need in needs.items()}
-        return {"name": entry["name"], "options": options | files}, tuple(needs.values())
+        filled = {key: file_of(need) for key, need in needs.items()} | {
+            key: tokenizer(text, add_special_tokens=False).input_ids for key, text in said.items()
+        }
+        return {"name": entry["name"], "options": options | filled}, tuple(needs.values())
     return {"name": entry["name"], "options": options}, ()
 
 

@@ -112,7 +112,7 @@ def search(
             device=settings.device or own_device(job),
         )
         geometry = examine(captioner.model).geometry
-        found, left_out = find_candidates(settings.methods, geometry)
+        found, left_out = find_candidates(settings.methods, geometry, captioner.processor.tokenizer)
         config = {
             "model": settings.model,
             "model_files": model_fingerprint(settings.model),

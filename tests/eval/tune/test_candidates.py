@@ -4,12 +4,14 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from vlmheads_eval.tune.candidates import Candidate, file_of, find_candidates
 from vlmheads_eval.tune.controls import control_of
+from vlmheads_plugins.icd import PREFIX
 
 from vlmheads.errors import VlmHeadsError
 from vlmheads.headmap import HeadMap
@@ -21,8 +23,14 @@ from vlmheads.registry import list_plugins, resolve
 GEOMETRY = Geometry("llava", 8, 8)
 
 
+def words(text: str, *, add_special_tokens: bool) -> Any:
+    """A tokenizer that numbers words by their length."""
+    assert not add_special_tokens
+    return SimpleNamespace(input_ids=[len(word) for word in text.split()])
+
+
 def by_name(*methods: str) -> Mapping[str, Candidate]:
-    return {one.name: one for one in find_candidates(methods, GEOMETRY)[0]}
+    return {one.name: one for one in find_candidates(methods, GEOMETRY, words)[0]}
 
 
 def test_every_declared_setting_is_a_candidate() -> None:
@@ -58,18 +66,27 @@ def test_what_a_method_is_refused_without_is_named_by_its_file(
         assert one.plugins[0]["options"][key] == file_of(need)
 
 
+def test_a_text_that_a_method_is_refused_without_is_given_in_tokens() -> None:
+    found = by_name("icd")
+    assert set(found) == {"icd alpha=0.25", "icd alpha=0.5", "icd alpha=1"}
+    for one in found.values():
+        assert one.needs == ()
+        (plugin,) = one.make(Path())
+        assert list(plugin.to_dict()["prefix"]) == [len(word) for word in PREFIX.split()]
+
+
 def test_a_method_that_counts_heads_is_tried_with_several_numbers() -> None:
     counts = {one.plugins[0]["options"]["count"] for one in by_name("adhh").values()}
     assert counts == {1, 3}
 
 
 def test_published_heads_are_kept_on_the_model_that_they_are_of() -> None:
-    found, _ = find_candidates(["adhh"], Geometry("llava", 32, 32))
+    found, _ = find_candidates(["adhh"], Geometry("llava", 32, 32), words)
     assert all(not one.needs for one in found)
 
 
 def test_all_takes_every_plugin_and_names_what_is_left_out() -> None:
-    found, left_out = find_candidates(["all"], GEOMETRY)
+    found, left_out = find_candidates(["all"], GEOMETRY, words)
     names = {name.partition(" ")[0] for name in (*(one.name for one in found), *left_out)}
     assert names == set(list_plugins())
     assert all(left_out.values())
@@ -77,7 +94,7 @@ def test_all_takes_every_plugin_and_names_what_is_left_out() -> None:
 
 def test_an_unknown_method_is_refused_by_name() -> None:
     with pytest.raises(VlmHeadsError, match="gryphon"):
-        find_candidates(["gryphon"], GEOMETRY)
+        find_candidates(["gryphon"], GEOMETRY, words)
 
 
 def test_a_plugin_of_another_package_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +135,7 @@ def test_a_plugin_that_declares_nothing_is_refused_where_it_is_named(
 ) -> None:
     monkeypatch.setattr("vlmheads_eval.tune.candidates.get_plugin", lambda name: Silent)
     with pytest.raises(VlmHeadsError, match="declares nothing"):
-        find_candidates(["silent"], GEOMETRY)
+        find_candidates(["silent"], GEOMETRY, words)
 
 
 def test_a_control_has_as_many_heads_elsewhere_with_the_same_values() -> None:
