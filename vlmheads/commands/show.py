@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
@@ -145,24 +146,26 @@ def objects(console: Console, records: list[dict[str, Any]], top: int) -> None:
         console.print(plain(f"caption: {records[0]['caption']}"))
     else:
         rows = sorted(rows, key=lambda row: float(row[1]["score"]))[:top]
-    table = Table(title="objects" if len(records) == 1 else "objects with the lowest scores")
-    if len(records) > 1:
-        table.add_column("image")
-    table.add_column("word")
-    for column in ("place", "mention"):
+    several = len(records) > 1
+    title = "objects with the lowest scores" if several else "objects"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    if several:
+        table.add_column("image", justify="right", no_wrap=True)
+    table.add_column("word", no_wrap=True)
+    for column in ("place", "mention", "T-VHD", "on image", "log p", "log p without", "score"):
         table.add_column(column, justify="right")
-    for column in ("T-VHD", "on the image", "log p", "log p without", "score", ""):
-        table.add_column(column, justify="right")
+    images = list(dict.fromkeys(record["image"] for record, _ in rows)) if several else []
     for record, word in rows:
         measured = (word["divergence"], word["attention"], word["log_probability"],
-                    word["log_probability_without"], word["score"])  # fmt: skip
-        name = [] if len(records) == 1 else [plain(Path(record["image"]).name)]
-        cells: list[Text | str] = [
-            *name,
+                    word["log_probability_without"])  # fmt: skip
+        table.add_row(
+            *([str(images.index(record["image"]) + 1)] if several else []),
             plain(word["text"]),
             str(word["first"]),
             "repeat" if word["repeat"] else "first",
-            *(f"{value:.3f}" for value in measured),
-        ]
-        table.add_row(*cells, "?" if word["flagged"] else "")
+            *(f"{value:.2f}" for value in measured),
+            f"{word['score']:.3f}{' ?' if word['flagged'] else '  '}",
+        )
     console.print(table)
+    for number, image in enumerate(images, 1):  # A name may be as wide as the table.
+        console.print(plain(f"image {number}: {Path(image).name}"), highlight=False, soft_wrap=True)
