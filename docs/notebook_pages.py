@@ -1,4 +1,4 @@
-"""The executed notebooks as pages of the site; mkdocs calls `on_files`.
+"""The executed notebooks as pages of the site; mkdocs calls `on_...`.
 
 A page is notebooks/NAME.md: cells of Markdown as they are, code as code, and beneath it what the
 notebook kept of its output. The notebook itself stays beside it, to download.
@@ -7,12 +7,14 @@ notebook kept of its output. The notebook itself stays beside it, to download.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 FOLDER = Path(__file__).parent / "notebooks"
 
@@ -20,11 +22,18 @@ FOLDER = Path(__file__).parent / "notebooks"
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for every notebook."""
     for path in sorted(FOLDER.glob("*.ipynb")):
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page(path)))
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=as_markdown(path)))
     return files
 
 
-def page(path: Path) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Send links to a notebook, which a repository's page shows, to its page here."""
+    if page.file.src_uri.startswith("notebooks/"):
+        return markdown
+    return re.sub(r"\]\((notebooks/[\w-]+)\.ipynb\)", r"](\1.md)", markdown)
+
+
+def as_markdown(path: Path) -> str:
     """Return a notebook as Markdown."""
     first, *others = json.loads(path.read_text("utf-8"))["cells"]
     download = f"An executed notebook; [download it]({path.name})."
