@@ -24,15 +24,15 @@ HERE = Path(__file__).parent
 CODE = ">>>\n"
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "quick-start": (
-        "# Quick start, as a notebook\n\nThe embedded model is a test bench: it knows small drawn scenes and "
-        "nothing else, and it invents objects that usually belong in a scene. "
+        "# Quick start, as a notebook\n\nThe embedded model is a test bench: it knows small drawn "
+        "scenes and nothing else, and it invents objects that usually belong in a scene. "
         "Any model that `AutoModelForImageTextToText` loads can take its place.",
         CODE + "import vlmheads\nfrom vlmheads_testbed.scenes import scene\n\n"
         'captioner = vlmheads.Captioner.from_pretrained("embedded", ())\n'
         'image = scene("counterfactual", 0, 47).image\n'
         "image.resize((224, 224))",
-        "An airport with carrots, a pizza and skis. The plain model also names what airports usually "
-        "have. Dashed words are weakly supported by the picture:",
+        "An airport with carrots, a pizza and skis. The plain model also names what airports "
+        "usually have. Dashed words are weakly supported by the picture:",
         CODE + "plain = captioner(image, words=True)[0]\nvlmheads.show(plain)",
         "`vcd` with the strength that was chosen for this model contrasts the picture with a "
         "noised one. It is attached while the caption is written, and leaves nothing behind.",

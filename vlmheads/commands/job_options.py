@@ -46,8 +46,8 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "kind",
             type=click.Choice(FORMATS),
             help="jsonl: one file with a line per image; metadata: metadata.jsonl of an "
-            "ImageFolder; txt: a text file per image, beside it without --out; parquet, webdataset: files with "
-            "images and captions. [default: jsonl if --out ends in .jsonl]",
+            "ImageFolder; txt: a text file per image, beside it without --out; parquet, "
+            "webdataset: files with images and captions. [default: jsonl if --out ends in .jsonl]",
         ),
         click.option(
             "--out",
