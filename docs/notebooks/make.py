@@ -24,21 +24,21 @@ HERE = Path(__file__).parent
 CODE = ">>>\n"
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "quick-start": (
-        "# Quick start\n\nThe embedded model is a test bench: it knows small drawn scenes and "
-        "nothing else, and it invents objects that belong into a scene. Any model that "
-        "`AutoModelForImageTextToText` loads takes its place.",
+        "# Quick start, as a notebook\n\nThe embedded model is a test bench: it knows small drawn "
+        "scenes and nothing else, and it invents objects that usually belong in a scene. "
+        "Any model that `AutoModelForImageTextToText` loads can take its place.",
         CODE + "import vlmheads\nfrom vlmheads_testbed.scenes import scene\n\n"
         'captioner = vlmheads.Captioner.from_pretrained("embedded", ())\n'
         'image = scene("counterfactual", 0, 47).image\n'
         "image.resize((224, 224))",
-        "An airport with carrots, a pizza and skis. The plain model also sees what airports have. "
-        "Dashed words are weakly supported by the picture:",
+        "An airport with carrots, a pizza and skis. The plain model also names what airports "
+        "usually have. Dashed words are weakly supported by the picture:",
         CODE + "plain = captioner(image, words=True)[0]\nvlmheads.show(plain)",
         "`vcd` with the strength that was chosen for this model contrasts the picture with a "
-        "noised one. It is attached while the caption is written, and gone afterwards.",
+        "noised one. It is attached while the caption is written, and leaves nothing behind.",
         CODE + 'helped = captioner(image, plugins="vcd:alpha=0.25", words=True)[0]\n'
         "vlmheads.show(helped)",
-        "What the picture gives each token, and what the model would have said without it:",
+        "What the picture adds to each token, and what the model would have said without it:",
         CODE + "import torch\n\nfrom vlmheads.grounding import grounding\n\n"
         "found = grounding(\n    captioner.model, captioner.prepare(image), "
         "torch.tensor([plain.ids]), candidates=3\n)\nseeing, blind = found.candidates\n"
@@ -51,10 +51,10 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
         CODE + "vlmheads.show(found)",
     ),
     "compare-two-methods": (
-        "# Two methods on twenty pictures\n\nEvery method says less or more than the plain model, "
-        "and saying less invents less by itself. The comparison therefore is at equal recall, "
-        "paired by image, with intervals. Twenty pictures show how it is done; they tell large "
-        "differences only.",
+        "# Two methods on twenty pictures\n\nA method may say less or more than the plain model, "
+        "and a caption that says less invents less. Runs are therefore compared at equal recall, "
+        "paired by image, with intervals. Twenty pictures show how it is done; they reveal only "
+        "large differences.",
         CODE + "import json\nfrom pathlib import Path\n\nimport vlmheads\n"
         "from vlmheads_eval.report.notebook import compare_runs\n"
         "from vlmheads_testbed.scenes import scene\n\n"

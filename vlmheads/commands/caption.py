@@ -80,20 +80,20 @@ LOCAL = tuple(
 @click.option("--prompt", help='What to ask. [default: "Describe the image."]')
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def caption(images: tuple[str, ...], **options: Any) -> None:
     """Describe images, plainly or under plugins.
 
     IMAGES are files, folders of them, quoted patterns, or - for a list on stdin. Tars of
-    webdataset, parquet files and datasets that were saved to disk are read, too. With --out, or
-    --format txt, captions are written down as a job that can be stopped and gone on with:
+    webdataset, parquet files and datasets that were saved to disk are read, too. --out and
+    --format txt start a job that writes the captions to files and can be stopped and resumed:
     docs/captioning-jobs.md.
 
     --flag and --drop measure on the plain model how far the image supports each object that the
     caption names: docs/words.md says how often they are right. With --endpoint they ask the served
     model whether each object is there: docs/serving.md.
 
-    An image that cannot be read is reported, the rest is done, and the exit code is 2.
+    An image that cannot be read is reported, the others are done, and the exit code is 2.
     """
     from vlmheads.commands import job
 

@@ -76,7 +76,7 @@ _FOR_CHOOSING = ("objective", "count", "words", "coco", "max_new_tokens")
 
 @click.command(help=HELP)
 @click.argument("images", nargs=-1, required=True)
-@click.option("--recursive", is_flag=True, help="Enter folders inside of folders.")
+@click.option("--recursive", is_flag=True, help="Search subfolders, too.")
 @model_options
 @click.option(
     "--measure",
@@ -131,7 +131,7 @@ _FOR_CHOOSING = ("objective", "count", "words", "coco", "max_new_tokens")
     default="contrast",
     show_default=True,
     type=click.Choice(["contrast", "grounded", "hallucinated"]),
-    help="select, composition: the words to gain by; hallucinated ones are to lose.",
+    help="select, composition: raise grounded words, lower hallucinated ones, or both (contrast).",
 )
 @click.option(
     "--towards",

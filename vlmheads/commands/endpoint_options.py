@@ -42,14 +42,14 @@ def endpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--per-minute",
             type=click.FloatRange(min=0, min_open=True),
-            help="--endpoint: requests started a minute at most. [default: no limit]",
+            help="--endpoint: the most requests to start per minute. [default: no limit]",
         ),
         click.option(
             "--retries",
             default=5,
             show_default=True,
             type=click.IntRange(0, 100),
-            help="--endpoint: further tries of a request that the server failed at.",
+            help="--endpoint: how often to retry a request that failed on the server.",
         ),
         click.option(
             "--timeout",
@@ -63,7 +63,7 @@ def endpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=8,
             show_default=True,
             type=click.IntRange(1, 1024),
-            help="--endpoint: requests in flight at most.",
+            help="--endpoint: the most requests in flight.",
         ),
         click.option(
             "--endpoint",

@@ -24,37 +24,38 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--token-budget",
             type=click.IntRange(min=1),
-            help="With --out: tokens of a batch at most, prompts, images and --max-new-tokens "
-            "counted; a batch holds fewer large images than small ones. [default: no limit]",
+            help="With --out: the most tokens in a batch, counting prompts, images and "
+            "--max-new-tokens; a batch holds fewer large images than small ones. "
+            "[default: no limit]",
         ),
         click.option("--image-column", help="The column of images in parquet files."),
         click.option(
-            "--retry-failed", is_flag=True, help="Try images again that failed in an earlier run."
+            "--retry-failed", is_flag=True, help="Retry images that failed in an earlier run."
         ),
         click.option(
-            "--overwrite", is_flag=True, help="Drop the captions that there are, and start anew."
+            "--overwrite", is_flag=True, help="Delete captions that exist already, and start again."
         ),
         click.option(
             "--root",
             type=click.Path(path_type=Path),
-            help="The folder that names in the output are relative to. [default: the innermost "
+            help="The folder to which names in the output are relative. [default: the innermost "
             "one that holds all images]",
         ),
         click.option(
             "--format",
             "kind",
             type=click.Choice(FORMATS),
-            help="jsonl: a file, a line an image; metadata: metadata.jsonl of an ImageFolder; txt: "
-            "a text file an image, beside it without --out; parquet, webdataset: files that hold "
-            "images and captions. [default: jsonl for a name that ends so]",
+            help="jsonl: one file with a line per image; metadata: metadata.jsonl of an "
+            "ImageFolder; txt: a text file per image, beside it without --out; parquet, "
+            "webdataset: files with images and captions. [default: jsonl if --out ends in .jsonl]",
         ),
         click.option(
             "--out",
             type=click.Path(path_type=Path),
-            help="Write captions to a file FILE.jsonl, or to a folder with --format. What has a "
-            "caption there is skipped, so that the same command goes on with a job.",
+            help="Write captions to a file FILE.jsonl, or to a folder with --format. Images that "
+            "have a caption there are skipped, so the same command resumes a job.",
         ),
-        click.option("--recursive", is_flag=True, help="Enter folders inside of folders."),
+        click.option("--recursive", is_flag=True, help="Search subfolders, too."),
     ):
         command = option(command)
     return command

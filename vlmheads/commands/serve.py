@@ -35,7 +35,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
     default=8000,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="0 for any that is free.",
+    help="0 picks a free one.",
 )
 @click.option("--name", help="What clients call the model. [default: as in --model]")
 @click.option(

@@ -123,7 +123,7 @@ FAMILIES: tuple[Family, ...] = (
         "LLaVA 1.5",
         ("llava",),
         checkpoints=("embedded", "smol"),
-        note="also Pixtral 12B; one fixed number of tokens an image",
+        note="also Pixtral 12B; one fixed number of tokens per image",
     ),
     Family("LLaVA-NeXT", ("llava_next",), note="tiles, and a learned newline among image tokens"),
     Family("LLaVA-NeXT-Video", ("llava_next_video",)),

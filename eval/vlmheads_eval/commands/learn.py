@@ -53,7 +53,7 @@ _EXAMPLE = """Example:
 @click.option(
     "--form",
     type=click.Choice(sorted({form for method in METHODS.values() for form in method.forms})),
-    help="How, for a method that is learned in several ways. [default: "
+    help="Which form to learn, for a method that has several. [default: "
     + ", ".join(f"{next(iter(m.forms))} for {name}" for name, m in METHODS.items() if m.forms)
     + "]",
 )

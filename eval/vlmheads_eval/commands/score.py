@@ -71,7 +71,7 @@ def chair(
 ) -> None:
     """CHAIR of captions, with recall, length and repetition.
 
-    Captions cut after k sentences, the truncation frontier, stand beside it.
+    It also scores the captions cut after k sentences, the truncation frontier.
     """
     from vlmheads_eval.chair.ground_truth import load_ground_truth
     from vlmheads_eval.chair.measures import CaptionScore

@@ -110,13 +110,13 @@ _OPEN = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option(
     "--loss",
     type=click.Choice(["any", "share"]),
-    help="words: of a caption, whether it keeps a false object, or their share among those kept. "
+    help="words: any: whether a caption keeps a false object; share: their share of those kept. "
     "[default: any]",
 )
 @click.option(
     "--delta",
     type=_OPEN,
-    help="words, learn-then-test: how often a calibration may be above the risk. [default: 0.1]",
+    help="words, learn-then-test: how often a calibration may exceed the risk. [default: 0.1]",
 )
 @click.option(
     "--beta",
