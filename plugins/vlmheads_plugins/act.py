@@ -20,18 +20,22 @@ from vlmheads_plugins._sinks import column_scores, prompt_rows
 class ACT(Plugin):
     """Take attention off the sinks of a prompt, but for the first, in chosen heads.
 
-    In the attention map A of the prompt, N tokens long, the score of column j is the mean weight
-    of the rows that see it, c_j = Σ_i A[i, j] / (N − j). Sinks are the columns with c_j above the
-    threshold `alpha` / N, without the first of them. In every row but the first, sinks keep the
-    share β of their weights, and the other columns receive the rest in proportion to theirs.
-    Generated tokens attend as before.
+    In the attention map A of the prompt, N tokens long, the score of column j is the mean weight of
+    the rows that see it:
 
-    Source: Yu et al., ICML 2024, arXiv 2406.15765. Deviations: the paper and the released code
-    choose heads one by one by their accuracy on about 900 held-out examples of a text task; such
-    lists do not carry over, so `heads` is an option, by default all heads of the paper's layers,
-    2 to 30 of 32, scaled to the depth. `form="release"` compares c_j with the fixed `threshold`.
-    Prompts without an image are not changed. Rows keep their sum; the code sets A[0, 0] to 1, which
-    it is.
+        c_j = Σ_i A_ij / (N − j)
+
+    Sinks are the columns with c_j above the threshold `alpha` / N, without the first of them. In
+    every row but the first, sinks keep the share β of their weights, and the other columns receive
+    the rest in proportion to theirs. Generated tokens attend as before.
+
+    Source: Yu et al., ICML 2024, arXiv 2406.15765.
+
+    Deviations: the paper and the released code choose heads one by one by their accuracy on about
+    900 held-out examples of a text task; such lists do not carry over, so `heads` is an option, by
+    default all heads of the paper's layers, 2 to 30 of 32, scaled to the depth. `form="release"`
+    compares c_j with the fixed `threshold`. Prompts without an image are not changed. Rows keep
+    their sum; the code sets A[0, 0] to 1, which it is.
 
     Cost: the attention maps of the prefill once more, quadratic in the prompt; nothing in decoding.
 

@@ -19,34 +19,41 @@ from vlmheads_plugins.iat import FIRST, STOP
 
 @dataclass(frozen=True)
 class AdaIAT(Plugin):
-    """Adaptively increase the attention on generated text.
+    """Increase the attention on generated text in the heads where real words get more of it.
 
-    T_real and T_hal [L, H] hold the mean attention that a generated token gets in the rows that
-    predict a real and a hallucinated object word; U_real and U_hal are their sums over the heads of
-    a layer, and M = T_real / T_hal. In the row that predicts a token, after the softmax and in each
-    of the middle layers, with G the generated tokens, the one just fed included:
+    In the row that predicts a token, after the softmax and in each of the middle layers, the
+    attention on the generated tokens G, the one just fed included, is multiplied:
+
+        A_hj ← f_h A_hj,  f = 1 + α M (paper) or 1 + α (M − 1) (release)
+
+    A layer acts where r = Σ_h mean over j in G of A_hj is below U_hal + β (U_real − U_hal), and
+    then each head's row is divided by its sum. T_real and T_hal [L, H] hold the mean attention that
+    a generated token gets in the rows that predict a real and a hallucinated object word; U_real
+    and U_hal are their sums over the heads of a layer, and M = T_real / T_hal.
 
     1. r = Σ_h mean over j in G of A_hj; the layer acts where r < U_hal + β (U_real − U_hal);
     2. A_hj ← f_h A_hj for j in G, with f = 1 + α M (paper) or 1 + α (M − 1) (release);
     3. each head's row is divided by its sum.
 
-    Source: CVPR 2026, arXiv 2603.04908, and XianguiKang/AdaIAT: α = 6, β = 0.5,
-    layers 5 to 17 of 32, scaled to the depth; "Please describe the picture in detail.", greedy
-    search of 512 tokens. `vlmheads learn adaiat` learns the tables on any model, without training;
-    the authors had 22,015 real and 9,473 hallucinated words of LLaVA-1.5-7B. Written from the
-    formulas: the release has no licence. Deviations: every row of a batch has its own gate; a word
-    of several tokens counts where its first token is predicted.
+    Source: AdaIAT, CVPR 2026, arXiv 2603.04908, and XianguiKang/AdaIAT: α = 6, β = 0.5, layers 5 to
+    17 of 32, scaled to the depth; "Please describe the picture in detail.", greedy search of 512
+    tokens. `vlmheads learn adaiat` learns the tables on any model, without training; the authors
+    had 22,015 real and 9,473 hallucinated words of LLaVA-1.5-7B. Written from the formulas: the
+    release has no licence.
 
-    With `form="release"` f is negative for heads with M < 1 − 1/α, which turns their contribution
-    around; `clamp` stops it at 0. As r is a mean over G, it falls with the length of an answer, and
-    late in a caption the gate is nearly always open.
+    Deviations: every row of a batch has its own gate; a word of several tokens counts where its
+    first token is predicted.
+
+    Pitfalls: with `form="release"` f is negative for heads with M < 1 − 1/α, which turns their
+    contribution around; `clamp` stops it at 0. As r is a mean over G, it falls with the length of
+    an answer, and late in a caption the gate is nearly always open.
 
     Cost: one attention row in each of these layers and for each token.
 
     Evidence: published captions of LLaVA-1.5-7B scored again: 47.6/13.2 to 30.6/8.3 at recall 79.5
     to 75.3, no flag, CHAIR_S at equal recall -9.2 points [-14.6, -3.8]: the one of our methods
     whose published captions beat plain greedy ones that way (docs/evidence.md). The authors'
-    Qwen2.5-VL module cannot be run. On both test benches it does not: docs/methods.md.
+    Qwen2.5-VL module cannot be run. On both test benches it does not (docs/methods.md).
     """
 
     name: ClassVar[str] = "adaiat"

@@ -34,21 +34,25 @@ _FOLDED = (
 
 @dataclass(frozen=True)
 class ADHH(Plugin):
-    """Adaptive deactivation of hallucination heads.
+    """Cut off the text after the image in listed heads whenever they attend to it too much.
 
-    In each listed head, where the query that predicts a token gives the text after the image a
-    mass of at least `threshold`, its weights on that text are set to 0. What remains is not
-    renormalised. The text after the image is all from the last image token on: the question, the
-    tokens generated so far and the query itself.
+        A_j ← 0 for text j after the image, where Σ_j A_j ≥ threshold
 
-    Source: Yang et al., ICLR 2025, and TianyunYoung/Hallucination-Attribution; 20 heads of
-    LLaVA-1.5-7B, found by removing one head after the other and measuring object tokens, and
-    threshold 0.4. They are the default on a LLaVA of 32 layers of 32 heads; a model that was not
-    LLaVA-1.5-7B before fine-tuning needs heads of its own, such as `head_map` lists by the
-    attribution that `vlmheads detect` measures. The release also lists 35 heads of LLaVA-1.5-13B
-    and 10 of LLaVA-1.6-34B: presets adhh-llava15-13b and adhh-llava-next-34b. Deviations: the
-    release sums the mass over the batch, so that it works for one prompt at a time; here each row
-    has its own gate.
+    in each listed head, in the row that predicts a token. What remains is not renormalised. The
+    text after the image is all from the last image token on: the question, the tokens generated so
+    far and the query itself.
+
+    Source: adaptive deactivation of hallucination heads, Yang et al., ICLR 2025, and
+    TianyunYoung/Hallucination-Attribution; 20 heads of LLaVA-1.5-7B, found by removing one head
+    after the other and measuring object tokens, and threshold 0.4. They are the default on a LLaVA
+    of 32 layers of 32 heads. The release also lists 35 heads of LLaVA-1.5-13B and 10 of
+    LLaVA-1.6-34B: presets adhh-llava15-13b and adhh-llava-next-34b.
+
+    Needs: a model that was not LLaVA-1.5-7B before fine-tuning needs heads of its own, such as
+    `head_map` lists by the attribution that `vlmheads detect` measures.
+
+    Deviations: the release sums the mass over the batch, so that it works for one prompt at a time;
+    here each row has its own gate.
 
     Cost: an attention row a layer with listed heads and token.
 

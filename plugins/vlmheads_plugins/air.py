@@ -15,18 +15,23 @@ from vlmheads.runtime.request import Request
 
 @dataclass(frozen=True)
 class AIR(Plugin):
-    """Attention imbalance rectification: shrink the attention of a row towards its mean.
+    """Shrink the attention of a row towards its mean, in the middle layers.
 
     In the row that predicts a token, after the softmax, in each head and in the middle layers,
-    A_j ← (1 − λ) A_j + λ · mean of A, over the keys j that the row may see; its sum stays.
 
-    Source: CVPR 2026, arXiv 2603.24058, and Ice-wave/AIR: λ = 0.1, layers 5 to 17 of 32, scaled to
-    the depth. Written from the formula: the release has no licence. AIR is four methods in one: the
-    others are `vaf` (enhance 1.08, suppress 0.97, layers 9 to 14), `devils` (alpha 0.28, layers 5
-    to 17) and `adhh` (threshold 0.4), which the preset air-llava15 composes with this one, in that
-    order. Deviations: in the prefill the release shrinks the whole map, in a form with a trace of 0
-    and scaled by its Frobenius norm that is not known to us exactly and that lets rows see later
-    keys; here only the prompt's last row is shrunk, as each row in decoding is.
+        A_j ← (1 − λ) A_j + λ · mean of A
+
+    over the keys j that the row may see; its sum stays.
+
+    Source: attention imbalance rectification, CVPR 2026, arXiv 2603.24058, and Ice-wave/AIR: λ =
+    0.1, layers 5 to 17 of 32, scaled to the depth. Written from the formula: the release has no
+    licence. AIR is four methods in one: the others are `vaf` (enhance 1.08, suppress 0.97, layers 9
+    to 14), `devils` (alpha 0.28, layers 5 to 17) and `adhh` (threshold 0.4), which the preset
+    air-llava15 composes with this one, in that order.
+
+    Deviations: in the prefill the release shrinks the whole map, in a form with a trace of 0 and
+    scaled by its Frobenius norm that is not known to us exactly and that lets rows see later keys;
+    here only the prompt's last row is shrunk, as each row in decoding is.
 
     Cost: one attention row in each of these layers and for each token.
 

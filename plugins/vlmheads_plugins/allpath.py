@@ -23,10 +23,11 @@ Heads = tuple[tuple[int, int], ...]
 class AllPath(Plugin):
     """Multiply the contributions of listed heads by 0 or by 2.
 
-    A head's contribution to the residual stream is its output times its columns of the output
-    projection; that of `suppressed` heads is multiplied by `low`, that of `boosted` ones by
-    `high`, at every position. With `normalise`, an option of the release, the factors of a layer
-    are divided by their mean.
+        c_h ← low · c_h for suppressed heads,  c_h ← high · c_h for boosted ones
+
+    A head's contribution c_h to the residual stream is its output times its columns of the output
+    projection, at every position. With `normalise`, an option of the release, the factors of a
+    layer are divided by their mean.
 
     Source: AllPath, NeurIPS 2025, and SooLab/AllPath (MIT), which lists all heads of LLaVA-1.5-7B
     and Qwen-VL-Chat by two scores. Text path: how much adding the head's contribution to the state
@@ -35,13 +36,16 @@ class AllPath(Plugin):
     path: at the first mention of an object, the head's attention on the patches of its segmentation
     mask, less that on the whole image where the object is not there. For CHAIR the lowest 40 of the
     text path are suppressed, its highest 40 and the highest 50 of the image path boosted (preset
-    allpath-llava15); for POPE 20, 20 and 10 (allpath-llava15-pope). `text_paths` and
-    `image_paths` of `vlmheads.detect` measure the scores on another model, for `head_map`; the
-    second needs segmentation masks, and lists heads to boost alone, by default 50 of 1,024, so that
-    both paths take two of these plugins. A head in both lists is left alone there and refused here;
-    in two plugins it is suppressed. Deviations: `head_map` takes other measures too, and then lists
-    as many heads at either end. A bias of the output projection, where a model has one, is no
-    head's and stays; the release drops it.
+    allpath-llava15); for POPE 20, 20 and 10 (allpath-llava15-pope).
+
+    Needs: lists of heads of your model. `text_paths` and `image_paths` of `vlmheads.detect` measure
+    the scores on another model, for `head_map`; the second needs segmentation masks, and lists
+    heads to boost alone, by default 50 of 1,024, so that both paths take two of these plugins. A
+    head in both lists is left alone there and refused here; in two plugins it is suppressed.
+
+    Deviations: `head_map` takes other measures too, and then lists as many heads at either end. A
+    bias of the output projection, where a model has one, is no head's and stays; the release drops
+    it.
 
     Cost: a multiplication a listed layer and token.
 

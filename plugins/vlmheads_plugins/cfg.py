@@ -17,14 +17,17 @@ from vlmheads_plugins._contrast import contrast
 class CFG(Plugin):
     """Contrast the model with itself without the image.
 
-    log p' = γ (log p − log p_text) + log p_text, where p_text is the model's answer to the prompt
-    with its images deleted and the same tokens generated since. Tokens with p below `cutoff` times
-    the largest p are left out.
+        log p' = γ (log p − log p_text) + log p_text
+
+    where p_text is the model's answer to the prompt with its images deleted and the same tokens
+    generated since. Tokens with p below `cutoff` times the largest p are left out.
 
     Source: classifier-free guidance as PAI uses it (Liu et al., ECCV 2024, arXiv 2407.21771, and
-    CFG.py of LALBJ/PAI), whose settings are the defaults; here it stands alone. Deviations: the
-    text-only stream follows beams as they are reordered, which a logits processor cannot; and what
-    is a logits processor there, which runs after those of generate(), runs before them here.
+    CFG.py of LALBJ/PAI), whose settings are the defaults; here it stands alone.
+
+    Deviations: the text-only stream follows beams as they are reordered, which a logits processor
+    cannot; and what is a logits processor there, which runs after those of generate(), runs before
+    them here.
 
     Cost: a second stream in the same batch; its prompt is shorter by the image.
 

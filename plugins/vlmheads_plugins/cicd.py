@@ -26,23 +26,29 @@ OTHER = "other image"
 
 @dataclass(frozen=True)
 class CICD(Plugin):
-    """Cross-image contrastive decoding.
+    """Contrast the logits with those for an unrelated image, where the two differ.
 
-    l' = (1 + a) l − a l_other, where l_other answers the same prompt, and goes on from the same
-    words, about an unrelated image; tokens with a probability below `cutoff` times the largest are
-    left out. Where both images suggest the same, as for function words, nothing is contrasted:
-    a = α where the Jensen-Shannon divergence of the two distributions is above τ, else 0, and the
-    cut-off is left out too.
+        l' = (1 + a) l − a l_other
 
-    Source: arXiv 2505.10634, and the README of beta-nlp/CICD; the form of the contrast is from a
-    later paper of that group. **Our proposal**: the authors' map from the divergence to a, and its
-    constants, could not be read; the step at τ stands in for it. `tau=0` contrasts every token.
+    where l_other answers the same prompt, and goes on from the same words, about an unrelated
+    image; tokens with a probability below `cutoff` times the largest are left out. Where both
+    images suggest the same, as for function words, nothing is contrasted: a = α where the
+    Jensen-Shannon divergence of the two distributions is above τ, else 0, and the cut-off is left
+    out too.
 
-    `pool` holds the other images, as the model's processor prepares them: `vlmheads learn cicd`
-    makes it from a folder. Which of them is shown is a hash of the pixels and `seed`, so that an
-    answer does not depend on what else is in the batch; an image is never contrasted with itself.
-    Models that take images in tiles or as lists of patches are refused, since another image would
-    not have the same tokens.
+    Source: cross-image contrastive decoding, arXiv 2505.10634, and the README of beta-nlp/CICD; the
+    form of the contrast is from a later paper of that group.
+
+    Our reading: the authors' map from the divergence to a, and its constants, could not be read;
+    the step at τ stands in for it. `tau=0` contrasts every token.
+
+    Needs: `pool` holds the other images, as the model's processor prepares them: `vlmheads learn
+    cicd` makes it from a folder. Which of them is shown is a hash of the pixels and `seed`, so that
+    an answer does not depend on what else is in the batch; an image is never contrasted with
+    itself.
+
+    Pitfalls: models that take images in tiles or as lists of patches are refused, since another
+    image would not have the same tokens.
 
     Cost: a second stream of the same length in the same batch, and the vision encoder once more.
 

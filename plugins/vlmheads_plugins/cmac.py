@@ -24,10 +24,12 @@ FIRST = 30  # Tokens whose attention on the image the gate compares later ones w
 
 @dataclass(frozen=True)
 class CMAC(Plugin):
-    """Intra- and cross-modal attention correction, the intra-modal half (IMD).
+    """Contrast the logits with those of a stream that reads less from the image.
 
-    l' = (1 + a) l − a l_blank, where l_blank comes of the same prompt, image and tokens, in a
-    stream whose text after the image reads less from the image, in every layer and head h:
+        l' = (1 + a) l − a l_blank
+
+    where l_blank comes of the same prompt, image and tokens, in a stream whose text after the image
+    reads less from the image, in every layer and head h:
 
         z_h = Σ_j (1 − M_j) A_j v_j + μ_h Σ_j M_j A_j,
 
@@ -36,15 +38,18 @@ class CMAC(Plugin):
     rows of text and image tokens of the prompt, or, for a generated token, of its own row. Weights
     stay as they are. Tokens with a probability below `cutoff` times the largest are left out.
 
-    Source: CVPR 2026, arXiv 2501.01926, and lijm48/IMCCD: cut-off 0.2; a = α = 3 in the paper and
-    for POPE, 1 in its CHAIR script. Written from the formulas: the release has no licence. That
-    script also has a gate that the paper has not, `form="release"`: a = 0 where the mean score of
-    the image in the row that predicts the token, over all layers and heads, is below the mean of
-    its first 30 values. **Our reading**: the row is the main stream's, and the first 30 tokens are
-    not gated. Deviations: the other half (CMPC), which lays the image tokens' positions closer
-    together in both streams, is left out: it needs queries and keys before their rotation, and
-    whether text keeps its positions then could not be read. So the release's script, which has
-    both, is not reproduced.
+    Source: the intra-modal half (IMD) of intra- and cross-modal attention correction, CVPR 2026,
+    arXiv 2501.01926, and lijm48/IMCCD: cut-off 0.2; a = α = 3 in the paper and for POPE, 1 in its
+    CHAIR script. Written from the formulas: the release has no licence. That script also has a gate
+    that the paper has not, `form="release"`: a = 0 where the mean score of the image in the row
+    that predicts the token, over all layers and heads, is below the mean of its first 30 values.
+
+    Our reading: the row is the main stream's, and the first 30 tokens are not gated.
+
+    Deviations: the other half (CMPC), which lays the image tokens' positions closer together in
+    both streams, is left out: it needs queries and keys before their rotation, and whether text
+    keeps its positions then could not be read. So the release's script, which has both, is not
+    reproduced.
 
     Cost: a second stream of the same length in the same batch, whose text rows are computed twice;
     with the gate one more attention row a layer and token.

@@ -18,7 +18,7 @@ from vlmheads_plugins._exits import keep_output, kept_outputs
 
 @dataclass(frozen=True)
 class DaID(Plugin):
-    """Dual-anchor introspective decoding: add a layer's logits, take those of another off.
+    """Add the logits of the layer that looks most at the image, less those of an earlier one.
 
     For each token, VAS(l) is the mean over the heads of layer l of the attention that the row which
     predicts it gives the image. The spotlight is the layer with the largest VAS, the shadow the one
@@ -30,13 +30,17 @@ class DaID(Plugin):
     and tokens with a probability below `cutoff` times the largest are left out. Where the first
     layer is the spotlight there is no shadow, and l' = l + α l_spotlight.
 
-    Source: ACL 2026 findings, arXiv 2604.10071, second-hand, by a description; no code was
-    released. α = 0.8, β = 0.2, cut-off 0.1, for POPE 0.9. **Our reading**: it does not say whether
-    a layer's output is normed before the vocabulary head; here it is, by the decoder's last norm.
+    Source: dual-anchor introspective decoding, ACL 2026 findings, arXiv 2604.10071, second-hand, by
+    a description; no code was released. α = 0.8, β = 0.2, cut-off 0.1, for POPE 0.9.
+
+    Our reading: it does not say whether a layer's output is normed before the vocabulary head; here
+    it is, by the decoder's last norm.
+
     Deviations: layers without attention heads are never chosen.
 
-    The weights of the logits add up to 1 + α (1 + β), which is nearly 2 at the defaults: under
-    sampling the method is about as peaked as temperature 0.5, and is to be compared with that.
+    Pitfalls: the weights of the logits add up to 1 + α (1 + β), which is nearly 2 at the defaults:
+    under sampling the method is about as peaked as temperature 0.5, and is to be compared with
+    that.
 
     Cost: an attention row a layer and token, and the vocabulary head for two more states.
 

@@ -23,18 +23,22 @@ OUTLIERS = "outliers"
 class DAMRO(Plugin):
     """Contrast with an image of which only the outlier tokens are left.
 
-    l' = (1 + α) l − α l_outliers, where l_outliers answers the same prompt with only the `k`
-    patches of each image that the CLS token of the vision encoder attends to most, mean over the
-    heads of its last layer but one; tokens with a probability below `cutoff` times the largest are
-    left out.
+        l' = (1 + α) l − α l_outliers
+
+    where l_outliers answers the same prompt with only the `k` patches of each image that the CLS
+    token of the vision encoder attends to most, mean over the heads of its last layer but one;
+    tokens with a probability below `cutoff` times the largest are left out.
 
     Source: Gong et al., EMNLP 2024, arXiv 2410.04514, and coder-gx/DAMRO; defaults are the README's
     example, which is for InstructBLIP. For LLaVA 1.5 it has α 2 and 10 patches: preset
-    damro-llava15. Deviations: the release multiplies queries and keys over the whole width, without
-    splitting heads, and puts the patches in the order of their attention; here heads are split, as
-    the encoder does, and patches keep their place. Needs a CLIP vision encoder with a CLS token
-    whose patches are the image tokens one by one, as in LLaVA 1.5; other models are refused when
-    their first generation begins.
+    damro-llava15.
+
+    Deviations: the release multiplies queries and keys over the whole width, without splitting
+    heads, and puts the patches in the order of their attention; here heads are split, as the
+    encoder does, and patches keep their place.
+
+    Needs: a CLIP vision encoder with a CLS token whose patches are the image tokens one by one, as
+    in LLaVA 1.5; other models are refused when their first generation begins.
 
     Cost: a second stream of the same length in the same batch, and the vision encoder once more.
 

@@ -19,16 +19,20 @@ from vlmheads_plugins._exits import keep_output, kept_outputs, normed
 
 @dataclass(frozen=True)
 class DeCo(Plugin):
-    """Dynamic correction decoding.
+    """Add the logits of the earlier layer that is surest of one of the likeliest words.
+
+        l' = l + α · p_max · l_layer
 
     Candidates are the fewest likeliest tokens whose probabilities reach `p` together, at most `k`.
     Among the chosen layers the one is taken that gives a candidate the highest probability p_max,
-    each layer's output read through the last norm and the vocabulary head. Then
-    l' = l + α · p_max · l_layer, and tokens that are no candidates are left out.
+    each layer's output read through the last norm and the vocabulary head; its logits are l_layer.
+    Tokens that are no candidates are left out.
 
-    Source: Wang et al., ICLR 2025, arXiv 2410.11779, and zjunlp/Deco: hidden states 20 to 28 of a
-    model of 32 layers, where 0 is the embeddings, so outputs of layers 19 to 27 here, scaled to
-    the model's depth. Deviations: the release decodes one prompt; here each row has its own layer.
+    Source: dynamic correction decoding, Wang et al., ICLR 2025, arXiv 2410.11779, and zjunlp/Deco:
+    hidden states 20 to 28 of a model of 32 layers, where 0 is the embeddings, so outputs of layers
+    19 to 27 here, scaled to the model's depth.
+
+    Deviations: the release decodes one prompt; here each row has its own layer.
 
     Cost: one call of the vocabulary head a token, for all chosen layers together.
 

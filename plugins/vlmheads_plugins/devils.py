@@ -17,12 +17,16 @@ class Devils(Plugin):
     """Raise the scores of image tokens in all heads by what the heads give them on average.
 
     In the row that predicts a token, before the softmax and in each of the middle layers,
-    s_hj ← s_hj + α · mean over heads h' of |s_h'j|, for every image token j.
 
-    Source: Jiang et al., CVPR 2025, arXiv 2411.16724, "Devils in Middle Layers". Deviations: none
-    known in this form; the released code can also average over the k heads that attend to the image
-    most, which is not offered. Layers are the released 5 to 18 of 32, the last included, scaled to
-    the depth.
+        s_hj ← s_hj + α · mean over heads h' of |s_h'j|
+
+    for every image token j.
+
+    Source: Jiang et al., CVPR 2025, arXiv 2411.16724, "Devils in Middle Layers".
+
+    Deviations: none known in this form; the released code can also average over the k heads that
+    attend to the image most, which is not offered. Layers are the released 5 to 18 of 32, the last
+    included, scaled to the depth.
 
     Cost: one attention row in each of these layers and for each token.
 

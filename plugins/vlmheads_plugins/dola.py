@@ -18,23 +18,26 @@ from vlmheads_plugins._exits import keep_output, kept_outputs
 
 @dataclass(frozen=True)
 class DoLa(Plugin):
-    """Decoding by contrasting layers.
+    """Contrast the logits with those of an earlier layer.
 
-    q_j = softmax(W h_j) for candidate layers j, W the vocabulary head, without the last norm. The
-    layer M whose q_M is farthest from the model's own p by Jensen-Shannon divergence is chosen
-    anew for every token, and log p' = log p − strength · log q_M. Tokens with p below `cutoff`
-    times the largest are left out.
+        log p' = log p − strength · log q_M
+
+    with q_j = softmax(W h_j) for candidate layers j, W the vocabulary head, without the last norm.
+    The layer M whose q_M is farthest from the model's own p by Jensen-Shannon divergence is chosen
+    anew for every token. Tokens with p below `cutoff` times the largest are left out.
 
     With m = (p + q_M) / 2 the paper's divergence is ½ KL(p‖m) + ½ KL(q_M‖m), which is the default.
     The release calls its function with the arguments the other way round and so chooses by
     KL(m‖p) + KL(m‖q_M): `form="release"`.
 
-    Source: Chuang et al., ICLR 2024, arXiv 2309.03883, and voidism/DoLa: even layers of the lower
-    half of 32 (long answers) or of the upper half (short ones), where layer 0 is the word
-    embeddings and j the output of the j-th layer. Deviations: layer 0 is left out where the
-    embeddings are also the vocabulary head, and elsewhere is taken before any factor that a model
-    applies to it. The layer is chosen for each row of a batch, where common implementations choose
-    one for all. The repetition penalty of 1.2 that the paper adds is left to generate().
+    Source: decoding by contrasting layers, Chuang et al., ICLR 2024, arXiv 2309.03883, and
+    voidism/DoLa: even layers of the lower half of 32 (long answers) or of the upper half (short
+    ones), where layer 0 is the word embeddings and j the output of the j-th layer.
+
+    Deviations: layer 0 is left out where the embeddings are also the vocabulary head, and elsewhere
+    is taken before any factor that a model applies to it. The layer is chosen for each row of a
+    batch, where common implementations choose one for all. The repetition penalty of 1.2 that the
+    paper adds is left to generate().
 
     Cost: one call of the vocabulary head a token, for all candidates together.
 

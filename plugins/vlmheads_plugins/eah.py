@@ -19,15 +19,18 @@ class EAH(Plugin):
     """Give all heads of the second layer the attention map of the head with most image sinks.
 
     In the attention map A of the prompt, N tokens long, column j has the score
-    c_j = Σ_i A[i, j] / (N − j). The head with the most image columns above `threshold`, the first
-    of several, gives its map to all heads of the layer, where at least one column is. Generated
-    tokens attend as before.
+
+        c_j = Σ_i A_ij / (N − j)
+
+    The head with the most image columns above `threshold`, the first of several, gives its map to
+    all heads of the layer, where at least one column is. Generated tokens attend as before.
 
     Source: Zhang et al., EMNLP 2025, arXiv 2411.09968, and its released code. `form="release"`
     follows what that code does: the diagonal is left out of the sums, the edit is made in every
-    layer, head 0 is never chosen, and its threshold is 0.0008, which has to be passed. Deviations:
-    the code's divisor counts from a fixed column of LLaVA-1.5's prompt; here it is N − j. With
-    grouped keys each head keeps its own values.
+    layer, head 0 is never chosen, and its threshold is 0.0008, which has to be passed.
+
+    Deviations: the code's divisor counts from a fixed column of LLaVA-1.5's prompt; here it is N −
+    j. With grouped keys each head keeps its own values.
 
     Cost: the attention map of the layer once more in the prefill, quadratic in the prompt; nothing
     in decoding.

@@ -16,25 +16,29 @@ from vlmheads_plugins._contrast import plausible, settle
 
 @dataclass(frozen=True)
 class FLB(Plugin):
-    """First logits boosting: add the logits of the first new token to those of later ones.
+    """Add the logits of the first new token to those of later ones.
 
-    l'_t = l_t + γ (1 − exp(−κ t)) l_0, t = 0 for the first new token, whose logits stay; tokens
-    with a probability below `cutoff` times the largest, by l_t, are left out.
+        l'_t = l_t + γ (1 − e^{−κ t}) l_0
 
-    Source: CVPR 2026, arXiv 2604.00455, and jiwooha20/FLB: γ = 0.3, κ = 0.05, cut-off 0.1.
+    with t = 0 for the first new token, whose logits stay; tokens with a probability below `cutoff`
+    times the largest, by l_t, are left out.
+
+    Source: first logits boosting, CVPR 2026, arXiv 2604.00455, and jiwooha20/FLB: γ = 0.3, κ =
+    0.05, cut-off 0.1.
+
     Deviations: acts under greedy search and beams too, where the release samples only.
 
-    l_0 is dominated by the article that begins an English caption, which steers the next noun to
-    what was named already: the paper's own ablation goes from 11.5 to 6.5 on AMBER with the token
-    "The" alone. So it is for English captions; on yes or no questions its weight is about 0, and
-    what changes is the cut-off.
+    Pitfalls: l_0 is dominated by the article that begins an English caption, which steers the next
+    noun to what was named already: the paper's own ablation goes from 11.5 to 6.5 on AMBER with the
+    token "The" alone. So it is for English captions; on yes or no questions its weight is about 0,
+    and what changes is the cut-off.
 
     Cost: an addition per token.
 
     Evidence: the authors' table under sampling: CHAIR 57.5/17.3 to 43.5/12.0 at recall 73.3 to
-    73.6; AMBER CHAIR 11.5 to 6.1 at cover 50.1 to 50.4. They give no greedy baseline, and the
-    cut-off alone makes sampling nearly greedy: compare with greedy search, and with `gamma=0`. On
-    the embedded model it is not distinguishable from plain (docs/methods.md).
+    73.6; AMBER CHAIR 11.5 to 6.1 at cover 50.1 to 50.4. They give no greedy baseline. The cut-off
+    alone makes sampling nearly greedy: compare with greedy search, and with `gamma=0`. On the
+    embedded model it is not distinguishable from plain (docs/methods.md).
     """
 
     name: ClassVar[str] = "flb"

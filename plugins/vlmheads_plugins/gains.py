@@ -26,13 +26,15 @@ def _as_factors(head_map: HeadMap) -> HeadMap:
 class Gains(Plugin):
     """Multiply the output of every head by a factor that was chosen beforehand.
 
-    o_{l,h} ← (1 + strength · (g_{l,h} − 1)) · o_{l,h} at every position, prompt included, in rows
-    that hold an image. g is the mean over the images of a HeadMap whose measure is "gain"; one of
-    "attribution" is turned into factors first, g = 1 ∓ 0.3 · score / max |score|, less than 1
-    where a head works for hallucinated words.
+        o_{l,h} ← (1 + strength · (g_{l,h} − 1)) · o_{l,h}
 
-    Source: the common form of methods that calibrate heads offline. Deviations: none to speak of,
-    since the factors are the user's.
+    at every position, prompt included, in rows that hold an image. g is the mean over the images of
+    a HeadMap whose measure is "gain"; one of "attribution" is turned into factors first, g = 1 ∓
+    0.3 · score / max |score|, less than 1 where a head works for hallucinated words.
+
+    Source: the common form of methods that calibrate heads offline.
+
+    Deviations: none to speak of, since the factors are the user's.
 
     Cost: a multiplication a layer and token; layers whose factors are all 1 are left alone.
 

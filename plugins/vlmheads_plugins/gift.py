@@ -53,7 +53,7 @@ def function_words(tokenizer: Any) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class GIFT(Plugin):
-    """Gaze-shift guided cross-modal fusion.
+    """Raise attention on what the question's words turned to in the image, and on the question.
 
     In the prefill, at layer l_0, for each content token i of the question and each head,
     D_i = max(A_i − A_(i−1), 0) on the image: what the token adds to the attention of the row before
@@ -66,17 +66,19 @@ class GIFT(Plugin):
        how much step 1 multiplied the attention of its heads on the image, all of them together;
     3. each head's row is divided by its sum.
 
-    Source: ICML 2026, arXiv 2510.22067, and amazon-science/GIFT: α = 5; l_0 = 11 and layers 12 to
-    22 of LLaVA-1.5-7B, 10 and 14 to 20 of 40 for 13B. Written from the formulas: the release is for
-    non-commercial use. Deviations: content words are told by their token, not by tagging parts of
-    speech: `skip` lists the tokens that are none, which `function_words(tokenizer)` makes; without
-    it all of the question counts. One pass in place of the release's extra one, which is the same
-    where l_0 is below all layers to act on; Qwen2-VL's l_0 = 14 with layers 5 to 18 is refused. Of
-    an odd number of heads, half is rounded down. A question without content words changes nothing.
-    The first token after the image has no row of text before it, and only serves the next.
+    Source: gaze-shift guided cross-modal fusion, ICML 2026, arXiv 2510.22067, and
+    amazon-science/GIFT: α = 5; l_0 = 11 and layers 12 to 22 of LLaVA-1.5-7B, 10 and 14 to 20 of 40
+    for 13B. Written from the formulas: the release is for non-commercial use.
 
-    `lead` and `tail` say what is no part of the question: for LLaVA-1.5 the line break after the
-    image (2 tokens) and " ASSISTANT:" (5).
+    Deviations: content words are told by their token, not by tagging parts of speech: `skip` lists
+    the tokens that are none, which `function_words(tokenizer)` makes; without it all of the
+    question counts. One pass in place of the release's extra one, which is the same where l_0 is
+    below all layers to act on; Qwen2-VL's l_0 = 14 with layers 5 to 18 is refused. Of an odd number
+    of heads, half is rounded down. A question without content words changes nothing. The first
+    token after the image has no row of text before it, and only serves the next.
+
+    Needs: `lead` and `tail` say what is no part of the question: for LLaVA-1.5 the line break after
+    the image (2 tokens) and " ASSISTANT:" (5).
 
     Cost: the rows of the question at one layer of the prefill; one attention row in each layer to
     act on and for each token.

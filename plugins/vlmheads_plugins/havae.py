@@ -21,23 +21,30 @@ _PUBLISHED = 450  # Heads, of LLaVA-1.5-7B's 1,024.
 
 @dataclass(frozen=True)
 class HAVAE(Plugin):
-    """Raise the scores of image tokens in the heads with the highest NHAR.
+    """Raise the scores of image tokens in the heads that look most at the image for real objects.
 
     NHAR of a head is its attention on the image without the inert tokens, mean over the rows that
     predict object words of things which are there. In the row that predicts a token, before the
-    softmax, s_hj ← s_hj + α · mean over the layer's heads h' of |s_h'j|, for every image token j,
-    the inert ones too, in the `count` heads of the model with the highest NHAR.
+    softmax,
+
+        s_hj ← s_hj + α · mean over the layer's heads h' of |s_h'j|
+
+    for every image token j, the inert ones too, in the `count` heads of the model with the highest
+    NHAR.
 
     Inert tokens are image tokens that read, through the vocabulary head, as the same word in most
     layers, a word that many well attended image tokens read as. `vlmheads learn havae` finds them
-    and NHAR, from the model's own captions; docs/learn.md has the rule.
+    and NHAR, from the model's own captions (docs/learn.md).
 
     Source: ACL 2026, arXiv 2605.10622, second-hand by descriptions: the repository (lab-klc/HAVAE)
     has no code. α = 0.1, for captions 0.6 or 0.7; 450 of 1,024 heads, scaled to the model, of
-    Qwen2-VL 300. **Our reading**: the authors' score of an inert token is a product of how far one
-    word rules its layers, how often that word rules attended tokens, and the attention on it, cut
-    where it is an outlier; each factor's form and the limits are ours. Deviations: none known in
-    what is done to the scores.
+    Qwen2-VL 300.
+
+    Our reading: the authors' score of an inert token is a product of how far one word rules its
+    layers, how often that word rules attended tokens, and the attention on it, cut where it is an
+    outlier; each factor's form and the limits are ours.
+
+    Deviations: none known in what is done to the scores.
 
     Cost: one attention row in each layer with such heads and for each token.
 

@@ -24,7 +24,7 @@ _RANK = 1e-10
 
 @dataclass(frozen=True)
 class HulluEdit(Plugin):
-    """Edit the state that enters the vocabulary head in three parts that are orthogonal.
+    """Damp those parts of the last hidden state that the image does not support.
 
     V are the outputs of an anchor layer at the image tokens, T those at the text after the image,
     the tokens generated so far included. For the normed state h that predicts a token:
@@ -47,10 +47,12 @@ class HulluEdit(Plugin):
     the order of the options. In the paper a state is edited only where vcr is below one limit or
     pcr above another, worth 9.9 points of its ablation; the code has no such gate, and the limits
     are not known to us: `visual_gate` and `prior_gate` set them, for the shares as they are before
-    `floor` and `ceiling`. Deviations: the release takes columns 1 to 576 for the image, with 34
-    tokens of text before it and without its last 34; here they are the image tokens, and of
-    directions that do not exist, where there are fewer tokens than asked for, there are none. What
-    the edit changes is added to the logits, so that other methods' edits stay.
+    `floor` and `ceiling`.
+
+    Deviations: the release takes columns 1 to 576 for the image, with 34 tokens of text before it
+    and without its last 34; here they are the image tokens, and of directions that do not exist,
+    where there are fewer tokens than asked for, there are none. What the edit changes is added to
+    the logits, so that other methods' edits stay.
 
     Cost: the outputs of a layer are kept, 5 MB of a prompt of 611 tokens and width 4,096; for each
     token two eigenvalue problems, of as many rows as there are image tokens and tokens of text,

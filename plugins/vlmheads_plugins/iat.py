@@ -17,23 +17,29 @@ FIRST, STOP = 5, 18
 
 @dataclass(frozen=True)
 class IAT(Plugin):
-    """Increase the attention on generated text.
+    """Increase the attention on generated text in the middle layers.
 
     In the row that predicts a token, before the softmax and in every head of the middle layers,
-    s_j ← s_j + α·|s_j| for each generated token j, the one just fed included. The prompt and the
-    first new token are left alone.
 
-    Source: CVPR 2026, arXiv 2603.04908, and XianguiKang/AdaIAT: α = 0.8, layers 5 to
-    17 of 32, scaled to the depth; "Please describe the picture in detail." and greedy search of 512
-    tokens. Written from the formula: the release has no licence. Deviations: none known.
+        s_j ← s_j + α |s_j|
+
+    for each generated token j, the one just fed included. The prompt and the first new token are
+    left alone.
+
+    Source: CVPR 2026, arXiv 2603.04908, and XianguiKang/AdaIAT: α = 0.8, layers 5 to 17 of 32,
+    scaled to the depth; "Please describe the picture in detail." and greedy search of 512 tokens.
+    Written from the formula: the release has no licence.
+
+    Deviations: none known.
 
     Cost: one attention row in each of these layers and for each token.
 
     Evidence: the authors' table has 49.0/13.3 to 29.8/9.0, F1 77.9 to 76.8. Their published
     captions, scored again at equal recall, are no better than plain ones cut short
     (docs/evidence.md). On the embedded model it is not better either: CHAIR_S +6.8 [+2.8, +11.9] at
-    equal recall (docs/methods.md). A negative score is raised towards 0, a positive one away from
-    it.
+    equal recall (docs/methods.md).
+
+    Pitfalls: a negative score is raised towards 0, a positive one away from it.
     """
 
     name: ClassVar[str] = "iat"

@@ -25,21 +25,26 @@ PREFIX = (
 
 @dataclass(frozen=True)
 class ICD(Plugin):
-    """Instruction contrastive decoding.
+    """Contrast the logits with those after a disturbing instruction.
 
-    l' = (1 + α) l − α l_disturbed, where l_disturbed answers the same question about the same
-    image after a disturbing instruction; tokens with a probability below `cutoff` times the
-    largest are left out.
+        l' = (1 + α) l − α l_disturbed
 
-    The plugin has no tokenizer, so the instruction is given as token ids, without special tokens:
-    `ICD(prefix=processor.tokenizer(PREFIX, add_special_tokens=False).input_ids)`. It is put after
-    the first `skip` tokens of the prompt, in place of the `replaced` tokens that follow.
+    where l_disturbed answers the same question about the same image after a disturbing instruction;
+    tokens with a probability below `cutoff` times the largest are left out.
 
-    Source: Wang et al., ACL Findings 2024, arXiv 2403.18715, and p1k0pan/ICD, whose LLaVA script
-    puts the instruction in place of the system prompt (α 1, cut-off 0.1). Deviations: none under
-    sampling; also works under greedy search and beams. For InstructBLIP the release disturbs the
-    Q-Former's instruction too; that family is not supported here. Models with three-dimensional
-    positions (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) are refused.
+    Needs: the plugin has no tokenizer, so the instruction is given as token ids, without special
+    tokens: `ICD(prefix=processor.tokenizer(PREFIX, add_special_tokens=False).input_ids)`. It is put
+    after the first `skip` tokens of the prompt, in place of the `replaced` tokens that follow.
+
+    Source: instruction contrastive decoding, Wang et al., ACL Findings 2024, arXiv 2403.18715, and
+    p1k0pan/ICD, whose LLaVA script puts the instruction in place of the system prompt (α 1, cut-off
+    0.1).
+
+    Deviations: none under sampling; also works under greedy search and beams.
+
+    Pitfalls: for InstructBLIP the release disturbs the Q-Former's instruction too; that family is
+    not supported here. Models with three-dimensional positions (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) are
+    refused.
 
     Cost: a second stream of about the same length in the same batch.
 

@@ -42,7 +42,7 @@ class _Recorder(Plugin):
 
 @dataclass(frozen=True)
 class ILVAD(Plugin):
-    """Inter-layer visual attention discrepancy.
+    """Raise the attention on image tokens that gain attention from one layer to the next.
 
     **Ahead.** Ten tokens are generated plainly and thrown away. In each layer, a_l is the attention
     on the image, mean over the half of the heads with most of it, and b_l = a_l where that is above
@@ -59,17 +59,18 @@ class ILVAD(Plugin):
        of row j gave to the image, weighed by α S;
     3. each head's row is divided by its sum.
 
-    Source: ICML 2026, arXiv 2605.20965, and ytx-ML/ILVAD: α = 5, b = 0.3 and layers 5 to 25 for
-    captions; b = 1, layers 0 to 30 for POPE; α = 4, b = 0.2 for LLaVA-Bench; α = 3 for LLaVA-NeXT.
-    Written from the formulas: no licence is stated. `form="release"` keeps what its code adds: S
-    counts only where the mean over the layers of a_l is above its own mean, at each token; and each
-    generated token is weighed by the row before it, the last prompt token by 0. In the paper's form
-    each token is weighed by its own row, as far as the layers have come. In the prefill both go by
-    the layers so far. Deviations: every row of a batch has its own map; the map is scaled after it
-    is cut, not before; without any jump there is no map, where the release gives no number; half of
-    an odd number of heads is rounded down, and among heads equal to 0.00001 the first count; layer
-    0, where beams cannot be told apart, is refused, and so are drafts and generation without a
-    cache.
+    Source: inter-layer visual attention discrepancy, ICML 2026, arXiv 2605.20965, and ytx-ML/ILVAD:
+    α = 5, b = 0.3 and layers 5 to 25 for captions; b = 1, layers 0 to 30 for POPE; α = 4, b = 0.2
+    for LLaVA-Bench; α = 3 for LLaVA-NeXT. Written from the formulas: no licence is stated.
+    `form="release"` keeps what its code adds: S counts only where the mean over the layers of a_l
+    is above its own mean, at each token; and each generated token is weighed by the row before it,
+    the last prompt token by 0. In the paper's form each token is weighed by its own row, as far as
+    the layers have come. In the prefill both go by the layers so far.
+
+    Deviations: every row of a batch has its own map; the map is scaled after it is cut, not before;
+    without any jump there is no map, where the release gives no number; half of an odd number of
+    heads is rounded down, and among heads equal to 0.00001 the first count; layer 0, where beams
+    cannot be told apart, is refused, and so are drafts and generation without a cache.
 
     Cost: ten tokens ahead, for each beam; one attention row in every layer and for each token.
 

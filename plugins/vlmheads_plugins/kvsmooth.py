@@ -35,9 +35,13 @@ class KVSmooth(Plugin):
     description and from a port to Qwen3-VL: layers 3 to 31 of 32, a window of 15, reference 0.9
     (LLaVA-1.5; InstructBLIP 0.7, MiniGPT-4 0.5). As in the port, the first generated token is left
     as it is. While fewer than `window` tokens were seen, r counts over the window's full size, as
-    the formula says. Deviations: none known. The method depends on the order of decoding, so that
-    generation without a cache, or with a static one, is refused, and so are layer 0, where beams
-    cannot be told apart, and drafts of several tokens.
+    the formula says.
+
+    Deviations: none known.
+
+    Pitfalls: the method depends on the order of decoding, so that generation without a cache, or
+    with a static one, is refused, and so are layer 0, where beams cannot be told apart, and drafts
+    of several tokens.
 
     Cost: one attention row in nearly every layer and for each token.
 

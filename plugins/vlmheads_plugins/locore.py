@@ -17,17 +17,23 @@ from vlmheads_plugins._marks import predicting_rows
 
 @dataclass(frozen=True)
 class LocoRE(Plugin):
-    """Local coherence reinforcement: multiply the attention on the last few tokens of text.
+    """Multiply the attention on the last few tokens of text.
 
-    In the row at position P that predicts a token, for every text position j after the image with
-    1 ≤ P − j ≤ w, A_j ← (1 + β) A_j in every head; the row is renormalised. The question after the
-    image counts as text.
+    In the row at position P that predicts a token, for every text position j after the image with 1
+    ≤ P − j ≤ w,
 
-    Source: ICLR 2026, arXiv 2601.20279; β = 0.15 for LLaVA, 0.20 for Qwen2-VL. The
-    released repository does not contain this part. **Our reading**: the paper states neither
-    layers nor w nor whether rows are renormalised; here it is all layers, w = 16 and
-    renormalised, and the row's own position is not among the last w. Deviations: the paper
-    combines it with rejection sampling by gradients (SGRS), which is left out.
+        A_j ← (1 + β) A_j
+
+    in every head; the row is renormalised. The question after the image counts as text.
+
+    Source: local coherence reinforcement, ICLR 2026, arXiv 2601.20279; β = 0.15 for LLaVA, 0.20 for
+    Qwen2-VL. The released repository does not contain this part.
+
+    Our reading: the paper states neither layers nor w nor whether rows are renormalised; here it is
+    all layers, w = 16 and renormalised, and the row's own position is not among the last w.
+
+    Deviations: the paper combines it with rejection sampling by gradients (SGRS), which is left
+    out.
 
     Cost: one attention row in every layer and for each token.
 

@@ -18,14 +18,17 @@ from vlmheads_plugins._contrast import contrast
 class M3ID(Plugin):
     """Push the logits away from those without the image, the more tokens there are.
 
-    l'_t = l_t + (l_t − l_text,t) (1 − γ_t) / γ_t with γ_t = e^{−λ t}, t = 0 for the first new
-    token, which is therefore left as it is. Tokens with a probability below `cutoff` times the
-    largest are left out.
+        l'_t = l_t + (l_t − l_text) (1 − γ_t) / γ_t,  γ_t = e^{−λ t}
 
-    Source: Favero et al., CVPR 2024, arXiv 2403.14003, in the form of the only public code known,
-    a reimplementation in zifuwan/ONLY (λ 0.02, cut-off 0.1). Deviations: the paper was not at
-    hand, so that only what this code says is followed. The factor grows without bound; at λ 0.02
-    it is 1.7 at 50 tokens and 54 at 200.
+    with t = 0 for the first new token, which is therefore left as it is. Tokens with a probability
+    below `cutoff` times the largest are left out.
+
+    Source: Favero et al., CVPR 2024, arXiv 2403.14003, in the form of the only public code known, a
+    reimplementation in zifuwan/ONLY (λ 0.02, cut-off 0.1).
+
+    Deviations: the paper was not at hand, so that only what this code says is followed.
+
+    Pitfalls: the factor grows without bound; at λ 0.02 it is 1.7 at 50 tokens and 54 at 200.
 
     Cost: a second stream in the same batch; its prompt is shorter by the image.
 

@@ -23,22 +23,25 @@ _TOKENS = 10
 
 @dataclass(frozen=True)
 class MemVR(Plugin):
-    """Memory-space visual retracing.
+    """Show the image tokens to an MLP once more where the model is unsure.
 
     After each layer from `first` to `stop` − 1 the next token is read off it, through the last norm
     and the vocabulary head. u is the entropy of the ten likeliest tokens among themselves, divided
     by log 10. Where u first exceeds `threshold`, the image tokens Z [N, E], as they entered the
     first layer, act as keys and values in the MLP of the next layer, once in that pass:
-    out = (1 − ratio) · MLP(x) + ratio · (mean|MLP(x)| / mean|x Zᵀ Z|) · x Zᵀ Z.
+
+        out = (1 − ratio) · MLP(x) + ratio · (mean|MLP(x)| / mean|x Zᵀ Z|) · x Zᵀ Z
 
     Over the prompt it is the uncertainty of its last position that counts, all positions are
     changed and the means run over all of them; later tokens each decide for themselves.
 
-    Source: Zou et al., ICML 2025, arXiv 2410.03577, in the form of 1zhou-Wang/MemVR, memvr.py:
-    layers 6 to 15 of 32 (its strict bounds 5 and 16), threshold 0.75, ratio 0.12 as for MME and
-    MM-Vet (0.31 in its CHAIR script for LLaVA: preset memvr-llava15). Deviations: the release
-    scales Z by the mean size of the MLP's weights, which the normalisation above takes out again;
-    it decodes one prompt, here each row decides for itself and padding counts in no mean.
+    Source: memory-space visual retracing, Zou et al., ICML 2025, arXiv 2410.03577, in the form of
+    1zhou-Wang/MemVR, memvr.py: layers 6 to 15 of 32 (its strict bounds 5 and 16), threshold 0.75,
+    ratio 0.12 as for MME and MM-Vet (0.31 in its CHAIR script for LLaVA: preset memvr-llava15).
+
+    Deviations: the release scales Z by the mean size of the MLP's weights, which the normalisation
+    above takes out again; it decodes one prompt, here each row decides for itself and padding
+    counts in no mean.
 
     Cost: up to ten calls of the vocabulary head a token until a layer is unsure.
 

@@ -22,22 +22,27 @@ _SLACK = 1e-3
 
 @dataclass(frozen=True)
 class Nullu(Plugin):
-    """Null space projection: remove the directions in which hallucinations stand out.
+    """Remove from the MLP's outputs the directions in which hallucinations stand out.
 
-    For the output x of the MLP of a layer, at all positions, x ← x − V Vᵀ x, where the k columns of
-    V are the layer's largest directions from hallucinated to truthful captions. It is what the
-    release does to the weights, W_down ← (I − V Vᵀ) W_down, without touching them.
+        x ← x − V Vᵀ x
 
-    V comes of D = (truthful − hallucinated) / 2 [N, E], the layer's outputs averaged over prompt,
-    image and caption, for N pairs of captions of an image: the right singular vectors of D, not
-    centred. `vlmheads learn nullu` makes the pairs of the model's own captions and keeps the
+    for the output x of the MLP of a layer, at all positions, where the k columns of V are the
+    layer's largest directions from hallucinated to truthful captions. It is what the release does
+    to the weights, W_down ← (I − V Vᵀ) W_down, without touching them.
+
+    Needs: V comes of D = (truthful − hallucinated) / 2 [N, E], the layer's outputs averaged over
+    prompt, image and caption, for N pairs of captions of an image: the right singular vectors of D,
+    not centred. `vlmheads learn nullu` makes the pairs of the model's own captions and keeps the
     largest eight.
 
-    Source: CVPR 2025, arXiv 2412.13817, and Ziwei-Zheng/Nullu: k = 4 of 8 by default, layers 16
-    to 31 of 32, pairs of LURE. LTS-FS (CVPR 2026, arXiv 2603.16284, huttersadan/LTS-FS) keeps the
-    method and names the layers: 14 and 16 to 31 but 23 of LLaVA-1.5-7B; pass them as `layers`. The
-    strengths for each layer in its paper are not in its code, nor here. Deviations: prompts
-    without an image are left alone, which changed weights do not do; the pairs are ours.
+    Source: null space projection, CVPR 2025, arXiv 2412.13817, and Ziwei-Zheng/Nullu: k = 4 of 8 by
+    default, layers 16 to 31 of 32, pairs of LURE. LTS-FS (CVPR 2026, arXiv 2603.16284,
+    huttersadan/LTS-FS) keeps the method and names the layers: 14 and 16 to 31 but 23 of
+    LLaVA-1.5-7B; pass them as `layers`. The strengths for each layer in its paper are not in its
+    code, nor here.
+
+    Deviations: prompts without an image are left alone, which changed weights do not do; the pairs
+    are ours.
 
     Cost: two products of a state with a matrix [E, k] a layer and token; none once written into
     the weights.

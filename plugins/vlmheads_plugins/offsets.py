@@ -23,10 +23,12 @@ _FOLDED = (
 
 @dataclass(frozen=True)
 class Offsets(Plugin):
-    """Trained or fitted head offsets: add a vector to the output of each chosen head.
+    """Add a learned vector to the output of each chosen head.
 
-    z_{l,h} ← z_{l,h} + strength · v_{l,h} before the output projection, in the `count` heads with
-    the highest scores. v, the scores, the number of heads and the positions are learned.
+        z_{l,h} ← z_{l,h} + strength · v_{l,h}
+
+    before the output projection, in the `count` heads with the highest scores. v, the scores, the
+    number of heads and the positions are learned.
 
     Source: by the form of `vlmheads learn offsets --form FORM`, which keeps v at the published
     strength:
@@ -50,8 +52,8 @@ class Offsets(Plugin):
     clusters of questions need a sentence encoder and a detector and are left out; ICT's directions
     are learned from questions of the test.
 
-    Where `positions` is "all" and output projections have a bias, `vlmheads bake` writes the
-    offsets into it.
+    Pitfalls: where `positions` is "all" and output projections have a bias, `vlmheads bake` writes
+    the offsets into it.
 
     Cost: an addition in each layer with chosen heads and for each token.
 

@@ -25,7 +25,9 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class ONLY(Plugin):
-    """One-layer intervention: a second set of logits from one layer's heads for text.
+    """Mix in, or contrast with, the logits of one layer's heads for text.
+
+        l' = l + β l* where d < γ,  (1 + α) l − α l* elsewhere
 
     At layer `layer`, in the row A that predicts the next token, on a copy:
 
@@ -36,13 +38,16 @@ class ONLY(Plugin):
     3. o* = W_O of the heads. In the last layer, x = 0.2 · residual entering it + norm_1(o*), then
        x ← x + MLP(norm_2(x)), and the last norm and the vocabulary head give l*.
 
-    With d = Σ |softmax l − softmax l*|: where d < γ the two work together, l + β l*, else they are
-    contrasted, (1 + α) l − α l*. Tokens less likely than `cutoff` times the likeliest are left out.
+    d = Σ |softmax l − softmax l*| is how far the two differ: close ones work together, others are
+    contrasted. Tokens less likely than `cutoff` times the likeliest are left out.
 
-    Source: ICCV 2025, arXiv 2507.00898, and zifuwan/ONLY: layer 0, β = 3, α = 1, cut-off 0.1,
-    γ = 0.25 for captions and 0.2 for POPE in its scripts (0.6 and 0.1 are defaults of the
-    arguments), sampling. Deviations: the release sums d over the batch, here each row has its own.
-    Decoder layers with other parts than two norms, attention and an MLP are refused.
+    Source: one-layer intervention, ICCV 2025, arXiv 2507.00898, and zifuwan/ONLY: layer 0, β = 3, α
+    = 1, cut-off 0.1, γ = 0.25 for captions and 0.2 for POPE in its scripts (0.6 and 0.1 are
+    defaults of the arguments), sampling.
+
+    Deviations: the release sums d over the batch, here each row has its own.
+
+    Pitfalls: decoder layers with other parts than two norms, attention and an MLP are refused.
 
     Cost: the attention row of one layer, one output projection, one MLP and one vocabulary head a
     token; the authors say 1.07 times the time.

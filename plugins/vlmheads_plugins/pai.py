@@ -19,25 +19,35 @@ from vlmheads_plugins._marks import finite, image_gain
 class PAI(Plugin):
     """Raise the attention scores of image tokens, and guide the logits away from text alone.
 
-    In the row that predicts a token, s_j ← s_j + α·|s_j| before the softmax for every image token
-    j, in every head. With γ other than 1 the next token is drawn from
-    γ·(log p − log p_text) + log p_text, where p_text is the model's answer to the prompt without
-    its images; tokens with p below `cutoff` times the largest p are left out.
+    In the row that predicts a token,
 
-    Source: Liu et al., ECCV 2024, arXiv 2407.21771. Deviations: the guidance, half of the paper's
-    method, is off by default, since it doubles the forward passes and composes with any method;
-    `gamma=1.1` is the released setting. With guidance the released code leaves the first new token
-    to it alone and edits attention from the second on (`form="release"`); its guidance runs after
-    generate()'s own logits processors, here it runs before them. `alpha` is the paper's for
-    LLaVA-1.5 as far as it is known; the released commands pass 0.2. Layers are the released 2 to 31
-    of 32, scaled to the depth.
+        s_j ← s_j + α |s_j|
+
+    before the softmax for every image token j, in every head. With γ other than 1 the next token is
+    drawn from
+
+        log p' = γ (log p − log p_text) + log p_text
+
+    where p_text is the model's answer to the prompt without its images; tokens with p below
+    `cutoff` times the largest p are left out.
+
+    Source: Liu et al., ECCV 2024, arXiv 2407.21771.
+
+    Deviations: the guidance, half of the paper's method, is off by default, since it doubles the
+    forward passes and composes with any method; `gamma=1.1` is the released setting. With guidance
+    the released code leaves the first new token to it alone and edits attention from the second on
+    (`form="release"`); its guidance runs after generate()'s own logits processors, here it runs
+    before them. `alpha` is the paper's for LLaVA-1.5 as far as it is known; the released commands
+    pass 0.2. Layers are the released 2 to 31 of 32, scaled to the depth.
 
     Cost: one attention row a layer and token; with guidance a second stream in the same batch.
 
-    Evidence: reports differ widely. CHAIR_S on LLaVA-1.5-7B: 22.8 in the VISTA paper, 35.2 and
-    44.6 in others' hands, 41.2 against 54.6 under sampling with recall 68.6 against 72.6; at equal
-    recall near 70 31.2. The attention part alone gave no gain on POPE in an audit. A negative
-    score is raised towards 0, a positive one away from it, so that large α can make text loop.
+    Evidence: reports differ widely. CHAIR_S on LLaVA-1.5-7B: 22.8 in the VISTA paper, 35.2 and 44.6
+    in others' hands, 41.2 against 54.6 under sampling with recall 68.6 against 72.6; at equal
+    recall near 70 31.2. The attention part alone gave no gain on POPE in an audit.
+
+    Pitfalls: a negative score is raised towards 0, a positive one away from it, so that large α can
+    make text loop.
     """
 
     name: ClassVar[str] = "pai"

@@ -28,18 +28,21 @@ class PAINT(Plugin):
     encoder, summed over its heads, lies above Q3 + 1.5·(Q3 − Q1) of all patches. Local tokens are
     the share `ratio` of the patches with the largest CLS attention in its first layer, without the
     summary tokens. In the row that predicts a token, before the softmax and in every head,
-    s_j ← s_j + α·|s_j| on local and s_j + β·|s_j| on summary tokens. With γ other than 1 the logits
-    are guided as by PAI.
 
-    Source: Arif et al., 2025, arXiv 2501.12206, and its released code. Deviations: the abstract's
-    modulation by the visual sensitivity of each head is in no formula and not in the released code,
-    which treats all heads alike, as here. `gamma` is off by default; the shipped runs use 1.1, and
-    then edit attention from the second new token on (`form="release"`); their guidance runs after
-    generate()'s own logits processors, here it runs before them. The code can also mark
-    tokens by their place, which it does not by default and this plugin does not at all. Layers are
-    the released 2 to 31 of 32, scaled to the depth.
+        s_j ← s_j + α |s_j| on local,  s_j + β |s_j| on summary tokens
 
-    Needs a CLIP vision encoder with a CLS token whose patches are the image tokens one by one, as
+    With γ other than 1 the logits are guided as by PAI.
+
+    Source: Arif et al., 2025, arXiv 2501.12206, and its released code.
+
+    Deviations: the abstract's modulation by the visual sensitivity of each head is in no formula
+    and not in the released code, which treats all heads alike, as here. `gamma` is off by default;
+    the shipped runs use 1.1, and then edit attention from the second new token on
+    (`form="release"`); their guidance runs after generate()'s own logits processors, here it runs
+    before them. The code can also mark tokens by their place, which it does not by default and this
+    plugin does not at all. Layers are the released 2 to 31 of 32, scaled to the depth.
+
+    Needs: a CLIP vision encoder with a CLS token whose patches are the image tokens one by one, as
     in LLaVA 1.5; other models are refused when their first generation begins.
 
     Cost: one more pass of the vision encoder, one attention row a layer and token; with guidance a

@@ -48,7 +48,7 @@ def from_release(image: Released, text: Released, geometry: Geometry) -> Learned
 
 @dataclass(frozen=True)
 class PTI(Plugin):
-    """Prefill-time intervention.
+    """Move the prompt's cached keys and values along learned directions, once, in the prefill.
 
     In the prefill, in every layer and head, before the row of the last prompt token and after all
     others, cached keys and values x are moved along the layer's directions s: image positions along
@@ -60,16 +60,17 @@ class PTI(Plugin):
 
     Nothing happens afterwards. Rows before the last never see the edit.
 
-    Directions are, for each layer with its heads side by side, the mean of differences plus their
-    first principal component of length 1, which gets the sign of the mean. `vlmheads learn pti`
-    learns them; `from_release` takes the authors' own files, which are not here.
+    Needs: directions are, for each layer with its heads side by side, the mean of differences plus
+    their first principal component of length 1, which gets the sign of the mean. `vlmheads learn
+    pti` learns them; `from_release` takes the authors' own files, which are not here.
 
-    Source: CVPR 2026, arXiv 2604.25642, and huaiyi66/PTI: κ = 0.1 for keys and 0.6 for values, 100
-    images of COCO's training set, "Please help me describe the image in detail.". Deviations of
-    what is learned here: the authors blot out objects and background by segmentation masks, we by
-    boxes, with the image's mean colour; their captions are COCO's, ours the model's own, with
-    hallucinated clauses dropped. The text's difference is the last token of the prompt with a list
-    of the objects, minus that with the caption without its object words, in both.
+    Source: prefill-time intervention, CVPR 2026, arXiv 2604.25642, and huaiyi66/PTI: κ = 0.1 for
+    keys and 0.6 for values, 100 images of COCO's training set, "Please help me describe the image
+    in detail.".
+
+    Deviations: the authors blot out objects and background by segmentation masks, we by boxes, with the image's mean colour; their captions are COCO's, ours the model's
+    own, with hallucinated clauses dropped. The text's difference is the last token of the prompt
+    with a list of the objects, minus that with the caption without its object words, in both.
 
     Cost: nothing after the prefill, but for what an edited cache needs.
 

@@ -24,7 +24,9 @@ _LOWEST = -1e4
 
 @dataclass(frozen=True)
 class ResDec(Plugin):
-    """Residual decoding: mix in the logits of recent steps, from the steadiest of them on.
+    """Mix in the logits of recent steps, from the steadiest of them on.
+
+        l' = (1 − α) l + α r,  r = Σ C_i l_i / Σ C_i
 
     With Ω the `pool` likeliest next tokens, l_i the logits of step i and P_i = softmax of l_i over
     Ω, for the `window` steps before this one:
@@ -35,12 +37,16 @@ class ResDec(Plugin):
     3. l' = (1 − α) l + α r, and tokens less likely than `cutoff` times the likeliest by l are left
        out.
 
-    Source: CVPR 2026, arXiv 2602.01047, second-hand; no code was released. α = 0.5, cut-off 0.1, Ω
-    of 64 to 512 tokens. **Experimental: our reading in three places.** The window is not known to
-    us (8 here); nor whether P_i is normalised over Ω, as here, where a peaked step then counts
-    more; nor how the U is cut but that its bottom and its right side are taken. l_i are the model's
-    own logits, not mixed ones. Deviations: the first token has no steps before it and is only cut.
-    Beams carry their own steps. Without a cache, and with drafts of several tokens, it is refused.
+    Source: residual decoding, CVPR 2026, arXiv 2602.01047, second-hand; no code was released. α =
+    0.5, cut-off 0.1, Ω of 64 to 512 tokens.
+
+    Our reading: experimental, in three places. The window is not known to us (8 here); nor whether
+    P_i is normalised over Ω, as here, where a peaked step then counts more; nor how the U is cut
+    but that its bottom and its right side are taken. l_i are the model's own logits, not mixed
+    ones.
+
+    Deviations: the first token has no steps before it and is only cut. Beams carry their own steps.
+    Without a cache, and with drafts of several tokens, it is refused.
 
     Cost: logits of `window` steps in memory, and no pass.
 

@@ -23,13 +23,16 @@ FORMS = ("paper", "release")
 class Revis(Plugin):
     """Steer hidden states along a vector of visual truth, where the risk is high.
 
-    After layer l, at every position, with h the residual stream, the risk is −cos(h, v), and where
-    it is above τ, h ← h + α v. v keeps its length.
+    After layer l, at every position,
 
-    v is learned from pairs of captions of an image, from states at the last token: truth samples
-    are (image, truthful) − (no image, truthful), prior samples (no image, hallucinated) − (no
-    image, an answer like "I don't know."). Truth samples lose what they have along the prior. In
-    the paper v and the prior are means; in the release first principal components times the mean
+        h ← h + α v where −cos(h, v) > τ
+
+    with h the residual stream and −cos(h, v) the risk; v keeps its length.
+
+    Needs: v is learned from pairs of captions of an image, from states at the last token: truth
+    samples are (image, truthful) − (no image, truthful), prior samples (no image, hallucinated) −
+    (no image, an answer like "I don't know."). Truth samples lose what they have along the prior.
+    In the paper v and the prior are means; in the release first principal components times the mean
     length. A component has no sign, and on Qwen the released vectors point against the mean of
     their samples in some layers; here it is that of the mean. l is the layer nearest to the end, of
     the upper 22 of 32, where questions wrongly answered with yes have a higher mean risk than
@@ -37,16 +40,20 @@ class Revis(Plugin):
     `vlmheads learn revis` does all of it, for both forms; `layer` and `tau` override its choice.
 
     Source: ICML 2026, arXiv 2602.11824, and antgroup/Revis: α = 2.5, l = 27, τ = 0.2 on its command
-    line, α = 1.6 for Qwen2.5-VL in the paper. Deviations: pairs and questions are made of the
-    model's own captions and the data's objects; a vector belongs to the output of the layer that it
-    is added to, where the release counts hidden states from the embeddings on, and takes those of
-    the last layer after the norm. The released vectors are not read.
+    line, α = 1.6 for Qwen2.5-VL in the paper.
+
+    Deviations: pairs and questions are made of the model's own captions and the data's objects; a
+    vector belongs to the output of the layer that it is added to, where the release counts hidden
+    states from the embeddings on, and takes those of the last layer after the norm. The released
+    vectors are not read.
 
     Cost: a scalar product a token, in one layer.
 
     Evidence: the authors' table, Qwen2.5-VL, 512 tokens: CHAIR_S 25.0, the best of its baselines
-    29.0 (AGLA); MM-Vet 70.2 to 72.2. No recall, and nobody else's run known to us. α counts in
-    lengths of v, which differ by form and layer: it has to be chosen anew for each model.
+    29.0 (AGLA); MM-Vet 70.2 to 72.2. No recall, and nobody else's run known to us.
+
+    Pitfalls: α counts in lengths of v, which differ by form and layer: it has to be chosen anew for
+    each model.
     """
 
     name: ClassVar[str] = "revis"

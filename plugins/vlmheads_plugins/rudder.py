@@ -20,7 +20,7 @@ LEAST, MOST = 0.05, 1.0  # Bounds of the gate.
 
 @dataclass(frozen=True)
 class RUDDER(Plugin):
-    """Residual-update directed decoding regulation.
+    """Push a layer's states along the prompt's mean attention output, where they agree with it.
 
     At one layer l, with o_i the output of its attention (after the output projection) at token i
     of the prompt, v is the mean of the o_i, image and text, scaled to length 1. At every answer
@@ -31,15 +31,19 @@ class RUDDER(Plugin):
 
     `gate=False` is the authors' RUDDER-Add, g = 1.
 
-    Source: ICML 2026, arXiv 2511.10292: l = 30 of 32, α = 20, k = 5, b = 1 for LLaVA-1.5-7B; 28, 8
-    and 5 for Idefics2; 1, 6.5 and 8 for InstructBLIP. The code of the same name
-    (Akko000/RUDDER-...) computes something else, which is `form="release"`: o_i minus the input of
-    the attention (the normed state) in place of o_i; a mean weighted by the norms; the cosine of o
-    in place of h; v from a forward pass of its own, which is the same. Its bounds of the gate
-    differ by file; they are the paper's here. Written from the formulas: no licence is stated.
+    Source: residual-update directed decoding regulation, ICML 2026, arXiv 2511.10292: l = 30 of 32,
+    α = 20, k = 5, b = 1 for LLaVA-1.5-7B; 28, 8 and 5 for Idefics2; 1, 6.5 and 8 for InstructBLIP.
+    The code of the same name (Akko000/RUDDER-...) computes something else, which is
+    `form="release"`: o_i minus the input of the attention (the normed state) in place of o_i; a
+    mean weighted by the norms; the cosine of o in place of h; v from a forward pass of its own,
+    which is the same. Its bounds of the gate differ by file; they are the paper's here. Written
+    from the formulas: no licence is stated.
+
     Deviations: `scale="residual"`, the default, takes α as a share of the mean length of the
     prompt's residual states at that layer, since 20 is a length on LLaVA-1.5-7B alone;
-    `scale="absolute"` is the paper's. Layer 0 is refused.
+    `scale="absolute"` is the paper's.
+
+    Pitfalls: layer 0 is refused.
 
     Cost: nothing to speak of; the authors keep 96.8 % of the throughput.
 

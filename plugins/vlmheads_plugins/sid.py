@@ -27,21 +27,27 @@ _KEPT = 50
 
 @dataclass(frozen=True)
 class SID(Plugin):
-    """Self-introspective decoding.
+    """Contrast with a stream that sees only the image tokens with the least attention.
 
-    l' = (1 + α) l − α l_least, where l_least comes of the same prompt, image and tokens, in a
-    stream whose layers from l_0 + 1 on see only the `kept` image tokens with the least attention:
-    the mean over the heads of layer l_0, in the row that predicts the token. They are chosen anew
-    for each token and hidden from all rows of that pass; what earlier passes put into the stream's
-    cache stays. Tokens with a probability below `cutoff` times the largest are left out.
+        l' = (1 + α) l − α l_least
 
-    Source: ICLR 2025, arXiv 2408.02032, and huofushuo/SID: l_0 = 1; 50 of 576 tokens are kept for
-    captions and 100 for POPE; α = 0.5, since the option of its command line, 1, is not passed on;
-    cut-off 0.1, which its greedy search leaves out: `cutoff=0` there. Written from the formulas,
-    since the release has no licence. Deviations: beams are contrasted too; by default as large a
-    share of an image's tokens is kept as 50 are of 576, at least one. Layers 0 to l_0 are the same
-    in both streams, so that the main one's attention is read. Refused: generation without a cache,
-    which would hide the newest token's choice from all earlier rows, and drafts of several tokens.
+    where l_least comes of the same prompt, image and tokens, in a stream whose layers from l_0 + 1
+    on see only the `kept` image tokens with the least attention: the mean over the heads of layer
+    l_0, in the row that predicts the token. They are chosen anew for each token and hidden from all
+    rows of that pass; what earlier passes put into the stream's cache stays. Tokens with a
+    probability below `cutoff` times the largest are left out.
+
+    Source: self-introspective decoding, ICLR 2025, arXiv 2408.02032, and huofushuo/SID: l_0 = 1; 50
+    of 576 tokens are kept for captions and 100 for POPE; α = 0.5, since the option of its command
+    line, 1, is not passed on; cut-off 0.1, which its greedy search leaves out: `cutoff=0` there.
+    Written from the formulas, since the release has no licence.
+
+    Deviations: beams are contrasted too; by default as large a share of an image's tokens is kept
+    as 50 are of 576, at least one. Layers 0 to l_0 are the same in both streams, so that the main
+    one's attention is read.
+
+    Pitfalls: refused are generation without a cache, which would hide the newest token's choice
+    from all earlier rows, and drafts of several tokens.
 
     Cost: a second stream of the same length in the same batch, and one attention row a token.
 

@@ -24,12 +24,16 @@ _FOLDED = "spin acts from the last position of the prompt on; folded, it acts at
 class SPIN(Plugin):
     """Multiply the outputs of the heads that attend least to the image by a small factor.
 
-    In each chosen layer and for each query q, score c_h = Σ_{j∈V} s_h[q, j], the sum of the
-    scaled query-key products over the image tokens before the softmax. The ⌊keep · H⌋ heads with
-    the largest sums pass; the output of the others is multiplied by `factor`. Queries are the last
-    position of the prompt and every decoded token; each is decided anew.
+    In each chosen layer and for each query q the score of a head is
+
+        c_h = Σ_{j∈V} s_hqj
+
+    the sum of the scaled query-key products over the image tokens V before the softmax. The ⌊keep ·
+    H⌋ heads with the largest sums pass; the output of the others is multiplied by `factor`. Queries
+    are the last position of the prompt and every decoded token; each is decided anew.
 
     Source: SPIN, EMNLP 2025, attentionSPIN.py of YUECHE77/SPIN; defaults are its CHAIR settings.
+
     Deviations: the release divides the sums by their deviation over heads and takes a softmax
     before it ranks them, which leaves the ranking as it is; its mask of a batch of prompts is
     scrambled, here each row has its own; where a sliding window holds no image token any more, a

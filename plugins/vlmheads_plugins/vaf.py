@@ -19,14 +19,18 @@ class VAF(Plugin):
     """Multiply the attention scores of image tokens, and of the text before the image.
 
     In the middle layers, before the softmax, and in every row of text after the image and of a
-    generated token: s_j ← `enhance`·s_j for image tokens j, s_j ← `suppress`·s_j for tokens before
-    the first image token. A factor above 1 lowers the attention where the score is negative.
+    generated token:
+
+        s_j ← enhance · s_j for image tokens,  s_j ← suppress · s_j before them
 
     Source: Yin et al., CVPR 2025, arXiv 2503.13107, "ClearSight", and its released code.
+
     Deviations: the paper acts on heads that perceive the image, the released code on all heads, as
     here by default; `heads` takes others. What stands before the image is the released code's 35
     tokens of LLaVA's system prompt; here it is counted. Layers are the released 9 to 14 of 32,
     scaled to the depth.
+
+    Pitfalls: a factor above 1 lowers the attention where the score is negative.
 
     Cost: the text rows once more in each of these layers; in decoding one row.
 

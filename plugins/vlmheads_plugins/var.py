@@ -24,26 +24,33 @@ class VAR(Plugin):
     """Move attention from sink tokens to the rest of the image, in image-centric heads.
 
     A token is a sink of a layer where the hidden state x that enters it has
-    φ(x) = max over the sink dimensions of |x[d]| / RMS(x) ≥ τ; this is looked at in the prefill and
-    kept. For each text row after the image and each generated token, a head is image-centric where
-    its attention on the image is at least `minimum`, and at least the share ρ of that is on image
-    tokens that are no sinks. There all sinks, text and image, give up the share p of their weights,
-    and image tokens that are no sinks receive it in proportion to their weights. Rows keep their
-    sum. A layer in which no image token is a sink stays as it is.
 
-    Sink dimensions are those that the authors give for LLaMA-2 and Qwen2-VL, and those measured
-    here for SmolLM2 (`vlmheads.detect.sinks.SINK_DIMENSIONS`). Of another decoder they are found:
-    the dimensions of the prompt's first token whose |x[d]| / RMS(x) reaches τ, in each layer and
-    prompt. Width E bounds φ by √E; a decoder without massive activations has no sinks and is not
+        φ(x) = max over the sink dimensions d of |x_d| / RMS(x) ≥ τ
+
+    which is looked at in the prefill and kept. For each text row after the image and each generated
+    token, a head is image-centric where its attention on the image is at least `minimum`, and at
+    least the share ρ of that is on image tokens that are no sinks. There all sinks, text and image,
+    give up the share p of their weights, and image tokens that are no sinks receive it in
+    proportion to their weights. Rows keep their sum. A layer in which no image token is a sink
+    stays as it is.
+
+    Needs: sink dimensions are those that the authors give for LLaMA-2 and Qwen2-VL, and those
+    measured here for SmolLM2 (`vlmheads.detect.sinks.SINK_DIMENSIONS`). Of another decoder they are
+    found: the dimensions of the prompt's first token whose |x_d| / RMS(x) reaches τ, in each layer
+    and prompt.
+
+    Pitfalls: width E bounds φ by √E; a decoder without massive activations has no sinks and is not
     changed.
 
-    Source: Kang et al., ICLR 2025, arXiv 2503.03321. Deviations: `form="release"` follows the
-    released code: φ > τ, the share of sinks compared with 1 - ρ and 10⁻⁶ for every image token in
-    its denominator, and the last layer edited too, which the paper leaves out. `rho` and `p` keep
-    the paper's meaning there (the released code's are 1 - ρ and 1 - p). `p` is the complement of
-    the released configuration's 0.6, `rho` the paper's for hallucination (0.8 in general, 0.9 for
-    vision-centric tasks); the paper gives no number for `minimum`, the released code does. On
-    Qwen3-VL the state is looked at before features of its encoder's layers are added to it.
+    Source: Kang et al., ICLR 2025, arXiv 2503.03321.
+
+    Deviations: `form="release"` follows the released code: φ > τ, the share of sinks compared with
+    1 - ρ and 10⁻⁶ for every image token in its denominator, and the last layer edited too, which
+    the paper leaves out. `rho` and `p` keep the paper's meaning there (the released code's are 1 -
+    ρ and 1 - p). `p` is the complement of the released configuration's 0.6, `rho` the paper's for
+    hallucination (0.8 in general, 0.9 for vision-centric tasks); the paper gives no number for
+    `minimum`, the released code does. On Qwen3-VL the state is looked at before features of its
+    encoder's layers are added to it.
 
     Cost: the text rows once more in each layer; in decoding one row.
 

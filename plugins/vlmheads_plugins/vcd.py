@@ -22,17 +22,25 @@ _STEPS = 1000
 
 @dataclass(frozen=True)
 class VCD(Plugin):
-    """Visual contrastive decoding.
+    """Contrast the logits with those for a noised image.
 
-    l' = (1 + α) l − α l_noised, where l_noised answers the same prompt about a noised image;
-    tokens with a probability below `cutoff` (β) times the largest are left out (Eq. 3 and 4). The
-    image, as the processor normalised it, becomes √ᾱ x + √(1 − ᾱ) ε with ε normal and ᾱ the
-    product over t = 0..step of 1 − β_t, β_t = 10⁻⁵ + (5·10⁻³ − 10⁻⁵) σ(12 t / 999 − 6).
+        l' = (1 + α) l − α l_noised
 
-    Source: Leng et al., CVPR 2024, arXiv 2311.16922, and DAMO-NLP-SG/VCD; the paper's β is 0.1,
-    its script's 0.2. Deviations: works under greedy search and beams too, where the release does
-    nothing; the noise comes from `seed`, one draw for every image, so that an answer does not
-    depend on what else is in the batch.
+    where l_noised answers the same prompt about a noised image; tokens with a probability below
+    `cutoff` (β) times the largest are left out (Eq. 3 and 4). The image, as the processor
+    normalised it, becomes
+
+        x' = √ᾱ x + √(1 − ᾱ) ε
+
+    with ε normal and ᾱ the product over t = 0..step of 1 − β_t, β_t = 10⁻⁵ + (5·10⁻³ − 10⁻⁵) σ(12 t
+    / 999 − 6).
+
+    Source: visual contrastive decoding, Leng et al., CVPR 2024, arXiv 2311.16922, and
+    DAMO-NLP-SG/VCD; the paper's β is 0.1, its script's 0.2.
+
+    Deviations: works under greedy search and beams too, where the release does nothing; the noise
+    comes from `seed`, one draw for every image, so that an answer does not depend on what else is
+    in the batch.
 
     Cost: a second stream of the same length in the same batch, and the vision encoder once more.
 

@@ -26,7 +26,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class VGA(Plugin):
-    """Vision-guided attention.
+    """Add image values to the heads of middle layers, weighted by what the image tokens read as.
 
     The prefill's last layer, read through the last norm and the vocabulary head, gives each image
     token i a distribution p_i over words, and these a grounding map G, which sums to 1:
@@ -42,14 +42,18 @@ class VGA(Plugin):
         δ_h = Σ_i G_i v_h(i),  w_h = (1 + cos(δ_h, z_h)) / 2,  w ← H w / Σ w,
         z_h ← z_h + β · (share of image tokens with G > 0) · max(2 − w_h, 0) · δ_h.
 
-    Source: CVPR 2026, arXiv 2511.20032; the code (beta-nlp/VGA) was not to be had. Formulas from a
-    port to Qwen3-VL that follows it, and from a description: β = 0.2 (0.25 for POPE and larger
-    models), κ = 0.02, layers 2 to 16 of LLaVA-1.5, 4 to 16 of Qwen2.5-VL, 0 to 16 of LLaVA-NeXT,
-    the end taken as included. Deviation: G is known once the prefill is over, so the edit begins
-    with the row of the first new token, which predicts the second. The original edits the row of
-    the last prompt token too, in a second call of the model, for which a plugin has no place:
-    **answers of one token, such as POPE's, come out unedited.** Layer 0 is refused, where beams
-    cannot be told apart, and so are drafts of several tokens.
+    Source: vision-guided attention, CVPR 2026, arXiv 2511.20032; the code (beta-nlp/VGA) was not to
+    be had. Formulas from a port to Qwen3-VL that follows it, and from a description: β = 0.2 (0.25
+    for POPE and larger models), κ = 0.02, layers 2 to 16 of LLaVA-1.5, 4 to 16 of Qwen2.5-VL, 0 to
+    16 of LLaVA-NeXT, the end taken as included.
+
+    Deviations: G is known once the prefill is over, so the edit begins with the row of the first
+    new token, which predicts the second. The original edits the row of the last prompt token too,
+    in a second call of the model, for which a plugin has no place: **answers of one token, such as
+    POPE's, come out unedited.**
+
+    Pitfalls: layer 0 is refused, where beams cannot be told apart, and so are drafts of several
+    tokens.
 
     Cost: the vocabulary head of every image token in the prefill, whose probabilities are kept (37
     MB for 576 tokens and 32,000 words in half precision); one attention row in the middle layers

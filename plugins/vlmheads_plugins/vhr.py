@@ -22,23 +22,28 @@ class VHR(Plugin):
     """Scale the outputs of the heads that the image changes most.
 
     For each chosen layer the head outputs at the last prompt position are compared with those of a
-    pass over the same prompt without its images: VHD = ‖with image - without‖₂ (Eq. 4). Outliers
-    that are loud without an image are set to 0 (Eq. 6). Heads above the median of their layer are
-    multiplied by `alpha` at every position (Eq. 7), from the prefill on and with the same heads
-    throughout. Layers are taken in order, so that a layer is measured with the earlier ones
+    pass over the same prompt without its images (Eq. 4):
+
+        VHD = ‖with image − without‖₂
+
+    Outliers that are loud without an image are set to 0 (Eq. 6). Heads above the median of their
+    layer are multiplied by `alpha` at every position (Eq. 7), from the prefill on and with the same
+    heads throughout. Layers are taken in order, so that a layer is measured with the earlier ones
     already reinforced. Of H heads at most H // 2 are chosen; the median of an even number is the
     lower of the middle two.
 
-    Source: He et al., ACL 2025, arXiv 2412.13949v3. Deviations: none in `filter="paper"`; the
-    released code's filter, known from a port, is `filter="release"` (squared distances, and only
-    in layers whose standard deviation is above 1). Tokens that frame an image, such as
-    Qwen2-VL's vision_start, stay in the pass without images; the paper does not cover them.
+    Source: He et al., ACL 2025, arXiv 2412.13949v3.
+
+    Deviations: none in `filter="paper"`; the released code's filter, known from a port, is
+    `filter="release"` (squared distances, and only in layers whose standard deviation is above 1).
+    Tokens that frame an image, such as Qwen2-VL's vision_start, stay in the pass without images;
+    the paper does not cover them.
 
     Cost: one pass over the prompt without its images, then a multiplication a layer and token.
 
-    Evidence: CHAIR_S 49.7 to 33.3 on LLaVA-1.5-7B in the paper, 34.5 in a third party's run;
-    recall was not reported. A third party found no gain on Qwen2.5-VL-3B. On both test benches it
-    does harm at its default, and random heads do as much or less of it: docs/effect.md.
+    Evidence: CHAIR_S 49.7 to 33.3 on LLaVA-1.5-7B in the paper, 34.5 in a third party's run; recall
+    was not reported. A third party found no gain on Qwen2.5-VL-3B. On both test benches it does
+    harm at its default, and random heads do as much or less of it (docs/effect.md).
     """
 
     name: ClassVar[str] = "vhr"

@@ -36,11 +36,13 @@ class VISTA(Plugin):
     Self-logits augmentation: õ = (1 − γ) o + γ (1/w) Σ_l W h_l over the w layers before the last,
     W the vocabulary head. `strength=0` leaves only this; `gamma=0` leaves only the steering.
 
-    Source: Li et al., ICML 2025, arXiv 2502.03628, and LzVv123456/VISTA. w is 5 of 32 layers in
-    the paper and 6 in the release, scaled to the model's depth. Deviations: the paper does not say
-    whether h_l is normed before W; the release does not, nor do we by default (`norm`). The
-    release's vector comes from a principal component routine that adds ±1 to the first dimension
-    of the first layer; that is left out. It also refuses batches; here each row has its vector.
+    Source: Li et al., ICML 2025, arXiv 2502.03628, and LzVv123456/VISTA. w is 5 of 32 layers in the
+    paper and 6 in the release, scaled to the model's depth.
+
+    Deviations: the paper does not say whether h_l is normed before W; the release does not, nor do
+    we by default (`norm`). The release's vector comes from a principal component routine that adds
+    ±1 to the first dimension of the first layer; that is left out. It also refuses batches; here
+    each row has its vector.
 
     Cost: one prefill more with the image, unless the prompt is left alone, and one without, then an
     addition a layer and token, and one call of the vocabulary head a token (it is linear, so the

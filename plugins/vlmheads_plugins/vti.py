@@ -24,20 +24,28 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class VTI(Plugin):
-    """Visual and textual intervention, the textual half.
+    """Turn the MLP's outputs towards what sets truthful captions apart.
 
     The output x of each MLP is turned towards the layer's direction v and keeps its length:
-    u = x / ‖x‖ + 0.1 · strength · v / ‖v‖, x' = ‖x‖ u / ‖u‖, at all positions.
 
-    Source: Liu et al., ICLR 2025, arXiv 2410.15778, and shengliu66/VTI (strength 0.9). Directions
-    come from pairs of a truthful and a hallucinated caption of some 70 images: `vlmheads learn vti`
-    makes pairs of the model's own captions, truthful and with one object swapped;
-    `measure_directions` takes pairs that you bring; none are shipped. The sign of their principal
-    component, which has none of its own, is that of the mean. All layers are turned; LTS-FS (CVPR
-    2026, arXiv 2603.16284, huttersadan/LTS-FS) turns only layers 14 and 16 to 31 of LLaVA-1.5-7B
-    but 23, at strength 0.4: `layers` takes that list. The visual half, which steers the vision
-    encoder along directions of its own, is the plugin `vti-visual`. Deviations: none but
-    that sign.
+        u = x / ‖x‖ + 0.1 · strength · v / ‖v‖,  x' = ‖x‖ u / ‖u‖
+
+    at all positions.
+
+    Source: visual and textual intervention, the textual half, Liu et al., ICLR 2025, arXiv
+    2410.15778, and shengliu66/VTI (strength 0.9).
+
+    Needs: directions from pairs of a truthful and a hallucinated caption of some 70 images:
+    `vlmheads learn vti` makes pairs of the model's own captions, truthful and with one object
+    swapped; `measure_directions` takes pairs that you bring; none are shipped. The sign of their
+    principal component, which has none of its own, is that of the mean.
+
+    Pitfalls: all layers are turned; LTS-FS (CVPR 2026, arXiv 2603.16284, huttersadan/LTS-FS) turns
+    only layers 14 and 16 to 31 of LLaVA-1.5-7B but 23, at strength 0.4: `layers` takes that list.
+    The visual half, which steers the vision encoder along directions of its own, is the plugin
+    `vti-visual`.
+
+    Deviations: none but that sign.
 
     Cost: an addition a layer and token.
 

@@ -24,20 +24,27 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class VTIVisual(Plugin):
-    """Visual and textual intervention, the visual half.
+    """Turn the MLP's outputs in the vision tower towards their mean over blotted pictures.
 
     In each block of the vision tower the output x of the MLP at a position is turned towards the
     direction v of that block and position, and keeps its length:
-    u = x / ‖x‖ + 0.1 · strength · v / ‖v‖, x' = ‖x‖ u / ‖u‖.
 
-    Source: Liu et al., ICLR 2025, arXiv 2410.15778, and shengliu66/VTI (strength 0.9 for MMHal in
-    its script, 0 by default). `vlmheads learn vti-visual` learns the directions from images as the
-    release does: from a picture to the mean of 50 copies with 99 % of its patches blotted out, of
-    70 pictures; see `vlmheads.detect.visual_directions`, which mixes layers and positions as the
-    release's code does. The directions belong to a number of positions, so that towers of another
-    number, or of a number that depends on the image, are refused; likewise blocks of other parts
-    than CLIP's and SigLIP's. Deviations: x' stands in for x in the sum that the block gives, which
-    is the same but for rounding. The textual half is the plugin `vti`; attach both for the whole.
+        u = x / ‖x‖ + 0.1 · strength · v / ‖v‖,  x' = ‖x‖ u / ‖u‖
+
+    Source: visual and textual intervention, the visual half, Liu et al., ICLR 2025, arXiv
+    2410.15778, and shengliu66/VTI (strength 0.9 for MMHal in its script, 0 by default).
+
+    Needs: `vlmheads learn vti-visual` learns the directions from images as the release does: from a
+    picture to the mean of 50 copies with 99 % of its patches blotted out, of 70 pictures; see
+    `vlmheads.detect.visual_directions`, which mixes layers and positions as the release's code
+    does.
+
+    Pitfalls: the directions belong to a number of positions, so that towers of another number, or
+    of a number that depends on the image, are refused; likewise blocks of other parts than CLIP's
+    and SigLIP's.
+
+    Deviations: x' stands in for x in the sum that the block gives, which is the same but for
+    rounding. The textual half is the plugin `vti`; attach both for the whole.
 
     Cost: a second run of the vision tower for each prompt, and transformers 5.18 or later, whose
     forward takes encoded images.

@@ -18,17 +18,23 @@ from vlmheads_plugins._marks import chosen_heads
 class ZeroTuning(Plugin):
     """Multiply the attention on the first token, and renormalise.
 
-    In every row of the chosen heads A[q, 0] ← γ·A[q, 0], then the row is divided by its sum, which
-    is log γ added to the score of the first token. γ below 1 hands attention that rests on the
-    first token, a sink in most decoders, to all other tokens in proportion.
+    In every row q of the chosen heads
 
-    Source: Han et al., ICLR 2026, arXiv 2505.11739. Deviations: the paper chooses heads and γ for
-    each task by trying them on labelled examples, or by the entropy of the answers; here both are
-    options, by default all heads of all layers. The paper finds γ > 1 good for classification and
-    γ < 1 for question answering and has no value for captions; the default is ours. The released
-    code calls a misspelt function and so does not run; what it means to do is what is done here.
-    `rows="text"` leaves the rows up to the end of the image alone, which keeps the prefill's memory
-    linear in the prompt. Prompts without an image are not changed.
+        A_q0 ← γ A_q0
+
+    then the row is divided by its sum, which is log γ added to the score of the first token. γ
+    below 1 hands attention that rests on the first token, a sink in most decoders, to all other
+    tokens in proportion.
+
+    Source: Han et al., ICLR 2026, arXiv 2505.11739.
+
+    Deviations: the paper chooses heads and γ for each task by trying them on labelled examples, or
+    by the entropy of the answers; here both are options, by default all heads of all layers. The
+    paper finds γ > 1 good for classification and γ < 1 for question answering and has no value for
+    captions; the default is ours. The released code calls a misspelt function and so does not run;
+    what it means to do is what is done here. `rows="text"` leaves the rows up to the end of the
+    image alone, which keeps the prefill's memory linear in the prompt. Prompts without an image are
+    not changed.
 
     Cost: every attention map of the prefill once more, quadratic in the prompt; with `rows="text"`
     its text rows alone. In decoding one row a layer.
