@@ -38,10 +38,11 @@ class AllPath(Plugin):
     text path are suppressed, its highest 40 and the highest 50 of the image path boosted (preset
     allpath-llava15); for POPE 20, 20 and 10 (allpath-llava15-pope).
 
-    Needs: lists of heads of your model. `text_paths` and `image_paths` of `vlmheads.detect` measure
-    the scores on another model, for `head_map`; the second needs segmentation masks, and lists
-    heads to boost alone, by default 50 of 1,024, so that both paths take two of these plugins. A
-    head in both lists is left alone there and refused here; in two plugins it is suppressed.
+    Needs: lists of heads of your model, or a map of them: `allpath:head_map=heads.safetensors`.
+    `text_paths` and `image_paths` of `vlmheads.detect` measure the scores on another model; the
+    second needs segmentation masks, and lists heads to boost alone, by default 50 of 1,024, so that
+    both paths take two of these plugins. A head in both lists is left alone there and refused here;
+    in two plugins it is suppressed.
 
     Deviations: `head_map` takes other measures too, and then lists as many heads at either end. A
     bias of the output projection, where a model has one, is no head's and stays; the release drops

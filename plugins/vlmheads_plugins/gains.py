@@ -32,6 +32,9 @@ class Gains(Plugin):
     a HeadMap whose measure is "gain"; one of "attribution" is turned into factors first, g = 1 ∓
     0.3 · score / max |score|, less than 1 where a head works for hallucinated words.
 
+    Needs: a map of your model, such as `vlmheads calibrate` writes:
+    `gains:head_map=gains.safetensors`.
+
     Source: the common form of methods that calibrate heads offline.
 
     Deviations: none to speak of, since the factors are the user's.

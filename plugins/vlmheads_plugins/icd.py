@@ -35,6 +35,7 @@ class ICD(Plugin):
     Needs: the plugin has no tokenizer, so the instruction is given as token ids, without special
     tokens: `ICD(prefix=processor.tokenizer(PREFIX, add_special_tokens=False).input_ids)`. It is put
     after the first `skip` tokens of the prompt, in place of the `replaced` tokens that follow.
+    On the command line they are `icd:prefix=[ID,ID,ID]`.
 
     Source: instruction contrastive decoding, Wang et al., ACL Findings 2024, arXiv 2403.18715, and
     p1k0pan/ICD, whose LLaVA script puts the instruction in place of the system prompt (α 1, cut-off

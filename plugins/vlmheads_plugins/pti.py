@@ -68,9 +68,10 @@ class PTI(Plugin):
     keys and 0.6 for values, 100 images of COCO's training set, "Please help me describe the image
     in detail.".
 
-    Deviations: the authors blot out objects and background by segmentation masks, we by boxes, with the image's mean colour; their captions are COCO's, ours the model's
-    own, with hallucinated clauses dropped. The text's difference is the last token of the prompt
-    with a list of the objects, minus that with the caption without its object words, in both.
+    Deviations: the authors blot out objects and background by segmentation masks, we by boxes, with
+    the image's mean colour; their captions are COCO's, ours the model's own, with hallucinated
+    clauses dropped. The text's difference is the last token of the prompt with a list of the
+    objects, minus that with the caption without its object words, in both.
 
     Cost: nothing after the prefill, but for what an edited cache needs.
 
