@@ -57,7 +57,7 @@ ROWS = {
 }
 LEFT, RIGHT, HEIGHT = 98, 310, 400
 GUTTER = -14  # Labels begin here.
-STREAM = 406  # The width of a drawing with a second stream.
+STREAM = 414  # The width of a drawing with a second stream.
 # The left edge of every token's column, the kind of token, and its weight in the attention row.
 TOKENS = [
     *((102 + 16 * n, "image", weight) for n, weight in enumerate((9, 22, 6, 14, 5))),
@@ -99,10 +99,15 @@ def drawing(sites: Mapping[str, str], title: str) -> str:
 
 def caption(sites: Mapping[str, str]) -> str:
     """Return in words which sites are lit, by what happens to them."""
+    kinds = {
+        "Edits": [site for site, how in sites.items() if how == EDITED and site != "stream"],
+        "Adds a": [site for site in sites if site == "stream"],
+        "Reads": [site for site, how in sites.items() if how == READ],
+    }
     parts = [
-        f"<b>{verb}</b> {', '.join(names)}"
-        for verb, how in (("Edits", EDITED), ("Reads", READ))
-        if (names := [SITES[site][0] for site, told in sites.items() if told == how])
+        f"<b>{verb}</b> {', '.join(SITES[site][0] for site in some)}"
+        for verb, some in kinds.items()
+        if some
     ]
     return "; ".join(parts) + "."
 
@@ -215,7 +220,7 @@ def _head(sites: Mapping[str, str]) -> Iterator[str]:
 
 def _stream(how: str) -> Iterator[str]:
     """Draw a small copy of the block, whose logits are set against those of the first."""
-    left, width = 326, 74
+    left, width = 330, 74
     yield _rect(f"frame stream {how}", left, 60, width, 246, 8)
     for shift in (4, 0):
         yield _rect("frame mini", left + 10 + shift, 124 - shift, width - 24, 124, 6)

@@ -22,7 +22,7 @@ ELSEWHERE = {
     "testbed.md": "testbed/README.md",
 }
 _LINKED = re.compile(r"(`[^`]*`|\]\([^)]*\)|<[^>]*>)")
-_NAMED = re.compile(r"(?<![\w/(\[])(?:\.\./)*((?:docs/[\w-]+|testbed/README)\.md)(?!\))")
+_NAMED = re.compile(r"(?<![\w/\[])(?:\.\./)*((?:docs/[\w-]+|testbed/README)\.md)")
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})(v\d+)?")
 _ISSUE = re.compile(r"\b([\w.-]+/[\w.-]+)#(\d+)\b")
 # One letter, so that CHAIR_S and names of options stay as they are.

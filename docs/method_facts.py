@@ -201,7 +201,7 @@ def _results(file: str, name: str) -> Iterator[Measured]:
         for one in first:
             before, after = figures["plain"], figures[one["name"]]
             yield Measured(
-                f"{Path(result['model']).name}, {found['images']} {split}",
+                f"{Path(result['model']).name}, {found['images']} {split} (seed {result['seed']})",
                 one["name"],
                 f"{shown(before['CHAIRs'])} → {shown(after['CHAIRs'])}",
                 f"{shown(before['recall'])} → {shown(after['recall'])}",
@@ -235,35 +235,30 @@ def _listed(table: Table, name: str) -> Iterator[Measured]:
             yield Measured(f"{model}, {split}", run, *levels, bare, row[-1], place)
 
 
-def cost(name: str) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Return the head and the rows of a method in the table of docs/performance.md.
+def cost(name: str) -> Iterator[tuple[str, ...]]:
+    """Yield a method's rows of the table of docs/performance.md, one for each model.
 
-    Its name, then the ratios of a whole call, decoding, the prefill and memory on two models.
+    The setting, the model, and the ratios of a whole call, decoding, the prefill and memory.
     """
     others = set(names()) - {name}
-    for table in tables("performance.md"):
-        for place, row in enumerate(table.rows):
-            if row[0] == "plugin" and "whole" in row:
-                return _cost(table, place, name, others)
-    return [], []
-
-
-def _cost(
-    table: Table, place: int, name: str, others: set[str]
-) -> tuple[list[str], list[tuple[str, ...]]]:
-    group, head = "", []
-    for above, title in zip(table.head, table.rows[place], strict=True):
-        group = above or group
-        head.append(f"{group}: {title}" if group else title)
-    target = head.index("at most")
-    head = [title for number, title in enumerate(head) if number != target]
-    rows = []
+    (table, place) = next(
+        (table, place)
+        for table in tables("performance.md")
+        for place, row in enumerate(table.rows)
+        if row[0] == "plugin" and "whole" in row
+    )
+    # A cell of the head spans the empty ones after it: a model and its columns.
+    models = {title: at for at, title in enumerate(table.head) if title}
+    columns = table.rows[place]
     for row in table.rows[place + 1 :]:
         run = row[0].strip("`")
-        if run == name or (run.startswith(f"{name}-") and run not in others):
-            kept = [part.replace("**", "") for number, part in enumerate(row) if number != target]
-            rows.append((f"`{variant(run)}`", *kept[1:]))
-    return head, rows
+        if run != name and (run in others or not run.startswith(f"{name}-")):
+            continue
+        for model, at in models.items():
+            ratios = (
+                row[columns.index(title, at)] for title in ("whole", "decode", "prefill", "memory")
+            )
+            yield (f"`{variant(run)}`", model, *(ratio.strip("*") for ratio in ratios))
 
 
 def variant(run: str) -> str:

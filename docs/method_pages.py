@@ -32,7 +32,7 @@ UP = "../"  # From a page of a method to docs/.
 FAMILY, SUFFIX = "LLaVA 1.5", "-llava15.json"
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
 MODEL = "MODEL"
-_ITALIC = re.compile(r"(?<![\w&<>/])[^\W\d_A-ZΣΩ](?:(?![\w<>])|(?=<su[bp]>))|\b[A-Z](?!\w)")
+_LETTER = re.compile(r"(?<![^\W\d_])[^\W\d_Σ](?![^\W\d_])")
 
 
 def method_page(name: str) -> str:
@@ -68,7 +68,7 @@ def method_page(name: str) -> str:
         *_presets(name),
         "## Source",
         "",
-        *_paragraphs(said.get("Source", ()), name),
+        *_paragraphs([_raised(text) for text in said.get("Source", ())], name),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -119,11 +119,19 @@ def formula(text: str) -> str:
     marked = re.sub(r"\^\{([^}]*)\}", r"<sup>\1</sup>", marked)
     letter = r"((?<![\w&])[^\W\d_]'?)"
     marked = re.sub(letter + r"_(?:\{([^}]*)\}|(\w+'?\w*))", _below, marked)
-    return _ITALIC.sub(lambda match: f"<i>{match[0]}</i>", marked)
+    pieces = re.split(r"(<[^>]*>|&\w+;)", marked)
+    return "".join(
+        piece if number % 2 else _LETTER.sub(r"<i>\g<0></i>", piece)
+        for number, piece in enumerate(pieces)
+    )
 
 
 def _below(match: re.Match[str]) -> str:
     return f"{match[1]}<sub>{match[2] or match[3]}</sub>"
+
+
+def _raised(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _paragraphs(paragraphs: Sequence[str], name: str) -> list[str]:
@@ -233,21 +241,22 @@ def _evidence(name: str, reported: Sequence[str]) -> list[str]:
             f"A [verdict]({UP}evaluation.md#the-verdict) is about hallucination at equal recall.",
             "",
         ]
-    told = [f"Reported: {reported[0]}", *reported[1:]] if reported else []
-    return [*lines, *_paragraphs(told, name)]
+    told = _paragraphs(reported, name)
+    return [*lines, *([f"**Reported:** {told[0]}", *told[1:]] if told else [])]
 
 
 def _cost(name: str, plugin: type[Plugin], said: Sequence[str]) -> list[str]:
     text = list(said) or [plugin.cost]
-    text[0] = text[0][0].upper() + text[0][1:]
-    head, rows = cost(name)
+    text[0] = _raised(text[0])
+    rows = list(cost(name))
     lines = _paragraphs(text, name)
     if not rows:
         return [*lines, f"It was not timed ([speed and memory]({UP}performance.md)).", ""]
     return [
         *lines,
-        *_table(("as a ratio to plain", *head[1:]), rows),
-        f"1.00 is free; [how it was timed]({UP}performance.md#how-it-was-measured).",
+        *_table(("setting", "model", "whole call", "decoding", "prefill", "memory"), rows),
+        f"As a ratio to plain generation, so that 1.00 is free: [how it was timed]"
+        f"({UP}performance.md#how-it-was-measured).",
         "",
     ]
 
@@ -309,4 +318,5 @@ def _presets(name: str) -> list[str]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+    unbroken = (" → ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}")
+    return [*(f"| {' | '.join(line)} |".replace(*unbroken) for line in lines), ""]
