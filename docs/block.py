@@ -109,7 +109,13 @@ def caption(sites: Mapping[str, str]) -> str:
         for verb, some in kinds.items()
         if some
     ]
-    return "; ".join(parts) + "."
+    first, *others = parts
+    return (
+        "; ".join(
+            [first, *(part.replace("<b>R", "<b>r").replace("<b>A", "<b>a") for part in others)]
+        )
+        + "."
+    )
 
 
 def _lit(sites: Mapping[str, str], site: str) -> str:

@@ -32,7 +32,7 @@ UP = "../"  # From a page of a method to docs/.
 FAMILY, SUFFIX = "LLaVA 1.5", "-llava15.json"
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
 MODEL = "MODEL"
-_LETTER = re.compile(r"(?<![^\W\d_])[^\W\d_Σ](?![^\W\d_])")
+_LETTER = re.compile(r"(?<!\w)[^\W\d_Σ](?!\w)")
 
 
 def method_page(name: str) -> str:
@@ -94,7 +94,7 @@ def gallery() -> str:
         links = ", ".join(f"[`{name}`](methods/{name}.md)" for name in editing)
         lines += [
             *('<div markdown="1">', "", f'<figure class="sites">{drawn}</figure>', ""),
-            f"**{title[0].upper() + title[1:]}.** {about} Edited by {links}.",
+            f"**{_raised(title)}.** {about} {'Used' if site == 'stream' else 'Edited'} by {links}.",
             *("", "</div>", ""),
         ]
     return "\n".join([*lines, "</div>"])
@@ -118,7 +118,7 @@ def formula(text: str) -> str:
     marked = re.sub(r" {2,}", "&emsp; ", marked)
     marked = re.sub(r"\^\{([^}]*)\}", r"<sup>\1</sup>", marked)
     letter = r"((?<![\w&])[^\W\d_]'?)"
-    marked = re.sub(letter + r"_(?:\{([^}]*)\}|(\w+'?\w*))", _below, marked)
+    marked = re.sub(letter + r"_(?:\{([^}]*)\}|\(([^)]*)\)|(\w+'?\w*))", _below, marked)
     pieces = re.split(r"(<[^>]*>|&\w+;)", marked)
     return "".join(
         piece if number % 2 else _LETTER.sub(r"<i>\g<0></i>", piece)
@@ -127,7 +127,7 @@ def formula(text: str) -> str:
 
 
 def _below(match: re.Match[str]) -> str:
-    return f"{match[1]}<sub>{match[2] or match[3]}</sub>"
+    return f"{match[1]}<sub>{match[2] or match[3] or match[4]}</sub>"
 
 
 def _raised(text: str) -> str:
