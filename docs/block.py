@@ -57,7 +57,7 @@ ROWS = {
 }
 LEFT, RIGHT, HEIGHT = 98, 310, 400
 GUTTER = -14  # Labels begin here.
-STREAM = 414  # The width of a drawing with a second stream.
+STREAM = 420  # The width of a drawing with a second stream.
 # The left edge of every token's column, the kind of token, and its weight in the attention row.
 TOKENS = [
     *((102 + 16 * n, "image", weight) for n, weight in enumerate((9, 22, 6, 14, 5))),
@@ -100,22 +100,17 @@ def drawing(sites: Mapping[str, str], title: str) -> str:
 def caption(sites: Mapping[str, str]) -> str:
     """Return in words which sites are lit, by what happens to them."""
     kinds = {
-        "Edits": [site for site, how in sites.items() if how == EDITED and site != "stream"],
-        "Adds a": [site for site in sites if site == "stream"],
-        "Reads": [site for site, how in sites.items() if how == READ],
+        "edits": [site for site, how in sites.items() if how == EDITED and site != "stream"],
+        "adds a": [site for site in sites if site == "stream"],
+        "reads": [site for site, how in sites.items() if how == READ],
     }
-    parts = [
+    told = "; ".join(
         f"<b>{verb}</b> {', '.join(SITES[site][0] for site in some)}"
         for verb, some in kinds.items()
         if some
-    ]
-    first, *others = parts
-    return (
-        "; ".join(
-            [first, *(part.replace("<b>R", "<b>r").replace("<b>A", "<b>a") for part in others)]
-        )
-        + "."
     )
+    verb = told.index(">") + 1
+    return f"{told[:verb]}{told[verb].upper()}{told[verb + 1 :]}."
 
 
 def _lit(sites: Mapping[str, str], site: str) -> str:
