@@ -44,7 +44,7 @@ class ACT(Plugin):
 
     name: ClassVar[str] = "act"
     paper: ClassVar[str] = "Yu et al., ICML 2024, arXiv 2406.15765"
-    cost: ClassVar[str] = "one more attention map a layer in the prefill"
+    cost: ClassVar[str] = "one more attention map per layer in the prefill"
     search: ClassVar = ({"beta": 0.4}, {"beta": 0.2}, {"beta": 0.0})
 
     beta: float = option(0.4, "share of their attention that sinks keep", low=0, high=1)

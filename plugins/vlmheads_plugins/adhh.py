@@ -63,7 +63,7 @@ class ADHH(Plugin):
 
     name: ClassVar[str] = "adhh"
     paper: ClassVar[str] = "Yang et al., ICLR 2025"
-    cost: ClassVar[str] = "an attention row a listed layer and token"
+    cost: ClassVar[str] = "an attention row per listed layer and token"
     search: ClassVar = ({"threshold": 0.4}, {"threshold": 0.2}, {"threshold": 0.0})
 
     heads: tuple[tuple[int, int], ...] | None = option(

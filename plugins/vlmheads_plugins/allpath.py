@@ -48,7 +48,7 @@ class AllPath(Plugin):
     bias of the output projection, where a model has one, is no head's and stays; the release drops
     it.
 
-    Cost: a multiplication a listed layer and token.
+    Cost: a multiplication per listed layer and token.
 
     Evidence: CHAIR 26.6/7.2 in the paper, recall not reported; no independent run known to us.
     """

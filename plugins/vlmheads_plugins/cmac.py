@@ -52,7 +52,7 @@ class CMAC(Plugin):
     reproduced.
 
     Cost: a second stream of the same length in the same batch, whose text rows are computed twice;
-    with the gate one more attention row a layer and token.
+    with the gate one more attention row per layer and token.
 
     Evidence: second-hand from the authors' table, sampling of 1,024 tokens: 55.6/17.8 at recall
     72.4 to 47.0/12.7 at 75.6 for both halves, 48.2/13.6 for this half alone, whose recall is not

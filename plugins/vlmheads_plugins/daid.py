@@ -42,7 +42,7 @@ class DaID(Plugin):
     under sampling the method is about as peaked as temperature 0.5, and is to be compared with
     that.
 
-    Cost: an attention row a layer and token, and the vocabulary head for two more states.
+    Cost: an attention row per layer and token, and the vocabulary head for two more states.
 
     Evidence: second-hand from the authors' table: CHAIR 49.6/14.4 to 35.9/11.3, LLaVA-NeXT 32.8/9.1
     to 24.2/8.2, POPE accuracy and F1 81.4/82.2 to 85.1/85.9; no recall. Nobody else's run known to
@@ -52,7 +52,7 @@ class DaID(Plugin):
 
     name: ClassVar[str] = "daid"
     paper: ClassVar[str] = "ACL 2026 findings, arXiv 2604.10071"
-    cost: ClassVar[str] = "one more attention row a layer, and two vocabulary heads a token"
+    cost: ClassVar[str] = "one more attention row per layer, and two vocabulary heads per token"
     search: ClassVar = ({"alpha": 0.4}, {"alpha": 0.8}, {"alpha": 0.8, "beta": 0.5}, {"alpha": 0.0})
 
     alpha: float = option(0.8, "how much of the spotlight's logits is added", low=0.0, high=10.0)

@@ -34,7 +34,7 @@ class DeCo(Plugin):
 
     Deviations: the release decodes one prompt; here each row has its own layer.
 
-    Cost: one call of the vocabulary head a token, for all chosen layers together.
+    Cost: one call of the vocabulary head per token, for all chosen layers together.
 
     Evidence: the release reports CHAIR 45.0/14.7 to 37.8/11.1; users find other values for it and
     for its baselines (zjunlp/Deco#6). No independent run is known to us.
@@ -42,7 +42,7 @@ class DeCo(Plugin):
 
     name: ClassVar[str] = "deco"
     paper: ClassVar[str] = "Wang et al., ICLR 2025, arXiv 2410.11779"
-    cost: ClassVar[str] = "one vocabulary head a token and chosen layer"
+    cost: ClassVar[str] = "one vocabulary head per token and chosen layer"
     search: ClassVar = ({"alpha": 0.2}, {"alpha": 0.4}, {"alpha": 0.6})
 
     alpha: float = option(0.6, "strength of the correction; 0 is none", low=0.0, high=10.0)

@@ -39,7 +39,7 @@ class DoLa(Plugin):
     batch, where common implementations choose one for all. The repetition penalty of 1.2 that the
     paper adds is left to generate().
 
-    Cost: one call of the vocabulary head a token, for all candidates together.
+    Cost: one call of the vocabulary head per token, for all candidates together.
 
     Evidence: made for text models. On LLaVA-1.5-7B CHAIR 46.4/12.1 to 45.4/11.9 (VISTA's authors)
     and 49.7/14.3 to 50.9/14.6 (VHR's).
@@ -47,7 +47,7 @@ class DoLa(Plugin):
 
     name: ClassVar[str] = "dola"
     paper: ClassVar[str] = "Chuang et al., ICLR 2024, arXiv 2309.03883"
-    cost: ClassVar[str] = "one vocabulary head a token and candidate layer"
+    cost: ClassVar[str] = "one vocabulary head per token and candidate layer"
     search: ClassVar = ({"strength": 0.25}, {"strength": 0.5}, {"strength": 1.0})
 
     strength: float = option(1.0, "share of the contrast; 0 is none", low=0.0, high=10.0)

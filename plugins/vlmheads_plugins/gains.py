@@ -39,7 +39,7 @@ class Gains(Plugin):
 
     Deviations: none to speak of, since the factors are the user's.
 
-    Cost: a multiplication a layer and token; layers whose factors are all 1 are left alone.
+    Cost: one multiplication per layer and token; layers whose factors are all 1 are left alone.
 
     Evidence: none of its own; it depends on the map.
     """

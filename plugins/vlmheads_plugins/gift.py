@@ -85,8 +85,8 @@ class GIFT(Plugin):
 
     Evidence: the authors' table: 50.2/15.4 to 39.8/10.6, POPE F1 82.4 to 83.8; Qwen2-VL 24.8/9.1 to
     21.2/7.7; no recall, so truncation is not ruled out. At its default, the likeliest image token
-    gains a factor of up to 148 before the row is renormalised. On the embedded model CHAIR_S at
-    equal recall is +5.0 [+0.5, +10.0] (docs/methods.md).
+    gains a factor of up to 148 before the row is renormalised. On the embedded model it is
+    not distinguishable from plain (docs/methods.md).
     """
 
     name: ClassVar[str] = "gift"

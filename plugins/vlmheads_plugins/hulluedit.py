@@ -66,7 +66,7 @@ class HulluEdit(Plugin):
 
     name: ClassVar[str] = "hulluedit"
     paper: ClassVar[str] = "CVPR 2026, arXiv 2602.22727"
-    cost: ClassVar[str] = "two eigenvalue problems and two vocabulary heads a token"
+    cost: ClassVar[str] = "two eigenvalue problems and two vocabulary heads per token"
     search: ClassVar = ({"blend": 0.4}, {"blend": 0.76}, {"blend": 1.0}, {"kappa": 2.0})
 
     rank: int = option(8, "directions of the image", low=1, high=1000)

@@ -36,8 +36,7 @@ class IAT(Plugin):
 
     Evidence: the authors' table has 49.0/13.3 to 29.8/9.0, F1 77.9 to 76.8. Their published
     captions, scored again at equal recall, are no better than plain ones cut short
-    (docs/evidence.md). On the embedded model it is not better either: CHAIR_S +6.8 [+2.8, +11.9] at
-    equal recall (docs/methods.md).
+    (docs/evidence.md). On the embedded model it is worse (docs/methods.md).
 
     Pitfalls: a negative score is raised towards 0, a positive one away from it.
     """

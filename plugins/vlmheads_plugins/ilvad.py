@@ -81,7 +81,7 @@ class ILVAD(Plugin):
 
     name: ClassVar[str] = "ilvad"
     paper: ClassVar[str] = "ICML 2026, arXiv 2605.20965"
-    cost: ClassVar[str] = "ten tokens ahead; one more attention row a layer and token"
+    cost: ClassVar[str] = "ten tokens ahead; one more attention row per layer and token"
     search: ClassVar = (
         {"alpha": 2.0},
         {"alpha": 5.0},

@@ -45,7 +45,7 @@ class LocoRE(Plugin):
 
     name: ClassVar[str] = "locore"
     paper: ClassVar[str] = "ICLR 2026, arXiv 2601.20279"
-    cost: ClassVar[str] = "one more attention row a layer and token"
+    cost: ClassVar[str] = "one more attention row per layer and token"
     search: ClassVar = ({"beta": 0.15}, {"beta": 0.4}, {"beta": 0.4, "window": 64})
 
     beta: float = option(0.15, "what a weight gains, as a share of itself", low=0, high=10)

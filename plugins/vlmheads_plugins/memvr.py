@@ -43,7 +43,7 @@ class MemVR(Plugin):
     above takes out again; it decodes one prompt, here each row decides for itself and padding
     counts in no mean.
 
-    Cost: up to ten calls of the vocabulary head a token until a layer is unsure.
+    Cost: up to ten calls of the vocabulary head per token until a layer is unsure.
 
     Evidence: the README reports CHAIR 46.6/13.0 at recall 80.8 where its greedy search has
     47 to 49; POPE, MMBench and HallusionBench were not reproduced by users.
@@ -51,7 +51,7 @@ class MemVR(Plugin):
 
     name: ClassVar[str] = "memvr"
     paper: ClassVar[str] = "Zou et al., ICML 2025, arXiv 2410.03577"
-    cost: ClassVar[str] = "up to ten vocabulary heads a token"
+    cost: ClassVar[str] = "up to ten vocabulary heads per token"
     search: ClassVar = ({"threshold": 0.75}, {"threshold": 0.5}, {"threshold": 0.25})
 
     ratio: float = option(0.12, "share of the image in the MLP; 0 is none", low=0.0, high=1.0)

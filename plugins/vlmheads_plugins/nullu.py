@@ -44,7 +44,7 @@ class Nullu(Plugin):
     Deviations: prompts without an image are left alone, which changed weights do not do; the pairs
     are ours.
 
-    Cost: two products of a state with a matrix [E, k] a layer and token; none once written into
+    Cost: two products of a state with a matrix [E, k] per layer and token; none once written into
     the weights.
 
     Evidence: the authors score captions of 64 tokens with beams, which compares with nothing else

@@ -59,7 +59,7 @@ class ONLY(Plugin):
 
     name: ClassVar[str] = "only"
     paper: ClassVar[str] = "ICCV 2025, arXiv 2507.00898"
-    cost: ClassVar[str] = "one MLP, output projection and vocabulary head a token"
+    cost: ClassVar[str] = "one MLP, output projection and vocabulary head per token"
     search: ClassVar = (
         {},
         {"collaborate": 1.0},

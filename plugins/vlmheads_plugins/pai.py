@@ -40,7 +40,7 @@ class PAI(Plugin):
     before them. `alpha` is the paper's for LLaVA-1.5 as far as it is known; the released commands
     pass 0.2. Layers are the released 2 to 31 of 32, scaled to the depth.
 
-    Cost: one attention row a layer and token; with guidance a second stream in the same batch.
+    Cost: one attention row per layer and token; with guidance a second stream in the same batch.
 
     Evidence: reports differ widely. CHAIR_S on LLaVA-1.5-7B: 22.8 in the VISTA paper, 35.2 and 44.6
     in others' hands, 41.2 against 54.6 under sampling with recall 68.6 against 72.6; at equal
@@ -52,7 +52,7 @@ class PAI(Plugin):
 
     name: ClassVar[str] = "pai"
     paper: ClassVar[str] = "Liu et al., ECCV 2024, arXiv 2407.21771"
-    cost: ClassVar[str] = "one more attention row a layer and token; guidance: a second stream"
+    cost: ClassVar[str] = "one more attention row per layer and token; guidance: a second stream"
     search: ClassVar = ({"alpha": 0.25}, {"alpha": 0.5}, {"alpha": 0.5, "gamma": 1.1})
 
     alpha: float = option(

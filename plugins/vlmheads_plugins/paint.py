@@ -45,7 +45,7 @@ class PAINT(Plugin):
     Needs: a CLIP vision encoder with a CLS token whose patches are the image tokens one by one, as
     in LLaVA 1.5; other models are refused when their first generation begins.
 
-    Cost: one more pass of the vision encoder, one attention row a layer and token; with guidance a
+    Cost: one more pass of the vision encoder, an attention row per layer and token; with guidance a
     second stream in the same batch.
 
     Evidence: the setting α = 0.7, β = 0.3 that is published, and default here, loops: in the
@@ -56,7 +56,7 @@ class PAINT(Plugin):
 
     name: ClassVar[str] = "paint"
     paper: ClassVar[str] = "Arif et al., 2025, arXiv 2501.12206"
-    cost: ClassVar[str] = "one more pass of the vision encoder, one attention row a layer and token"
+    cost: ClassVar[str] = "a pass of the vision encoder more, an attention row per layer and token"
     search: ClassVar = (
         {"alpha": 0.3, "beta": 0.1},
         {"alpha": 0.5, "beta": 0.2},

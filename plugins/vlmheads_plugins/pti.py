@@ -82,7 +82,7 @@ class PTI(Plugin):
 
     name: ClassVar[str] = "pti"
     paper: ClassVar[str] = "CVPR 2026, arXiv 2604.25642"
-    cost: ClassVar[str] = "one more attention row a layer, in the prefill"
+    cost: ClassVar[str] = "one more attention row per layer, in the prefill"
     search: ClassVar = (
         {"form": "release"},
         {"form": "release", "key_strength": 0.05, "value_strength": 0.3},

@@ -39,7 +39,7 @@ class SPIN(Plugin):
     scrambled, here each row has its own; where a sliding window holds no image token any more, a
     layer is left alone. `head_map` is ours: it fixes the ranking beforehand, by what was measured.
 
-    Cost: one row of query-key products a layer and token.
+    Cost: one row of query-key products per layer and token.
 
     Evidence: the abstract reports CHAIR down to 1/2.7. A third party's port at the POPE setting
     (keep 0.8, factor 0.1) collapsed: 99 % yes, accuracy 0.51 where plain decoding had 0.83; at
@@ -48,7 +48,7 @@ class SPIN(Plugin):
 
     name: ClassVar[str] = "spin"
     paper: ClassVar[str] = "SPIN, EMNLP 2025"
-    cost: ClassVar[str] = "one attention row a layer and token"
+    cost: ClassVar[str] = "one attention row per layer and token"
     search: ClassVar = ({"factor": 0.08}, {"factor": 0.5}, {"factor": 0.08, "keep": 0.75})
 
     keep: float = option(0.95, "share of the heads of a layer that pass", low=0.0, high=1.0)

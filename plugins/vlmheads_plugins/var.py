@@ -60,7 +60,7 @@ class VAR(Plugin):
 
     name: ClassVar[str] = "var"
     paper: ClassVar[str] = "Kang et al., ICLR 2025, arXiv 2503.03321"
-    cost: ClassVar[str] = "one more attention row a layer and token"
+    cost: ClassVar[str] = "one more attention row per layer and token"
     search: ClassVar = ({"tau": 20.0}, {"tau": 5.0}, {"tau": 2.0})
 
     rho: float = option(0.5, "least share of non-sinks in a head's image attention", low=0, high=1)

@@ -64,7 +64,7 @@ class VGA(Plugin):
 
     name: ClassVar[str] = "vga"
     paper: ClassVar[str] = "CVPR 2026, arXiv 2511.20032"
-    cost: ClassVar[str] = "a vocabulary head an image token; one more attention row a middle layer"
+    cost: ClassVar[str] = "a vocabulary head per image token; an attention row per middle layer"
     search: ClassVar = (
         {"beta": 0.1},
         {"beta": 0.2},

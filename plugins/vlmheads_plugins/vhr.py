@@ -39,7 +39,7 @@ class VHR(Plugin):
     Tokens that frame an image, such as Qwen2-VL's vision_start, stay in the pass without images;
     the paper does not cover them.
 
-    Cost: one pass over the prompt without its images, then a multiplication a layer and token.
+    Cost: one pass over the prompt without its images, then one multiplication per layer and token.
 
     Evidence: CHAIR_S 49.7 to 33.3 on LLaVA-1.5-7B in the paper, 34.5 in a third party's run; recall
     was not reported. A third party found no gain on Qwen2.5-VL-3B. On both test benches it does

@@ -45,8 +45,8 @@ class VISTA(Plugin):
     each row has its vector.
 
     Cost: one prefill more with the image, unless the prompt is left alone, and one without, then an
-    addition a layer and token, and one call of the vocabulary head a token (it is linear, so the
-    layers are averaged before it).
+    addition per layer and token, and one call of the vocabulary head per token (it is linear, so
+    that the layers are averaged before it).
 
     Evidence: CHAIR 46.4/12.1 to 20.4/6.9 on LLaVA-1.5-7B in the paper, whose own table shows
     caption F1 fall to about 46 at that setting. A user measured 36.0/12.1 with much repetition;
@@ -55,7 +55,7 @@ class VISTA(Plugin):
 
     name: ClassVar[str] = "vista"
     paper: ClassVar[str] = "Li et al., ICML 2025, arXiv 2502.03628"
-    cost: ClassVar[str] = "two prefills, then one vocabulary head a token"
+    cost: ClassVar[str] = "two prefills, then one vocabulary head per token"
     search: ClassVar = ({"strength": 0.05}, {"strength": 0.1}, {"strength": 0.17})
 
     strength: float = option(0.17, "how far to steer; 0 turns steering off", low=0.0, high=10.0)

@@ -47,7 +47,7 @@ class VTI(Plugin):
 
     Deviations: none but that sign.
 
-    Cost: an addition a layer and token.
+    Cost: an addition per layer and token.
 
     Evidence: no CHAIR table of the authors is known to us; the README announces one. LTS-FS's
     authors have, with both halves, 53.0/13.9 at recall 77.2 to 47.4/13.9 at 76.2 for VTI and to

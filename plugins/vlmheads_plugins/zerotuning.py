@@ -44,7 +44,7 @@ class ZeroTuning(Plugin):
 
     name: ClassVar[str] = "zerotuning"
     paper: ClassVar[str] = "Han et al., ICLR 2026, arXiv 2505.11739"
-    cost: ClassVar[str] = "one more attention map a layer; in decoding one row"
+    cost: ClassVar[str] = "one more attention map per layer; in decoding one row"
     search: ClassVar = ({"gamma": 0.6}, {"gamma": 0.3}, {"gamma": 3.0})
 
     gamma: float = option(0.6, "factor on the attention on the first token", low=0.001, high=1000)
