@@ -16,14 +16,7 @@ from vlmheads.images import load_image
 from vlmheads.jobs.processes import launched, own_device
 from vlmheads.model.inputs import chat_inputs
 from vlmheads.recommended import AUTO
-
-# What a task gets that sets no limit, as with lmms-eval's own models of transformers.
-MAX_NEW_TOKENS = 1024
-# Settings of tasks that `model.generate` has by the same name.
-_PASSED = ("max_new_tokens", "num_beams", "repetition_penalty")
-_SAMPLING = ("temperature", "top_p", "top_k")
-# Read here, or for the image processor of the original LLaVA, which is not used.
-_READ = ("do_sample", "until", "image_aspect_ratio")
+from vlmheads_lmms.settings import chosen, generate_options
 
 
 class Model(lmms):  # type: ignore[misc]  # lmms-eval takes subclasses of its own class alone
@@ -116,36 +109,6 @@ class Model(lmms):  # type: ignore[misc]  # lmms-eval takes subclasses of its ow
             for stop in stops:
                 text = text.partition(stop)[0]
             yield GenerationResult(text, TokenCounts(output_tokens=caption.tokens))
-
-
-def chosen(plugins: str) -> str | list[str]:
-    """Return the plugins that a model argument names, for `Captioner`."""
-    names = [name.strip() for name in str(plugins).strip("\"'").split(";")]
-    return [] if names == ["none"] else names
-
-
-def generate_options(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return what a task's `generation_kwargs` mean: arguments of `generate`, and stop texts.
-
-    Like lmms-eval's own models of transformers it samples where the temperature is above 0, whatever
-    `do_sample` says.
-
-    Raises:
-        VlmHeadsError: a setting that is not known here.
-    """
-    unknown = sorted(settings.keys() - {*_PASSED, *_SAMPLING, *_READ})
-    if unknown:
-        raise VlmHeadsError(
-            f"{', '.join(unknown)} in the generation_kwargs of a task",
-            f"of {', '.join((*_PASSED, *_SAMPLING, *_READ))}",
-            "leave the task out, or override the setting with a task of your own",
-        )
-    sampled = (settings.get("temperature") or 0) > 0
-    names = (*_PASSED, *_SAMPLING) if sampled else _PASSED
-    given = {name: settings[name] for name in names if settings.get(name) is not None}
-    until = settings.get("until") or []
-    stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-    return {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": sampled} | given, stops
 
 
 def _part(part: Mapping[str, Any], task: str) -> dict[str, Any]:

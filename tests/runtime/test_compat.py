@@ -146,8 +146,8 @@ def test_torch_marks_what_it_compiled() -> None:
     by_hand.forward = torch.compile(by_hand.forward, backend="eager")  # type: ignore[method-assign]
     found = [compat.is_compiled(part) for part in (module, wrapped, by_hand, plain)]
     assert found == [True, True, True, False], (
-        "what torch.compile leaves on a module or a function has moved: attach() cannot tell that a "
-        "part of a model was compiled, and its hooks would be ignored"
+        "what torch.compile leaves on a module or a function has moved: attach() cannot tell that "
+        "a part of a model was compiled, and its hooks would be ignored"
     )
 
 
