@@ -12,12 +12,14 @@ SITE = $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 # Processors with a video part need torchvision, whose operators do not load beside every build of torch:
 # it goes into a folder that only tests/conftest.py puts on the path.
+# lmms-eval has a folder too: it needs torchvision, and an older filelock than the rest has.
 # The environment is made once and again whenever what it is made from changes.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt tests/integrations/lmms-eval.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --constraint constraints.txt --target "$$($(SITE))/torchvision-for-tests" torchvision
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --requirement tests/integrations/lmms-eval.txt --target "$$($(SITE))/lmms-eval-for-tests"
 	touch $@
 
 try: $(VENV)/ready

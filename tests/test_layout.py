@@ -21,6 +21,7 @@ PACKAGES = {
     "vlmheads_eval": ROOT / "eval" / "vlmheads_eval",
     "vlmheads_demo": ROOT / "demo" / "vlmheads_demo",
     "vlmheads_testbed": ROOT / "testbed" / "vlmheads_testbed",
+    "vlmheads_lmms": ROOT / "lmms" / "vlmheads_lmms",
 }
 # What a package may import of the others; the core imports none of them.
 ALLOWED = {
@@ -28,6 +29,7 @@ ALLOWED = {
     "vlmheads_plugins": {"vlmheads"},
     "vlmheads_eval": {"vlmheads", "vlmheads_testbed"},
     "vlmheads_testbed": {"vlmheads"},
+    "vlmheads_lmms": {"vlmheads"},
     "vlmheads_demo": {"vlmheads", "vlmheads_eval", "vlmheads_testbed"},
 }
 PLOTTING = "vlmheads.plotting"

@@ -1,4 +1,4 @@
-"""What is built holds the five packages and nothing else that could be imported."""
+"""What is built holds the six packages and nothing else that could be imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_wheel_holds_the_packages_and_their_data_and_no_other_name(tmp_path:
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert packages == {
-        f"vlmheads{part}" for part in ("", "_plugins", "_eval", "_demo", "_testbed")
+        f"vlmheads{part}" for part in ("", "_plugins", "_eval", "_demo", "_testbed", "_lmms")
     }
     for package in packages:
         assert f"{package}/py.typed" in names

@@ -270,6 +270,23 @@ def test_a_model_that_was_compiled_before_is_refused(inputs: dict[str, Tensor]) 
         attach(model, HeadScaler())
 
 
+@pytest.mark.parametrize("part", ["", "model", "model.language_model", "model.language_model.norm"])
+def test_a_part_whose_graph_would_not_see_the_plugins_is_refused(part: str) -> None:
+    def fresh() -> Any:
+        return transformers.LlavaForConditionalGeneration(tiny.build("llava").config)
+
+    model = fresh()
+    inner = model.get_submodule(part)
+    inner.forward = torch.compile(inner.forward, backend="eager")
+    with pytest.raises(VlmHeadsError, match=f"^{part or 'Llava.*'} was compiled before attach"):
+        attach(model, HeadScaler())
+    if part:
+        model = fresh()
+        model.set_submodule(part, torch.compile(model.get_submodule(part), backend="eager"))
+        with pytest.raises(VlmHeadsError, match=f"^{part} was compiled before attach"):
+            attach(model, HeadScaler())
+
+
 def test_a_model_compiled_while_attached_follows_the_plugin_and_then_forgets_it(
     inputs: dict[str, Tensor],
 ) -> None:

@@ -142,6 +142,13 @@ def test_torch_marks_what_it_compiled() -> None:
         "_compiled_call_impl has moved: attach() cannot tell that a module was compiled in place, "
         "and its hooks would be ignored"
     )
+    plain, by_hand = nn.Linear(2, 2), nn.Linear(2, 2)
+    by_hand.forward = torch.compile(by_hand.forward, backend="eager")  # type: ignore[method-assign]
+    found = [compat.is_compiled(part) for part in (module, wrapped, by_hand, plain)]
+    assert found == [True, True, True, False], (
+        "what torch.compile leaves on a module or a function has moved: attach() cannot tell that "
+        "a part of a model was compiled, and its hooks would be ignored"
+    )
 
 
 def test_the_config_names_the_attention_in_use() -> None:

@@ -12,7 +12,7 @@ from vlmheads.errors import VlmHeadsError
 from vlmheads.model.anatomy import Anatomy, examine, unwrap
 from vlmheads.plugin import Plugin
 from vlmheads.recommended import resolve_for
-from vlmheads.runtime.compat import COMPILED_CALL, is_generating
+from vlmheads.runtime.compat import COMPILED_CALL, is_compiled, is_generating
 from vlmheads.runtime.hooks import Installation
 
 # The attribute of an attached model that holds what is attached to it.
@@ -209,7 +209,7 @@ def _refuse_compiled(model: nn.Module, fresh: bool) -> None:
     compiled = [
         name or type(model).__name__
         for name, module in model.named_modules()
-        if getattr(module, "_compiled_call_impl", None) is not None
+        if is_compiled(module)
     ]
     if compiled or (fresh and any(COMPILED_CALL in vars(part) for part in model.modules())):
         raise VlmHeadsError(

@@ -26,6 +26,16 @@ COMPILED = (COMPILED_CALL, "_last_compile_config")
 ENCODED = "mm_encoder_outputs"
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether a module runs a graph: by `.compile()`, a wrapper, or a compiled forward."""
+    forward = vars(module).get("forward")
+    return (
+        getattr(module, "_compiled_call_impl", None) is not None
+        or "_orig_mod" in module._modules
+        or hasattr(forward, "_torchdynamo_orig_callable")
+    )
+
+
 def takes_encoded_images(model: Any) -> bool:
     """Tell whether a model's forward takes encoded images; in transformers 5.17 it does not."""
     return ENCODED in inspect.signature(model.forward).parameters
