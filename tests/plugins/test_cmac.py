@@ -11,6 +11,7 @@ import streams
 import tiny
 import torch
 from torch import Tensor
+from vlmheads_plugins import cmac
 from vlmheads_plugins.cmac import BLANK, CMAC
 
 import vlmheads
