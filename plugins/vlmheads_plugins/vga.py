@@ -134,7 +134,7 @@ class VGA(Plugin):
         if self.objects:
             return words[..., list(self.objects)]
         top = words.topk(min(_TOP, words.shape[-1]), dim=-1).values
-        entropy = torch.special.entr(top).sum(dim=-1, keepdim=True) / math.log(_TOP)
+        entropy: Tensor = torch.special.entr(top).sum(dim=-1, keepdim=True) / math.log(_TOP)
         return entropy if self.map == "entropy" else (1 - entropy).clamp(min=0)
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
