@@ -14,17 +14,24 @@ def prompt_rows(request: Request, rows: Rows) -> int:
     return max(0, request.prompt_length - (request.seen - rows.editable.shape[1]))
 
 
-def column_scores(maps: Tensor, real: Tensor, *, diagonal: bool = True) -> Tensor:
+def column_scores(rows: Rows, count: int, keys: int, *, diagonal: bool = True) -> Tensor:
     """Mean weight [B, H, N] of each column over the rows that see it, c_j = Σ_i A[i, j] / (N − j).
 
     Args:
-        maps: [B, H, N, N] attention weights of prompts.
-        real: [B, N] False where a prompt is padded; N − j is counted from its first real token.
+        rows: those of a prompt, with or without rows of generated tokens after them; N − j is
+            counted from the first one that is no padding.
+        count: how many are of the prompt.
+        keys: N.
         diagonal: whether what a row gives itself is in the sum.
     """
-    length = real.sum(dim=1)[:, None]
-    seeing = (length - (real.cumsum(dim=1) - 1)).clamp(min=1)
-    counted = torch.where(real[:, None, :, None], maps, 0.0)
-    if not diagonal:
-        counted = counted - counted.diagonal(dim1=-2, dim2=-1).diag_embed()
-    return counted.sum(dim=2) / seeing[:, None]
+    total = torch.zeros(())
+    for part, weights in rows.stream():
+        given = weights[:, :, : max(0, count - part.start), :keys]
+        own = given.sum(dim=2)
+        if not diagonal:
+            itself = given.diagonal(part.start, dim1=-2, dim2=-1)
+            own[..., part.start : part.start + itself.shape[-1]] -= itself
+        total = total.to(own) + own
+    real = rows.editable[:, :count]
+    seeing = real.sum(dim=1)[:, None] - (real.cumsum(dim=1) - 1)
+    return total / seeing.clamp(min=1)[:, None]

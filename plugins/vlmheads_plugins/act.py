@@ -91,24 +91,28 @@ class ACT(Plugin):
         count = prompt_rows(request, rows)
         if self.beta == 1 or not count or layer not in self.chosen_layers(request.geometry):
             return rows
-        weights = rows.weights
         real = rows.editable[:, :count]
-        sinks = self._sinks(weights[:, :, :count, : request.prompt_length], real)
-        sinks = torch.nn.functional.pad(sinks, (0, weights.shape[-1] - sinks.shape[-1]))[:, :, None]
-        on_sinks = (weights * sinks).sum(dim=-1, keepdim=True)
-        on_rest = (weights * ~sinks).sum(dim=-1, keepdim=True)
+        sinks = self._sinks(column_scores(rows, count, request.prompt_length), real)
+        more = rows.image_keys.shape[1] - sinks.shape[-1]
+        sinks = torch.nn.functional.pad(sinks, (0, more))[:, :, None]
+        chosen = chosen_heads(self.heads, layer, sinks)
         # The first row sees itself alone; rows of generated tokens are left as they are.
         within = torch.zeros_like(rows.editable)
         within[:, :count] = real & (real.cumsum(dim=1) > 1)
-        edit = within[:, None, :, None] & chosen_heads(self.heads, layer, weights) & (on_rest > 0)
-        gain = 1 + (1 - self.beta) * on_sinks / torch.where(edit, on_rest, 1.0)
-        factor = torch.where(sinks, self.beta, gain)
-        return rows.with_weights(torch.where(edit, weights * factor, weights))
 
-    def _sinks(self, weights: Tensor, real: Tensor) -> Tensor:
-        """Mark sink columns [B, H, N] of square maps [B, H, N, N]; real [B, N] is no padding."""
+        def calibrated(part: slice, weights: Tensor) -> Tensor:
+            on_sinks = (weights * sinks).sum(dim=-1, keepdim=True)
+            on_rest = (weights * ~sinks).sum(dim=-1, keepdim=True)
+            edit = within[:, None, part, None] & chosen & (on_rest > 0)
+            gain = 1 + (1 - self.beta) * on_sinks / torch.where(edit, on_rest, 1.0)
+            factor = torch.where(sinks, self.beta, gain)
+            return torch.where(edit, weights * factor, weights)
+
+        return rows.with_change(calibrated)
+
+    def _sinks(self, scores: Tensor, real: Tensor) -> Tensor:
+        """Mark sinks among columns by their scores [B, H, N]; real [B, N] is no padding."""
         length = real.sum(dim=1)[:, None, None]
         least = self.threshold if self.form == "release" else self.alpha / length
-        scores = column_scores(weights, real)
         sinks = (scores > least) & real[:, None]
         return sinks & (sinks.cumsum(dim=-1) > 1)

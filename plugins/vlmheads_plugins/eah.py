@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
+from torch import Tensor
 
 from vlmheads.model.geometry import Geometry
 from vlmheads.plugin import Plugin, option
@@ -82,17 +83,19 @@ class EAH(Plugin):
         layers = self.chosen_layers(request.geometry)
         if self.threshold == 1 or not count or layer not in layers:
             return rows
-        weights = rows.weights
-        real = rows.editable[:, :count]
-        maps = weights[:, :, :count, : request.prompt_length]
-        scores = column_scores(maps, real, diagonal=self.form == "paper")
+        scores = column_scores(rows, count, request.prompt_length, diagonal=self.form == "paper")
         found = ((scores > self.threshold) & request.image_mask[:, None]).sum(dim=-1)
         # Of several heads with as many sinks the first wins.
         heads = torch.arange(found.shape[1], device=found.device)
         best = (found * len(heads) - heads).argmax(dim=1)
         most = found.gather(1, best[:, None])[:, 0]
         copied = most > 0 if self.form == "paper" else (most > 0) & (best > 0)
-        chosen = weights[torch.arange(len(best), device=best.device), best][:, None]
+        index = torch.arange(len(best), device=best.device)
         within = torch.zeros_like(rows.editable)
-        within[:, :count] = real & copied[:, None]
-        return rows.with_weights(torch.where(within[:, None, :, None], chosen, weights))
+        within[:, :count] = rows.editable[:, :count] & copied[:, None]
+
+        def copying(part: slice, weights: Tensor) -> Tensor:
+            chosen = weights[index, best][:, None]
+            return torch.where(within[:, None, part, None], chosen, weights)
+
+        return rows.with_change(copying)

@@ -90,7 +90,8 @@ class KVSmooth(Plugin):
             kept["entropies"] = kept["entropies"][order]
             if request.seen - request.prompt_length > 2:
                 share = kept["share"][order][:, None, None]
-                keys, values = _smoothed(keys, share), _smoothed(values, share)
+                share = share * request.has_image.to(share)[:, None, None]
+                keys, values = _smoothed(keys, share, new), _smoothed(values, share, new)
         return keys, values
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
@@ -111,8 +112,12 @@ class KVSmooth(Plugin):
         return bool(self.strength) and layer in self.chosen_layers(request.geometry)
 
 
-def _smoothed(states: Tensor, share: Tensor) -> Tensor:
+def _smoothed(states: Tensor, share: Tensor, new: int) -> Tensor:
     """Return [B, Hkv, K, D] with the last entry but one averaged with the one before it."""
     share = share.to(states.dtype)
     mixed = (1 - share) * states[:, :, -2] + share * states[:, :, -3]
+    if new == 1 and not torch.is_grad_enabled():
+        # Nobody else sees this pass: written in place, the cache is not copied for one entry.
+        states[:, :, -2] = mixed
+        return states[:]
     return torch.cat([states[:, :, :-2], mixed[:, :, None], states[:, :, -1:]], dim=2)

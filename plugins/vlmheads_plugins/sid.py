@@ -137,7 +137,8 @@ class SID(Plugin):
         if layer <= self.chosen_layer(request.geometry):
             return None
         hidden: Any = request.scratch(self)["hidden"]
-        return request.prompt_keys(hidden, keys)
+        # The same tensor in all layers, which then share a mask.
+        return request.once((id(self), keys), lambda: request.prompt_keys(hidden, keys))
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Contrast the next token."""

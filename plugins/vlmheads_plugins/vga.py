@@ -116,28 +116,30 @@ class VGA(Plugin):
         columns = visual.int().argsort(dim=1, descending=True, stable=True)[:, :count]
         held = visual.gather(1, columns)
         states = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
-        words = torch.cat(
-            [
-                at_least_float32(request.anatomy.unembed(part, norm=True)).softmax(dim=-1)
-                for part in torch.split(states, _CHUNK, dim=1)
-            ],
-            dim=1,
-        )
+        # Of each token's probabilities what G needs, and all of them where tokens are taken off it.
+        words: Tensor | None = None
+        counted = []
+        for start in range(0, count, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            made = at_least_float32(request.anatomy.unembed(states[:, part], norm=True))
+            made = made.softmax(dim=-1)
+            counted.append(self._counted(made))
+            if self.kappa:
+                words = hidden.new_empty(*held.shape, made.shape[-1]) if words is None else words
+                words[:, part] = made
         scratch = request.scratch(self)
-        scratch["columns"], scratch["held"] = columns, held
-        scratch["first"] = self._grounding(words, held)
-        scratch["words"] = words.to(hidden.dtype) if self.kappa else None
+        scratch["columns"], scratch["held"], scratch["words"] = columns, held, words
+        shares = torch.cat(counted, dim=1) * held[..., None]  # [B, N, objects or 1]
+        scratch["first"] = _to_one(_to_one(shares).amax(dim=-1))
         return hidden
 
-    def _grounding(self, words: Tensor, held: Tensor) -> Tensor:
-        """Return G [B, N] of probabilities [B, N, V]."""
+    def _counted(self, words: Tensor) -> Tensor:
+        """Return what tokens count by, [B, n, objects or 1], of their probabilities [B, n, V]."""
         if self.objects:
-            shares = [_to_one(words[..., token] * held) for token in self.objects]
-            return _to_one(torch.stack(shares).amax(dim=0))
+            return words[..., list(self.objects)]
         top = words.topk(min(_TOP, words.shape[-1]), dim=-1).values
-        entropy = torch.special.entr(top).sum(dim=-1) / math.log(_TOP)
-        found = entropy if self.map == "entropy" else (1 - entropy).clamp(min=0)
-        return _to_one(found * held)
+        entropy: Tensor = torch.special.entr(top).sum(dim=-1, keepdim=True) / math.log(_TOP)
+        return entropy if self.map == "entropy" else (1 - entropy).clamp(min=0)
 
     def on_attention(self, request: Request, layer: int, rows: Rows) -> Rows:
         """Add to the weights on the image, once a token has been said."""
@@ -205,5 +207,5 @@ class VGA(Plugin):
 
 
 def _to_one(values: Tensor) -> Tensor:
-    """Divide [B, N] by its sum."""
+    """Divide [B, N] or [B, N, n] by its sum over N."""
     return values / values.sum(dim=1, keepdim=True).clamp(min=_TINY)

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from vlmheads.plugin import Plugin, option
+from vlmheads.precision import at_least_float32
 from vlmheads.runtime.attention import Rows
 from vlmheads.runtime.request import Request
 from vlmheads_plugins._marks import chosen_heads
@@ -86,4 +87,4 @@ class ZeroTuning(Plugin):
         mask = request.prompt.mask
         first = mask & (mask.cumsum(dim=1) == 1)
         first = request.prompt_keys(first, rows.image_keys.shape[1])[:, None, None]
-        return first.to(rows.scores) * math.log(self.gamma)
+        return at_least_float32(first.to(rows.values)) * math.log(self.gamma)

@@ -48,7 +48,8 @@ class Rows:
         values: [B, Hkv, K, Dv] value vectors.
         newest: the same for the last of several rows, where a plugin edited the cache, which no
             other row of the forward pass sees.
-        edited: post-softmax weights [B, H, Q, K] where a plugin set them; they need not sum to 1.
+        edited: gives post-softmax weights [B, H, q, K] of the rows that a slice of the Q names,
+            where a plugin set them; they need not sum to 1.
         sinks: [B or 1, H, Q or 1, 1] scores of a key without a value, which takes its share of each
             row's attention; None where there is none, and weights sum to 1.
     """
@@ -58,7 +59,7 @@ class Rows:
     generated_keys: Tensor
     editable: Tensor
     values: Tensor
-    edited: Tensor | None = None
+    edited: Callable[[slice], Tensor] | None = None
     sinks: Tensor | None = None
     newest: Tensor | None = None
 
@@ -70,14 +71,23 @@ class Rows:
     @property
     def weights(self) -> Tensor:
         """Attention weights [B, H, Q, K]."""
-        return self._weigh(self.scores, slice(None)) if self.edited is None else self.edited
+        return self.weighed(slice(None))
 
-    def _weigh(self, scores: Tensor, rows: slice) -> Tensor:
-        """Return the weights of the scores [B, H, q, K] of some rows."""
+    def scored(self, rows: slice) -> Tensor:
+        """Scores [B, H, q, K] of the rows that a slice of the Q names; all of them are kept."""
+        count = self.editable.shape[1]
+        if rows.indices(count)[:2] == (0, count):
+            return self.scores
+        return self.scores[:, :, rows] if "scores" in self.__dict__ else self.compute(rows)
+
+    def weighed(self, rows: slice) -> Tensor:
+        """Attention weights [B, H, q, K] of the rows that a slice of the Q names."""
+        if self.edited is not None:
+            return self.edited(rows)
+        scores = self.scored(rows)
         if self.sinks is None:
             return scores.softmax(dim=-1)
-        sinks = self.sinks if self.sinks.shape[2] == 1 else self.sinks[:, :, rows]
-        sinks = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
+        sinks = _some(self.sinks, rows).to(scores.dtype).expand(*scores.shape[:-1], 1)
         return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
 
     def part(self, rows: slice) -> Tensor:
@@ -85,13 +95,8 @@ class Rows:
 
         Rows that are not `editable` are 0.
         """
-        given = (
-            self._weigh(self.compute(rows), rows)
-            if self.edited is None
-            else self.edited[:, :, rows]
-        )
         # Whether there is anything to mask is not asked: the answer would have to leave the device.
-        return given.masked_fill(~self.editable[:, None, rows, None], 0)
+        return self.weighed(rows).masked_fill(~self.editable[:, None, rows, None], 0)
 
     def stream(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield `part` of a few rows after the other, for what reads a whole map and keeps little.
@@ -99,47 +104,83 @@ class Rows:
         At 32 rows at a time, or a quarter of the head size if that is more, the weights at hand are
         a quarter of a long prompt's queries where heads are of the usual 128.
         """
+        for rows in self._blocks():
+            yield rows, self.part(rows)
+
+    def _blocks(self) -> Iterator[slice]:
+        """Cut the rows into a few at a time."""
         few = max(32, self.values.shape[-1] // 4)
         for start in range(0, self.editable.shape[1], few):
-            rows = slice(start, start + few)
-            yield rows, self.part(rows)
+            yield slice(start, start + few)
 
     def with_bias(self, bias: Tensor) -> Rows:
         """Add to the scores; adding log f is a factor f on the weights, then renormalisation.
 
         Weights that an earlier plugin set are multiplied and renormalised to their former sum.
+
+        Args:
+            bias: what broadcasts to [B, H, Q, K].
         """
-        scores = self.scores + bias
+        raised = replace(self, compute=lambda rows: self.scored(rows) + _some(bias, rows))
         if self.edited is None:
-            return replace(self, compute=lambda rows: scores[:, :, rows])
-        scaled = self.edited * bias.exp()
-        total = self.edited.sum(dim=-1, keepdim=True) / scaled.sum(dim=-1, keepdim=True)
-        return replace(self, compute=lambda rows: scores[:, :, rows], edited=scaled * total)
+            return raised
+
+        def scaled(rows: slice) -> Tensor:
+            before = self.weighed(rows)
+            after = before * _some(bias, rows).exp()
+            return after * (before.sum(dim=-1, keepdim=True) / after.sum(dim=-1, keepdim=True))
+
+        return replace(raised, edited=scaled)
 
     def with_weights(self, weights: Tensor) -> Rows:
-        """Set the weights themselves, without renormalisation."""
-        return replace(self, compute=lambda rows: self.scores[:, :, rows], edited=weights)
+        """Set the weights [B, H, Q, K] themselves, without renormalisation."""
+        return replace(self, compute=self.scored, edited=lambda rows: weights[:, :, rows])
+
+    def with_change(self, change: Callable[[slice, Tensor], Tensor]) -> Rows:
+        """Set the weights themselves, a few rows at a time, so that a whole map is never at hand.
+
+        Args:
+            change: makes the weights [B, H, q, K] of the rows that a slice of the Q names, from
+                that slice and what they are.
+        """
+        return replace(
+            self, compute=self.scored, edited=lambda rows: change(rows, self.weighed(rows))
+        )
 
     def only(self, chosen: Tensor, edited: Rows) -> Rows:
         """Take the rows `chosen` [B, Q] from `edited`, and the others from here."""
         place = chosen[:, None, :, None]
-        scores = torch.where(place, edited.scores, self.scores)
-        if self.edited is None and edited.edited is None:
-            return replace(self, compute=lambda rows: scores[:, :, rows])
-        weights = torch.where(place, edited.weights, self.weights)
-        return replace(self, compute=lambda rows: scores[:, :, rows], edited=weights)
+
+        def scores(rows: slice) -> Tensor:
+            return torch.where(place[:, :, rows], edited.scored(rows), self.scored(rows))
+
+        def weights(rows: slice) -> Tensor:
+            return torch.where(place[:, :, rows], edited.weighed(rows), self.weighed(rows))
+
+        kept = self.edited is None and edited.edited is None
+        return replace(self, compute=scores, edited=None if kept else weights)
 
     def outputs(self) -> Tensor:
         """Head outputs [B, Q, H, Dv] under the present weights."""
-        weights = self.weights.to(self.values.dtype)
-        if weights.shape[2] > 1:
-            # A row of padding sees nothing and is not a number, which a product in half precision
-            # may spread over its neighbours.
-            weights = weights.masked_fill(~self.editable[:, None, :, None], 0)
-        made = _mix(weights, self.values)
+        made = torch.cat([self._outputs(rows) for rows in self._blocks()], dim=1)
         if self.newest is None:
             return made
-        return torch.cat([made[:, :-1], _mix(weights[:, :, -1:], self.newest)], dim=1)
+        last = self.part(slice(-1, None)).to(self.newest.dtype)
+        return torch.cat([made[:, :-1], _mix(last, self.newest)], dim=1)
+
+    def _outputs(self, rows: slice) -> Tensor:
+        """Return the head outputs of some rows."""
+        weights = self.weighed(rows).to(self.values.dtype)
+        if self.editable.shape[1] > 1:
+            # A row of padding sees nothing and is not a number, which a product in half precision
+            # may spread over its neighbours.
+            weights = weights.masked_fill(~self.editable[:, None, rows, None], 0)
+        return _mix(weights, self.values)
+
+
+def _some(value: Tensor, rows: slice) -> Tensor:
+    """Return some rows of what broadcasts to [B, H, Q, K]."""
+    return value if value.ndim < 2 or value.shape[-2] == 1 else value[..., rows, :]
 
 
 def _mix(weights: Tensor, values: Tensor) -> Tensor:
@@ -150,14 +191,14 @@ def _mix(weights: Tensor, values: Tensor) -> Tensor:
     return (grouped @ values).reshape(rows, heads, last, size).transpose(1, 2)
 
 
+def _columns(value: Tensor | None, skipped: int) -> Tensor | None:
+    """Return what there is of keys [..., K] without the first `skipped`."""
+    return value if value is None else value[..., skipped:]
+
+
 def _rows(value: Tensor | None, batch: slice) -> Tensor | None:
     """Return some rows of a batch; what is shared by all rows stays as it is."""
     return value if value is None or value.shape[0] == 1 else value[batch]
-
-
-def _from(value: Tensor | None, first: int) -> Tensor | None:
-    """Return the rows of a batch from `first` on; what is shared by all rows stays as it is."""
-    return value if value is None or value.shape[0] == 1 else value[first:]
 
 
 def _sinks(
@@ -199,15 +240,21 @@ def _attend(
     if not sdpa:
         made, weights = base(module, query, key, value, mask, **options)
 
-    def plain(first: int = 0) -> Tensor:
-        """Return the output [B, S, H, D] of the batch's rows from `first` on."""
+    def plain(batch: slice = slice(None), skipped: int = 0) -> Tensor:
+        """Return the output [B, S, H, D] of some rows of the batch.
+
+        The first `skipped` of their keys are hidden by the mask, and left out.
+        """
         if made is not None:
-            return made[first:]
+            return made[batch]
         bias = {
-            name: _from(value, first) for name, value in options.items() if name == "position_bias"
+            name: _columns(_rows(value, batch), skipped)
+            for name, value in options.items()
+            if name == "position_bias"
         }
-        part = (query[first:], key[first:], value[first:], _from(mask, first))
-        return base(module, *part, **(options | bias))[0]
+        part = (query[batch], key[batch, :, skipped:], value[batch, :, skipped:])
+        own = _columns(_rows(mask, batch), skipped)
+        return base(module, *part, own, **(options | bias))[0]
 
     # Decoding may be compiled; its prefill, which is given the same keywords, never is.
     if not torch.compiler.is_compiling():

@@ -200,7 +200,9 @@ def keep_edited(
             "use a plugin that does not edit the cache",
         )
     held.keys, held.values = (
-        torch.cat([old[:, :, : -new.shape[2]], new], dim=2)[:, :, -old.shape[2] :]
+        new
+        if new.shape == old.shape
+        else torch.cat([old[:, :, : -new.shape[2]], new], dim=2)[:, :, -old.shape[2] :]
         for old, new in zip(kept, edited, strict=True)
     )
 

@@ -167,6 +167,8 @@ class Installation:
             prompt = batch.main
         names = tuple(stream.name for stream in self._streams)
         request = Request(self.anatomy, prompt, given.ids, names if batch else ())
+        if batch is not None:
+            request.paddings = batch.paddings()
         if request.active:
             run, ahead = partial(self._pass, given, inputs), partial(self._ahead, given, inputs)
             images = partial(image_inputs, self.anatomy, media)

@@ -32,8 +32,8 @@ def edit_rows(
 ) -> Tensor:
     """Let plugins edit a layer's cache, and then its last attention rows, [B, S, H, D].
 
-    Of the `length` rows only the last one sees an edited cache. Where plugins edit every row, as in
-    decoding, `plain` attention of the main stream is not computed.
+    Of the `length` rows only the last one sees an edited cache. Where every row of a stream is made
+    here, as in decoding, its `plain` attention is not computed.
 
     Args:
         acting: hook -> plugins.
@@ -43,28 +43,38 @@ def edit_rows(
         length: S, rows of this forward pass.
         cached: keys and values of the layer, this forward pass included.
         rows: gives Q last rows of a stream.
-        plain: gives the output of all rows of all streams, or of those from a batch row on.
+        plain: gives the output of all rows of the batch, or of some of them, without their first
+            keys.
     """
     edited = _edit_cache(acting["on_cache"], request, layer, length, cached)
     after = _edit_attention(acting["on_attention"], request, layer, length, cached, rows, edited)
-    others = _attend_streams(streams, request, layer, length, cached, rows)
+    made = _attend_streams(streams, request, layer, length, cached, rows)
     if after is None and edited is not None:
         after = rows(*_described(request, cached, request.has_image[:, None]), edited)
-    if after is None and not others:
+    if after is not None:
+        made[0] = after.editable, after.outputs()
+    if not made:
         return plain()
-    if after is not None and request.cached and request.all_see:
-        main = after.outputs()
-        if request.copies == 1:
-            return main.contiguous()
-        rest = plain(request.rows)
-        parts = [main.to(rest.dtype), *torch.split(rest, request.rows)]
-    else:
+    if not _replaced(request, length, [editable for editable, _ in made.values()]):
         parts = list(torch.split(plain(), request.rows))
-        if after is not None:
-            parts[0] = _changed(parts[0], after.editable, after.outputs())
-    for index, made in others.items():
-        parts[index] = _changed(parts[index], *made)
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+        for index, (editable, outputs) in made.items():
+            parts[index] = _changed(parts[index], editable, outputs)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+    parts = []
+    for index in range(request.copies):
+        if index in made:
+            parts.append(made[index][1].to(cached[1].dtype))
+        else:
+            batch = slice(index * request.rows, (index + 1) * request.rows)
+            parts.append(plain(batch, request.padding(index, cached[0].shape[2])))
+    return torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+
+
+def _replaced(request: Request, length: int, editable: list[Tensor]) -> bool:
+    """Tell whether edited rows [B, Q] are all there are, as in decoding, or in whole maps."""
+    if request.cached:
+        return request.all_see
+    return all(part.shape[1] == length and bool(part.all()) for part in editable)
 
 
 def _changed(output: Tensor, editable: Tensor, made: Tensor) -> Tensor:
@@ -117,7 +127,7 @@ def _edit_attention(
     rows: Callable[..., Rows],
     edited: KeysValues | None,
 ) -> Rows | None:
-    """Return the last rows as plugins edited them; None where they did not."""
+    """Return the last rows where plugins edited them or what they see; None where they did not."""
     if not plugins:
         return None
     text = request.editable_rows(length)
@@ -131,13 +141,14 @@ def _edit_attention(
             after = _edit_text(plugin, request, layer, after, text)
         else:
             after = plugin.on_attention(request, layer, after)
-    return None if after is before else after
+    seen = edited is not None and length == 1
+    return None if after is before and not seen else after
 
 
 def _edit_text(plugin: Plugin, request: Request, layer: int, rows: Rows, text: Tensor) -> Rows:
     """Let a plugin edit the rows `text` [B, Q or less] of a whole map, and no others."""
     text = F.pad(text, (rows.editable.shape[1] - text.shape[1], 0))
-    given = replace(rows, compute=lambda part: rows.scores[:, :, part], editable=text)
+    given = replace(rows, compute=rows.scored, editable=text)
     edited = plugin.on_attention(request, layer, given)
     return rows if edited is given else rows.only(text, edited)
 

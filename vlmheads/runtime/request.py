@@ -46,6 +46,8 @@ class Request:
     prompt: Prompt
     given: Tensor
     stream_names: tuple[str, ...] = ()
+    # By stream, the main one first: columns in front of its prompt that are padding in every row.
+    paddings: tuple[int, ...] = (0,)
     # Forward passes done before this one: 0 in the prefill.
     step: int = 0
     # Columns of the main stream, padding included, that are known after this forward pass.
@@ -79,9 +81,11 @@ class Request:
     _filling: Callable[[], object] | None = None
     # Q, the attention rows of the layer at hand, inside of on_attention.
     handed_out: int = 0
-    # Both hold for one forward pass, and are shared by its layers.
+    # These hold for one forward pass, and are shared by its layers: the last, what a mask was made
+    # of, and the mask.
     _shared: dict[Hashable, Tensor] = field(default_factory=dict)
     _editable: dict[int, Tensor] = field(default_factory=dict)
+    hiding: tuple[tuple[Any, ...], Tensor] | None = None
 
     def __post_init__(self) -> None:
         visual = self.prompt.visual
@@ -139,6 +143,14 @@ class Request:
     def copies(self) -> int:
         """How many streams run in this forward pass, the main one included."""
         return 1 if self.alone else 1 + len(self.stream_names)
+
+    def padding(self, stream: int, keys: int) -> int:
+        """How many of the `keys` that a layer holds are padding in front of a stream's prompt.
+
+        In the prefill it is 0: rows of padding attend to those keys, so as not to attend to none.
+        """
+        dropped = max(0, self.seen - keys)
+        return max(0, self.paddings[stream] - dropped) if self.cached else 0
 
     def scratch(self, plugin: object) -> dict[str, Any]:
         """Return the dictionary in which a plugin keeps what belongs to this generation."""
@@ -296,7 +308,7 @@ class Request:
             length += self.prompt_length - self.given.shape[1]
         self.cached, self.seen = cached, cached + length
         self.alone = self.alone and not cached
-        self._shared, self._editable = {}, {}
+        self._shared, self._editable, self.hiding = {}, {}, None
 
     @property
     def cache(self) -> Any:

@@ -153,6 +153,10 @@ class Batch:
         """The main stream's prompt, padded to the length of all."""
         return self.prompts[0]
 
+    def paddings(self) -> tuple[int, ...]:
+        """Columns in front of each stream's prompt that are padding in every row."""
+        return tuple(int(part.mask.any(dim=0).int().argmax()) for part in self.prompts)
+
     def look(self, inputs: dict[str, Any], media: dict[str, Any], seen: Any) -> None:
         """Encode the images of all streams.
 
