@@ -83,7 +83,7 @@ class CMAC(Plugin):
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The same prompt, whose text reads less from the image, where there is a contrast."""
-        return (Stream(BLANK, attend=self._blank),) if self.alpha else ()
+        return (Stream(BLANK, attend=_blank),) if self.alpha else ()
 
     @property
     def _gated(self) -> bool:
@@ -124,32 +124,6 @@ class CMAC(Plugin):
             return torch.ones_like(looked[:, :1], dtype=torch.bool)
         return (now[:, place - known] >= looked[:, :FIRST].mean(dim=1))[:, None]
 
-    def _blank(self, request: Request, layer: int, rows: Rows) -> Tensor:
-        """Return head outputs [B, Q, H, D] in which the highest of the image say one number."""
-        scores = rows.scores
-        image = rows.image_keys[:, None, None] & (scores > -torch.inf)
-        total = torch.where(image, scores, 0.0).sum(dim=(1, 3))  # [B, Q]
-        count = image.sum(dim=(1, 3))
-        last = rows.editable.shape[1]
-        column = torch.arange(request.seen - last, request.seen, device=total.device)
-        asked = rows.editable & (column < request.prompt_length)
-        block = (total * asked).sum(dim=1) / (count * asked).sum(dim=1).clamp(min=1)
-        limit = torch.where(asked, block[:, None], total / count.clamp(min=1))
-        marked = image & (scores > limit[:, None, :, None])
-        weights = rows.part(slice(None))
-        number = self._number(request, layer, rows)
-        number = number.repeat_interleave(weights.shape[1] // number.shape[1], dim=1)
-        mass = (weights * marked).sum(dim=-1)  # [B, H, Q]
-        made = mixed(weights.masked_fill(marked, 0), rows.values)
-        return made + (mass * number[..., None]).transpose(1, 2)[..., None].to(made.dtype)
-
-    def _number(self, request: Request, layer: int, rows: Rows) -> Tensor:
-        """Return the mean value [B, Hkv] of the image, which decoding does not change."""
-        kept: dict[int, Tensor] = request.scratch(self).setdefault("numbers", {})
-        if layer not in kept or rows.image_keys.shape[1] < request.seen:  # a window loses some
-            kept[layer] = _mean_value(rows.values, rows.image_keys)
-        return kept[layer]
-
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Contrast the next token."""
         if not self.alpha and not self.cutoff:
@@ -161,6 +135,26 @@ class CMAC(Plugin):
                 change = torch.where(self._opens(request).to(plain.device), change, 0.0)
             edited = plain + change
         return settle(request, edited, logits, plausible(plain, self.cutoff))
+
+
+def _blank(request: Request, layer: int, rows: Rows) -> Tensor:
+    """Return head outputs [B, Q, H, D] in which the highest of the image say one number."""
+    scores = rows.scores
+    image = rows.image_keys[:, None, None] & (scores > -torch.inf)
+    total = torch.where(image, scores, 0.0).sum(dim=(1, 3))  # [B, Q]
+    count = image.sum(dim=(1, 3))
+    last = rows.editable.shape[1]
+    column = torch.arange(request.seen - last, request.seen, device=total.device)
+    asked = rows.editable & (column < request.prompt_length)
+    block = (total * asked).sum(dim=1) / (count * asked).sum(dim=1).clamp(min=1)
+    limit = torch.where(asked, block[:, None], total / count.clamp(min=1))
+    marked = image & (scores > limit[:, None, :, None])
+    weights = rows.part(slice(None))
+    number = _mean_value(rows.values, rows.image_keys)
+    number = number.repeat_interleave(weights.shape[1] // number.shape[1], dim=1)
+    mass = (weights * marked).sum(dim=-1)  # [B, H, Q]
+    made = mixed(weights.masked_fill(marked, 0), rows.values)
+    return made + (mass * number[..., None]).transpose(1, 2)[..., None].to(made.dtype)
 
 
 def _mean_value(values: Tensor, image: Tensor) -> Tensor:

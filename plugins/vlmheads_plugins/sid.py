@@ -137,8 +137,7 @@ class SID(Plugin):
         if layer <= self.chosen_layer(request.geometry):
             return None
         hidden: Any = request.scratch(self)["hidden"]
-        # The same tensor in all layers, which then share a mask.
-        return request.once((id(self), keys), lambda: request.prompt_keys(hidden, keys))
+        return request.prompt_keys(hidden, keys)
 
     def on_logits(self, request: Request, logits: Tensor) -> Tensor:
         """Contrast the next token."""

@@ -122,7 +122,7 @@ def test_a_stream_that_marks_nothing_says_what_the_model_says(
 ) -> None:
     model, row = tiny.build("llava-gqa"), tiny.inputs("llava-gqa")
     plain = agree.generate(model, row, CMAC.neutral())
-    monkeypatch.setattr(CMAC, "_blank", lambda self, request, layer, rows: rows.outputs())
+    monkeypatch.setattr(cmac, "_blank", lambda request, layer, rows: rows.outputs())
     found = agree.generate(model, row, CMAC(alpha=5.0, cutoff=0.0))
     assert plain[0] == found[0]
     torch.testing.assert_close(found[1], plain[1], atol=1e-4, rtol=0)
@@ -134,7 +134,7 @@ def test_a_stream_of_another_prompt_cannot_attend_in_its_own_way() -> None:
     class Elsewhere(CMAC):
         @property
         def streams(self) -> tuple[Stream, ...]:
-            return (Stream(BLANK, lambda prompt: prompt.without_images(), attend=CMAC()._blank),)
+            return (Stream(BLANK, lambda prompt: prompt.without_images(), attend=cmac._blank),)
 
     model = tiny.build("llava")
     with (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -42,30 +42,6 @@ def hide_keys(
     found = [None if s.hide is None else s.hide(request, layer, keys) for s in streams]
     if all(part is None for part in found):
         return mask
-    # Most layers hide what the one before did, from the same rows.
-    made_of = (mask, query.shape[2], keys, *found)
-    if request.hiding is not None and _same(request.hiding[0], made_of):
-        return request.hiding[1]
-    request.hiding = made_of, _hiding(request, mask, query, keys, causal, boolean, found)
-    return request.hiding[1]
-
-
-def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two tuples hold the very same tensors and equal numbers."""
-    pairs = zip(one, other, strict=True)
-    return all(a is b or (isinstance(a, int) and a == b) for a, b in pairs)
-
-
-def _hiding(
-    request: Request,
-    mask: Tensor | None,
-    query: Tensor,
-    keys: int,
-    causal: bool,
-    boolean: bool,
-    found: list[Tensor | None],
-) -> Tensor:
-    """Make the mask that `hide_keys` returns, of the keys [B, K] that each stream does not see."""
     nothing = torch.zeros(request.rows, keys, dtype=torch.bool, device=query.device)
     more = torch.cat([nothing, *(nothing if part is None else part for part in found)])
     more = more[:, None, None, :]

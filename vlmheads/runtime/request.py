@@ -81,11 +81,9 @@ class Request:
     _filling: Callable[[], object] | None = None
     # Q, the attention rows of the layer at hand, inside of on_attention.
     handed_out: int = 0
-    # These hold for one forward pass, and are shared by its layers: the last, what a mask was made
-    # of, and the mask.
+    # Both hold for one forward pass, and are shared by its layers.
     _shared: dict[Hashable, Tensor] = field(default_factory=dict)
     _editable: dict[int, Tensor] = field(default_factory=dict)
-    hiding: tuple[tuple[Any, ...], Tensor] | None = None
 
     def __post_init__(self) -> None:
         visual = self.prompt.visual
@@ -308,7 +306,7 @@ class Request:
             length += self.prompt_length - self.given.shape[1]
         self.cached, self.seen = cached, cached + length
         self.alone = self.alone and not cached
-        self._shared, self._editable, self.hiding = {}, {}, None
+        self._shared, self._editable = {}, {}
 
     @property
     def cache(self) -> Any:
