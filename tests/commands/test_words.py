@@ -148,7 +148,8 @@ def test_words_of_one_image_are_a_table(scenes: Path) -> None:
     assert f"caption: {caption.text}" in done.stdout
     for word in caption.words:
         if word.object:
-            assert f"{word.divergence:.3f}" in done.stdout
+            assert f"{word.divergence:.2f}" in done.stdout
+            assert word.text in done.stdout
 
 
 def test_captions_without_an_object_are_refused(scenes: Path) -> None:
