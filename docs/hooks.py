@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import code_pages
+from linking import inside, outside_links
+from method_pages import gallery, method_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -24,12 +26,6 @@ from vlmheads.plotting.palette import DARK, LIGHT, variables
 from vlmheads.registry import list_plugins
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
-
-import code_pages  # noqa: E402
-from linking import inside, outside_links  # noqa: E402
-from method_pages import gallery, method_page  # noqa: E402
-
 GALLERY = "<!-- sites -->"
 FIGURE = re.compile(r"^<!-- figure: (?P<file>\S+)(?: (?P<name>\S+) (?P<title>\S+))? -->$", re.M)
 EXTERNAL = re.compile(
