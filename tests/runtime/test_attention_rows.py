@@ -161,3 +161,63 @@ def test_a_keyword_that_matters_and_is_not_known_is_refused() -> None:
     refuse_unknown(wobbly, frozenset({"scaling", "image_sizes"}))
     with pytest.raises(VlmHeadsError, match="attends by wobble"):
         refuse_unknown(wobbly, frozenset({"scaling", "wobble"}))
+
+
+LONG = 70  # Rows; they are gone through 32 at a time.
+
+
+@pytest.fixture
+def long() -> Rows:
+    """Rows of a prompt, each with a score of its own for a key without a value."""
+    scores = noise(BATCH, HEADS, LONG, LONG).masked_fill(
+        torch.ones(LONG, LONG).triu(1).bool(), -torch.inf
+    )
+    none = torch.zeros(BATCH, LONG) > 0
+    editable = torch.ones(BATCH, LONG, dtype=torch.bool)
+    return Rows(
+        lambda rows: scores[:, :, rows],
+        none,
+        none,
+        editable,
+        noise(BATCH, GROUPS, LONG, SIZE),
+        sinks=noise(1, HEADS, LONG, 1),
+    )
+
+
+def whole(weights: Tensor, rows: Rows) -> Tensor:
+    """Head outputs [B, Q, H, D] of whole maps."""
+    values = rows.values.repeat_interleave(HEADS // GROUPS, dim=1)
+    return (weights @ values).transpose(1, 2)
+
+
+def test_rows_that_are_edited_a_few_at_a_time_are_those_of_the_whole_map(long: Rows) -> None:
+    assert long.sinks is not None
+    bias, factor = noise(BATCH, 1, LONG, 1) * noise(LONG), noise(BATCH, HEADS, LONG, LONG).abs()
+    sinks = long.sinks.expand(BATCH, -1, -1, -1)
+
+    def softmax(scores: Tensor) -> Tensor:
+        return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
+
+    plain, raised = softmax(long.scores), softmax(long.scores + bias)
+    scaled = plain * factor * bias.exp()
+    total = (plain * factor).sum(dim=-1, keepdim=True) / scaled.sum(dim=-1, keepdim=True)
+    chosen = noise(BATCH, LONG) > 0
+    changed = long.with_change(lambda rows, weights: weights * factor[:, :, rows])
+    for rows, weights in (
+        (long, plain),
+        (long.with_bias(bias), raised),
+        (changed, plain * factor),
+        (long.with_weights(plain * factor), plain * factor),
+        (changed.with_bias(bias), scaled * total),
+        (
+            long.only(chosen, long.with_bias(bias)),
+            torch.where(chosen[:, None, :, None], raised, plain),
+        ),
+        (
+            long.only(chosen, changed),
+            torch.where(chosen[:, None, :, None], plain * factor, plain),
+        ),
+    ):
+        torch.testing.assert_close(rows.weights, weights)
+        torch.testing.assert_close(torch.cat([part for _, part in rows.stream()], dim=2), weights)
+        torch.testing.assert_close(rows.outputs(), whole(weights, long))

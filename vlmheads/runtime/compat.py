@@ -27,13 +27,13 @@ ENCODED = "mm_encoder_outputs"
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Tell whether a module runs a graph: by `.compile()`, a wrapper, or a compiled forward."""
+    """Tell whether a module runs a graph: by `.compile()`, or by a forward that was compiled.
+
+    The wrapper that `torch.compile(module)` returns has such a forward.
+    """
     forward = vars(module).get("forward")
-    return (
-        getattr(module, "_compiled_call_impl", None) is not None
-        or "_orig_mod" in module._modules
-        or hasattr(forward, "_torchdynamo_orig_callable")
-    )
+    compiled = getattr(module, "_compiled_call_impl", None) is not None
+    return compiled or hasattr(forward, "_torchdynamo_orig_callable")
 
 
 def takes_encoded_images(model: Any) -> bool:
