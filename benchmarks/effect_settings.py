@@ -29,6 +29,7 @@ SETTINGS: Mapping[str, tuple[str | tuple[str, str], ...]] = {
         ("6 off, 6 up", "suppressed={worst6},boosted={best6}"),
         ("12 half, 12 up", "suppressed={worst12},boosted={best12},low=0.5,high=1.5"),
     ),
+    "attnreal": ("", "rho=0.75", "rho=0", "split=proportional"),
     "cfg": ("", "guidance=1.25", "guidance=1.5", "guidance=2"),
     "cicd": (
         ("", "pool={pool}"),

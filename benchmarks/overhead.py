@@ -41,7 +41,7 @@ from vlmheads.model.geometry import Geometry
 KINDS = {
     "heads": "vhr spin allpath adhh gains offsets",
     "rows": "var paint pai devils vaf zerotuning act eah iat adaiat gift locore kvsmooth vga ilvad "
-    "pti air havae",
+    "pti air havae attnreal",
     "steering": "vista-steering vti vti-visual rudder nullu revis",
     "vista": "vista vista-later",
     "contrast": "vcd icd m3id cfg damro cicd sid cmac pai-guided",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from vlmheads_plugins.adhh import ADHH as ADHH
     from vlmheads_plugins.air import AIR as AIR
     from vlmheads_plugins.allpath import AllPath as AllPath
+    from vlmheads_plugins.attnreal import AttnReal as AttnReal
     from vlmheads_plugins.cfg import CFG as CFG
     from vlmheads_plugins.cicd import CICD as CICD
     from vlmheads_plugins.cmac import CMAC as CMAC
@@ -59,6 +60,7 @@ _HOMES = {
     "ADHH": "adhh",
     "AIR": "air",
     "AllPath": "allpath",
+    "AttnReal": "attnreal",
     "CFG": "cfg",
     "CICD": "cicd",
     "CMAC": "cmac",

@@ -117,6 +117,7 @@ POSITIONS = dict.fromkeys(("llava_onevision", "paligemma", "gemma3"), 4) | dict.
 OPTIONS: dict[str, dict[str, Any]] = {
     "allpath": {"suppressed": ((0, 1), (2, 3)), "boosted": ((1, 1),)},
     "air": {"share": 0.5, "layers": (0, 1, 2, 3)},
+    "attnreal": {"rho": 0.0, "layers": (0, 1, 2, 3)},
     "adhh": {"heads": ((0, 1), (2, 3)), "threshold": 0.1},
     "damro": {"k": 1},
     "memvr": {"threshold": 0.0, "ratio": 0.5, "first": 1, "stop": 3},
