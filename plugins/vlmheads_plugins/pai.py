@@ -44,7 +44,9 @@ class PAI(Plugin):
 
     Evidence: reports differ widely. CHAIR_S on LLaVA-1.5-7B: 22.8 in the VISTA paper, 35.2 and 44.6
     in others' hands, 41.2 against 54.6 under sampling with recall 68.6 against 72.6; at equal
-    recall near 70 31.2. The attention part alone gave no gain on POPE in an audit.
+    recall near 70 31.2. The attention part alone gave no gain on POPE in an audit. Captions of
+    AdaIAT's authors at α = 0.5, scored again (docs/evidence.md), are on the frontier and repeat in
+    7.0 %: CHAIR_S at equal recall -0.4 points [-6.5, +5.5].
 
     Pitfalls: a negative score is raised towards 0, a positive one away from it, so that large α can
     make text loop.

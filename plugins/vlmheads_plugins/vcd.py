@@ -46,7 +46,9 @@ class VCD(Plugin):
 
     Evidence: on LLaVA-1.5-7B CHAIR_S 46.4 to 47.4 (VISTA's authors), 49.7 to 51.9 (VHR's), under
     sampling 54.6 to 59.8 (SEVI's): it did not lower CHAIR in others' hands. POPE gains are over
-    sampling; users report plain greedy above both.
+    sampling; users report plain greedy above both. Published captions, scored again
+    (docs/evidence.md): not distinguishable in one repository, CHAIR_S at equal recall -1.4 points
+    [-3.3, +0.4], better than sampled ones in another, -10.1 [-16.5, -4.0].
     """
 
     name: ClassVar[str] = "vcd"

@@ -113,6 +113,16 @@ def test_no_document_is_named_without_a_link(pages: dict[str, str], name: str) -
     assert not re.findall(r"\b(?:docs|plugins|benchmarks)/[\w.-]+", words)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if [*method_facts.published(name)]])
+def test_text_and_presets_point_to_published_captions(name: str) -> None:
+    where = "docs/evidence.md"
+    said = method_facts.parts(vlmheads.get_plugin(name))
+    assert where in " ".join(said["Evidence"])
+    for preset, found in method_facts.presets().items():
+        if [one.name for one in found.plugins] == [name] and not found.weights:
+            assert where in f"{found.note} {found.evidence}", preset
+
+
 def test_a_method_without_evidence_says_so(pages: dict[str, str]) -> None:
     without = [
         name
