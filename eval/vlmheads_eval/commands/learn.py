@@ -115,6 +115,9 @@ def _refuse_idle(method: str, captions: Path | None) -> None:
     if said("form") and not METHODS[method].forms:
         forms = ", ".join(name for name, one in METHODS.items() if one.forms)
         raise VlmHeadsError(f"--form has no effect on {method}", f"it with {forms}")
-    for name in idle:
-        if said(name):
-            raise VlmHeadsError(f"{flag(name)} has no effect on {method}", f"it with {needed}")
+    given = [flag(name) for name in idle if said(name)]
+    if given:
+        verb, it = ("has", "it") if len(given) == 1 else ("have", "them")
+        raise VlmHeadsError(
+            f"{', '.join(given)} {verb} no effect on {method}", f"{it} with {needed}"
+        )

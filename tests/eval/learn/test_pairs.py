@@ -117,7 +117,7 @@ def test_too_few_pairs_are_refused_with_the_number_needed(data: Path, tmp_path: 
     assert "pairs of captions from 8 captions; expected at least 100 to learn from" in text
     assert not out.exists()
     code, text = run("nullu", *given, "--captions", tmp_path, "--batch-size", 4)
-    assert (code, "has no effect on nullu" in text) == (2, True)
+    assert (code, "--max-new-tokens, --batch-size have no effect on nullu" in text) == (2, True)
 
 
 def test_revis_steers_at_the_last_layer_where_wrong_answers_stand_out() -> None:
