@@ -24,6 +24,7 @@ from vlmheads.detect.attribution import Method
 from vlmheads.grounding.words import token_masks
 from vlmheads.headmap import HeadMap
 from vlmheads.images import read_image
+from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
 
 TOKENS = 64  # Of the captions that heads are ranked on, at most.
@@ -94,7 +95,21 @@ def learned(out: Path, *, draws: int) -> dict[str, str]:
             path = out / f"shuffled-{draw}.safetensors"
             shuffled_gains(HeadMap.load(gains), draw).save(path)
             needs[f"shuffled-{draw}"] = str(path)
+    if "vectors" in needs:
+        for draw in range(draws):
+            path = out / f"scattered-{draw}.safetensors"
+            _scattered(Learned.load(needs["vectors"]), draw).save(path)
+            needs[f"scattered-{draw}"] = str(path)
     return needs
+
+
+def _scattered(vectors: Learned, seed: int) -> Learned:
+    """Return the same vectors with the heads' scores permuted: other heads get theirs."""
+    scores = vectors.values["scores"]
+    order = torch.randperm(scores.numel(), generator=torch.Generator().manual_seed(seed))
+    values = {**vectors.values, "scores": scores.flatten()[order].view_as(scores)}
+    about = {"from": "offsets at random heads", "seed": seed}
+    return Learned(vectors.method, values, vectors.geometry, about)
 
 
 def layer_choices(layers: int) -> dict[str, str]:

@@ -133,6 +133,7 @@ RANDOM: Mapping[str, Mapping[str, str]] = {
     "adhh": {"3 heads": "heads={any3}"},
     "allpath": {"3 off, 3 up": "suppressed={any3},boosted={other3}"},
     "gains": {"calibrated": "head_map={shuffled}"},
+    "offsets": {"iti, quarter": "learned={scattered},strength=0.25"},
     "vhr": {"": "head_map={map}", "alpha=3": "alpha=3,head_map={map}"},
 }
 DRAWS = 5

@@ -13,12 +13,14 @@ import effect_beside
 import effect_report
 import pytest
 import torch
-from effect_needs import layer_choices
+from effect_needs import layer_choices, learned
 from effect_settings import DRAWS, GRID_ALPHAS, SETTINGS, Scope, settings
 
 import vlmheads
 from vlmheads.headmap import HeadMap
+from vlmheads.learned import Learned
 from vlmheads.model.anatomy import examine
+from vlmheads.model.geometry import Geometry
 from vlmheads.registry import parse_plugin
 
 # One process makes the runs.
@@ -55,6 +57,25 @@ def test_a_scope_of_one_strength_is_every_plugins_default_and_its_controls() -> 
 def test_a_further_setting_is_run_beside_the_others() -> None:
     runs = list(settings({}, Scope(("var",), strengths=1, also=("var:tau=15",))))
     assert [one.text for one in runs if one.kind == "method"] == ["var", "var:tau=15"]
+
+
+def test_offsets_are_held_against_the_same_vectors_at_random_heads(tmp_path: Path) -> None:
+    (tmp_path / "needs.json").write_text("{}")
+    scores = torch.arange(16.0).reshape(4, 4)
+    made = {"offsets": torch.randn(4, 4, 8), "scores": scores, "count": torch.ones(1)}
+    Learned("offsets", made, Geometry("llava", 4, 4)).save(tmp_path / "vectors.safetensors")
+    needs = learned(tmp_path, draws=2)
+    runs = settings(needs, Scope(("offsets",), draws=2))
+    found = [
+        Learned.load(one.text.partition("learned=")[2].partition(",")[0])
+        for one in runs
+        if one.kind == "random heads" and one.text
+    ]
+    assert len(found) == 2
+    for one in found:
+        assert torch.equal(one.values["offsets"], made["offsets"])
+        assert torch.equal(one.values["scores"].flatten().sort().values, scores.flatten())
+    assert not torch.equal(found[0].values["scores"], found[1].values["scores"])
 
 
 def test_the_grid_is_vhr_at_each_factor_in_three_choices_of_layers() -> None:
