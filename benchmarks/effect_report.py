@@ -44,8 +44,8 @@ def write(result: Mapping[str, Any], document: Path) -> list[Path]:
         blocks[f"findings {split}"] = findings(found)
         blocks[f"levels {split}"] = markdown(levels(found), ours=True)
         blocks[f"differences {split}"] = markdown(differences(found), ours=True)
-        blocks[f"random heads {split}"] = markdown(random_heads(found), ours=True)
-        blocks[f"own {split}"] = markdown(own(found), ours=True)
+        if found["random heads"]:
+            blocks[f"random heads {split}"] = markdown(random_heads(found), ours=True)
         blocks[f"frontier {split}"] = markdown(cut(found), ours=True)
         files += figures(found, f"{whose}{split}", document.parent / "images")
     blocks["left out"] = left_out(result)
@@ -180,17 +180,6 @@ def random_heads(found: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def own(found: Mapping[str, Any]) -> Rows:
-    """Our own method less every other."""
-    if not found["own"]:
-        return []
-    names = ("recall", "object_f1", "object_f1 at equal recall")
-    rows = [["calibrated gains less", "recall", "object F1", "object F1 at equal recall"]]
-    for name, one in found["own"].items():
-        rows.append([f"`{name}`", *(marked(one[rate]) for rate in names)])
-    return rows
-
-
 def cut(found: Mapping[str, Any]) -> Rows:
     """The plain captions cut after 1, 2, ... sentences."""
     rows = [["sentences", *(TITLES[name] for name in (*FIGURES, "words"))]]
@@ -224,6 +213,8 @@ def findings(found: Mapping[str, Any]) -> str:
     ]
     text = "".join(f"* {title} ({len(better.get(k, []))}): {_names(better.get(k, []))}\n"
                    for title, k in lines)  # fmt: skip
+    if not found["random heads"]:
+        return text
     beaten: list[str] = []
     not_beaten: list[str] = []
     for name, one in found["random heads"].items():

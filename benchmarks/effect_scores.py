@@ -14,7 +14,6 @@ from vlmheads_eval.chair.variants import get_variant
 from vlmheads_eval.compare.chair import compare_chair
 from vlmheads_eval.compare.paired import (
     COMPARED,
-    above_others,
     at_recall,
     corrected,
     differences,
@@ -23,8 +22,6 @@ from vlmheads_eval.compare.paired import (
 from vlmheads_eval.compare.runs import RunScores, pooled, score_run
 from vlmheads_eval.records import read_captions
 from vlmheads_eval.run_folder import ground_truth_of, missing
-
-OWN = "gains calibrated"
 
 
 def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) -> dict[str, Any]:
@@ -60,7 +57,6 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
     result["differences"] = corrected(dict(zip(names, changes, strict=True)))
     result["at recall"] = corrected(at_recall(plain, methods, draws=draws, seed=seed))
     result["random heads"] = _random_heads(scores, draws, seed)
-    result["own"] = _own(methods, draws, seed)
     texts = {setting.name: _texts(run) for setting, run in done.items()}
     same = texts[plain.name]
     result["same as plain"] = {
@@ -74,24 +70,6 @@ def compared(runs: Mapping[Setting, Path], reading: str, draws: int, seed: int) 
 
 def _texts(run: Path) -> dict[str, str]:
     return {str(caption.image_id): caption.text for caption in read_captions(run)}
-
-
-def _own(methods: list[RunScores], draws: int, seed: int) -> dict[str, Any]:
-    """Our own method less each other one: recall and object F1, and F1 at equal recall."""
-    ours = next((run for run in methods if run.name == OWN), None)
-    others = [run for run in methods if ours is not None and not run.name.startswith("gains ")]
-    if ours is None or not others:
-        return {}
-    changes = differences(
-        [(run, ours) for run in others], ("recall", "object_f1"), draws=draws, seed=seed
-    )
-    less = {run.name: one for run, one in zip(others, changes, strict=True)}
-    equal = above_others(ours, others, ("object_f1",), draws=draws, seed=seed)
-    first, second = corrected(less), corrected(equal)
-    return {
-        name: {**first[name], "object_f1 at equal recall": second[name]["object_f1"]}
-        for name in first
-    }
 
 
 def _random_heads(
