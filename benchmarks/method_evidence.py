@@ -1,14 +1,13 @@
 """What is known about each method, a line each, for the page of the demo.
 
 Run: python benchmarks/method_evidence.py
-It reads benchmarks/results/ and docs/methods.md, and writes
+It reads benchmarks/results/ and writes
 demo/vlmheads_demo/assets/evidence.json: model -> plugin -> a mark and a line.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ SHORT = {
     SAYS_LESS: "says less",
     SAYS_MORE: "says more",
 }
-_ROW = re.compile(r"^\| `(\w+)` \| (test|counterfactual) \|.*\| ([^|]+) \| ([^|]+) \|$", re.M)
 
 
 def bench(result: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -85,16 +83,6 @@ def _mark(verdicts: list[str]) -> str:
     if not told:
         return "no difference shown"
     return " / ".join(told)
-
-
-def later(document: str) -> dict[str, dict[str, str]]:
-    """Return those of methods that were measured on 200 + 200 scenes, as docs/methods.md has it."""
-    rows: dict[str, list[tuple[str, str]]] = {}
-    for plugin, split, change, verdict in _ROW.findall(document):
-        shown = change.strip(" *]").replace(", ", " to ").replace(" [", ", ")
-        text = f"{SCENES[split]}: {verdict.strip()} (CHAIR_S at equal recall {shown})"
-        rows.setdefault(plugin, []).append((verdict.partition(";")[0].strip(), text))
-    return {plugin: _entry(parts, 200) for plugin, parts in rows.items()}
 
 
 def published(comparisons: list[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -134,9 +122,7 @@ def evidence() -> dict[str, Any]:
     def read(name: str) -> Any:
         return json.loads((RESULTS / name).read_bytes())
 
-    document = (ROOT / "docs" / "methods.md").read_text("utf-8")
     found = {model: bench(read(name)) for model, name in BENCHES.items()}
-    found["embedded"] = later(document) | found["embedded"]
     found["published"] = dict(published(read("evidence.json")["comparisons"]))
     return {model: dict(sorted(lines.items())) for model, lines in found.items()}
 

@@ -53,7 +53,7 @@ class AdaIAT(Plugin):
     Evidence: published captions of LLaVA-1.5-7B scored again: 47.6/13.2 to 30.6/8.3 at recall 79.5
     to 75.3, no flag, CHAIR_S at equal recall -9.2 points [-14.6, -3.8]: the one of our methods
     whose published captions beat plain greedy ones that way (docs/evidence.md). The authors'
-    Qwen2.5-VL module cannot be run. On both test benches it does not (docs/methods.md).
+    Qwen2.5-VL module cannot be run. On both test benches it does not (docs/effect.md).
     """
 
     name: ClassVar[str] = "adaiat"

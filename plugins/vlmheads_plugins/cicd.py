@@ -55,8 +55,8 @@ class CICD(Plugin):
     Evidence: in others' hands, under sampling of 512 tokens, CHAIR 54.6/16.4 to 43.8/11.7 at recall
     72.6 to 75.0; 24.4/8.9 to 18.0/6.1 at 64 tokens, recall 56.6 to 59.6; InstructBLIP 62.6 to
     49.8, LLaVA-1.5-13B 58.8 to 44.4, recall higher in both. All of the authors' own map. Ours
-    is better on test scenes of the embedded model, and not distinguishable from plain on
-    counterfactual ones (docs/methods.md).
+    is better on ordinary scenes of the embedded model, and on the frontier on counterfactual ones
+    (docs/effect.md).
     """
 
     name: ClassVar[str] = "cicd"

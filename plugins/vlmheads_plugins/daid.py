@@ -46,8 +46,9 @@ class DaID(Plugin):
 
     Evidence: second-hand from the authors' table: CHAIR 49.6/14.4 to 35.9/11.3, LLaVA-NeXT 32.8/9.1
     to 24.2/8.2, POPE accuracy and F1 81.4/82.2 to 85.1/85.9; no recall. Nobody else's run known to
-    us. On the embedded model, 200 test scenes, it is worse than plain: CHAIR_S at equal recall
-    +11.5 [+3.7, +19.0] (docs/methods.md).
+    us. On the embedded model the default is not better on any scenes, and worse on 200 test scenes
+    (docs/methods.md); with α = 0, the contrast alone, it is better on both kinds: object F1 at
+    equal recall +2.2 points [+1.6, +2.9] and +3.9 [+2.9, +5.0] (docs/effect.md).
     """
 
     name: ClassVar[str] = "daid"

@@ -51,8 +51,7 @@ class HAVAE(Plugin):
     Evidence: second-hand from the authors' table: 48.2/14.2 to 18.2/3.8, Qwen2-VL 27.6/8.8 to
     22.8/6.2, without recall; the same heads' count by attention on the image alone has 7.8/4.4, so
     that less is said must be expected. Nobody else's run known to us. On the embedded model it is
-    not distinguishable from plain: CHAIR_S at equal recall +2.3 [-0.7, +6.2] on 200 test scenes
-    (docs/methods.md).
+    not distinguishable from plain on either kind of scenes (docs/effect.md).
     """
 
     name: ClassVar[str] = "havae"

@@ -32,7 +32,9 @@ class M3ID(Plugin):
 
     Cost: a second stream in the same batch; its prompt is shorter by the image.
 
-    Evidence: no independent CHAIR figures are known to us.
+    Evidence: no independent CHAIR figures are known to us. On the second bench it is better on
+    counterfactual scenes, object F1 at equal recall +8.8 points [+6.2, +10.6], with some
+    repetition, and not on ordinary ones (docs/effect.md).
     """
 
     name: ClassVar[str] = "m3id"

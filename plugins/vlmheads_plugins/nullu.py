@@ -49,7 +49,9 @@ class Nullu(Plugin):
 
     Evidence: the authors score captions of 64 tokens with beams, which compares with nothing else
     here. LTS-FS's authors have 50.2/13.7 for Nullu and 46.8/13.5 with their layers, 53.0/13.9
-    plain; MPD's authors 20.4/7.1 to 15.2/5.3 at 64 tokens. No recall in these.
+    plain; MPD's authors 20.4/7.1 to 15.2/5.3 at 64 tokens. No recall in these. On the embedded
+    model it is worse than plain on ordinary scenes, object F1 at equal recall -1.4 points [-2.3,
+    -0.7], and not distinguishable on counterfactual ones (docs/effect.md).
     """
 
     name: ClassVar[str] = "nullu"

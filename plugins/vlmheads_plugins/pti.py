@@ -77,7 +77,9 @@ class PTI(Plugin):
 
     Evidence: the authors' table, which pays in recall: 47.4/13.7 at F1 75.3 to 15.4/5.4 at F1 72.7;
     image alone 16.8/6.2 at 70.3, text alone 40.8/12.0 at 76.5; POPE adversarial 75.4 to 77.4.
-    Nobody else's run known to us.
+    Nobody else's run known to us. On the embedded model the released form is worse on both kinds
+    of scenes, object F1 at equal recall -8.5 points [-10.5, -6.9] and -8.7 [-10.9, -6.5], and the
+    paper's is not better on either (docs/effect.md).
     """
 
     name: ClassVar[str] = "pti"

@@ -52,7 +52,8 @@ class Revis(Plugin):
     Evidence: the authors' table, Qwen2.5-VL, 512 tokens: CHAIR_S 25.0, the best of its baselines
     29.0 (AGLA); MM-Vet 70.2 to 72.2. No recall, and nobody else's run known to us.
     Learned on the second bench, it was one of the last three of a search and is not shown to help
-    (docs/tune.md).
+    (docs/tune.md). On the embedded model the published strength, a length in Qwen2.5-VL's residual
+    stream, breaks the captions; at 0.5 it is not distinguishable from plain (docs/effect.md).
 
     Pitfalls: α counts in lengths of v, which differ by form and layer: it has to be chosen anew for
     each model.

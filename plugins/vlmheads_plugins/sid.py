@@ -53,7 +53,9 @@ class SID(Plugin):
 
     Evidence: in tables of others, LLaVA-1.5-7B: 44.2/12.2 at recall 73.0 under beams (LocoRE's
     authors) against 51.0/15.2 at 75.2. On the embedded model it is not distinguishable from plain:
-    CHAIR_S at equal recall +2.6 [-3.5, +7.5] on 200 test scenes (docs/methods.md).
+    CHAIR_S at equal recall +2.6 [-3.5, +7.5] on 200 test scenes (docs/methods.md). On the second
+    bench it is better on counterfactual scenes, object F1 at equal recall +8.6 [+5.6, +10.3]
+    points, and not on ordinary ones (docs/effect.md).
     """
 
     name: ClassVar[str] = "sid"

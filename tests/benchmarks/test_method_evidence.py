@@ -16,7 +16,7 @@ def test_the_lines_of_the_demo_are_up_to_date() -> None:
 def test_a_line_is_what_the_results_say() -> None:
     found = method_evidence.evidence()
     assert found["embedded"]["vcd"]["line"].startswith(
-        "500 scenes of each kind. Typical scenes: better (object F1 +3.0, +1.8 to +4.2);"
+        "500 scenes of each kind. Typical scenes: better (object F1 +3.0, +1.9 to +4.2);"
     )
     assert found["published"]["adaiat"]["mark"] == "better"
     assert found["embedded"]["vista"]["mark"] == "harmful"
