@@ -17,6 +17,7 @@ from vlmheads_eval.report.terminal import Rows
 
 EMBEDDED = "embedded"
 ALPHA = 0.05
+FAR = -0.1  # Of object F1: below it a setting is left out of the figure of distances.
 FIGURES = ("CHAIRi", "CHAIRs", "unique_hallucination", "recall", "object_f1")
 TITLES = {
     "CHAIRi": "CHAIR_I",
@@ -246,7 +247,7 @@ def left_out(result: Mapping[str, Any]) -> str:
 
 
 def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
-    """Draw every plugin's default against the frontier, and all object-F1 distances to it.
+    """Draw the defaults that are off the frontier, and the object-F1 distances to it.
 
     The title, a split behind the model's name, names the files, too.
     """
@@ -265,16 +266,22 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
         (100 * point["recall"], 100 * point[rate], point["sentences"])
         for point in found["frontier"]
     ]
-    chosen = [found["baseline"], *defaults(found)]
+    plain = found["baseline"]
+    at = {name: one[rate] for name, one in found["at recall"].items()}
     # One that names next to nothing would push all others into a corner.
-    least = runs[found["baseline"]]["overall"]["recall"] / 2
-    broken = [name for name in chosen if runs[name]["overall"]["recall"] < least]
-    aside = f"; not drawn, at less than half of plain's recall: {', '.join(broken)}"
-    title_shown = f"{title} scenes{aside if broken else ''}"
+    least = runs[plain]["overall"]["recall"] / 2
+    broken = [name for name in defaults(found) if runs[name]["overall"]["recall"] < least]
+    whole = [name for name in defaults(found) if name not in broken]
+    off = [name for name in whole if _sign(at[name])]
+    notes = []
+    if len(whole) > len(off):
+        notes.append(f"not told from the line, and not drawn: {len(whole) - len(off)} methods")
+    if broken:
+        notes.append(f"not drawn, at less than half of plain's recall: {', '.join(broken)}")
+    title_shown = "\n".join([f"{title} scenes", *notes])
     drawn = {
         position: Run(name, reach(name, "recall"), reach(name, rate))
-        for position, name in enumerate(chosen)
-        if name not in broken
+        for position, name in enumerate([plain, *off])
     }
     figure = frontier_figure(
         points, drawn, "recall %", "object F1 %", title=title_shown, legend=False
@@ -292,20 +299,19 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
     stem = f"effect-{title.replace(' ', '-')}"
     first = folder / f"{stem}.svg"
     figure.savefig(first, metadata={"Date": None})
-    labels = [method["name"] for method in _methods(found) if method["name"] in runs]
-    distances = [found["at recall"][name]["object_f1"] for name in labels]
+    shown_at = {name: one for name, one in at.items() if one["value"] is not None}
+    far = [name for name, one in shown_at.items() if one["value"] < FAR]
+    labels = sorted(shown_at.keys() - far, key=lambda name: (-shown_at[name]["value"], name))
+    spans = [
+        Interval(*(100 * shown_at[name][key] for key in ("low", "value", "high")))
+        for name in labels
+    ]
+    aside = f"not drawn, lower by more than {-100 * FAR:.0f} points: {len(far)} settings"
     second = folder / f"{stem}-at-recall.svg"
     intervals_figure(
         labels,
-        {
-            "object F1 less that of cut captions": [
-                None
-                if one["value"] is None
-                else Interval(100 * one["low"], 100 * one["value"], 100 * one["high"])
-                for one in distances
-            ]
-        },
+        {"object F1 less that of cut captions": spans},
         "points of object F1, at equal recall",
-        title=f"{title} scenes",
+        title="\n".join([f"{title} scenes", *([aside] if far else [])]),
     ).savefig(second, metadata={"Date": None})
     return [first, second]

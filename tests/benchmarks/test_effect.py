@@ -200,11 +200,18 @@ def test_a_run_that_names_next_to_nothing_is_named_and_not_drawn(
 ) -> None:
     found = saved(plan)["splits"]["test"]
     (whole, _) = effect_report.figures(found, "whole", tmp_path)
+    found["at recall"]["vhr"]["object_f1"] |= {"value": -0.5, "holm": 0.001}
+    (off, far) = effect_report.figures(found, "off", tmp_path)
     for run in found["runs"]:
         if run["name"] == "vhr":
             run["overall"]["recall"] = 0.0
     (broken, _) = effect_report.figures(found, "broken", tmp_path)
-    assert "not drawn" not in whole.read_text()
+    assert "not told from the line, and not drawn: 1 methods" in whole.read_text()
+    assert "not drawn" not in off.read_text()
+    values = [one["object_f1"]["value"] for one in found["at recall"].values()]
+    count = sum(value is not None and value < -0.1 for value in values)
+    assert count > 0
+    assert f"lower by more than 10 points: {count} settings" in far.read_text()
     assert "not drawn, at less than half of plain's recall: vhr" in broken.read_text()
 
 
