@@ -45,7 +45,7 @@ class DAMRO(Plugin):
     Evidence: the README reports CHAIR 12.4/7.2 to 6.0/3.6 on short captions under another prompt,
     not comparable with 512 tokens; POPE accuracy 85.3. No independent run is known to us. On the
     second bench it is better on counterfactual scenes, object F1 at equal recall +9.6 [+6.7, +11.7]
-    points, and not on ordinary ones (docs/effect.md).
+    points, and not distinguishable on 150 ordinary ones (docs/effect.md).
     """
 
     name: ClassVar[str] = "damro"

@@ -34,7 +34,7 @@ class M3ID(Plugin):
 
     Evidence: no independent CHAIR figures are known to us. On the second bench it is better on
     counterfactual scenes, object F1 at equal recall +8.8 points [+6.2, +10.6], with some
-    repetition, and not on ordinary ones (docs/effect.md).
+    repetition, and on the frontier on 150 ordinary ones (docs/effect.md).
     """
 
     name: ClassVar[str] = "m3id"

@@ -47,8 +47,8 @@ class PAI(Plugin):
     recall near 70 31.2. The attention part alone gave no gain on POPE in an audit. Captions of
     AdaIAT's authors at α = 0.5, scored again (docs/evidence.md), are on the frontier and repeat in
     7.0 %: CHAIR_S at equal recall -0.4 points [-6.5, +5.5]. On the second bench it is better on
-    counterfactual scenes, object F1 at equal recall +3.2 [+1.1, +5.3] points, and not on ordinary
-    ones (docs/effect.md).
+    both kinds of scenes, CHAIR_S at equal recall -14.0 points [-23.3, -4.7] on 150 ordinary ones
+    and -7.5 [-13.7, -2.3] on 150 counterfactual ones (docs/effect.md).
 
     Pitfalls: a negative score is raised towards 0, a positive one away from it, so that large α can
     make text loop.

@@ -55,7 +55,7 @@ class SID(Plugin):
     authors) against 51.0/15.2 at 75.2. On the embedded model it is not distinguishable from plain:
     CHAIR_S at equal recall +2.6 [-3.5, +7.5] on 200 test scenes (docs/methods.md). On the second
     bench it is better on counterfactual scenes, object F1 at equal recall +8.6 [+5.6, +10.3]
-    points, and not on ordinary ones (docs/effect.md).
+    points, and not distinguishable on 150 ordinary ones (docs/effect.md).
     """
 
     name: ClassVar[str] = "sid"
