@@ -275,9 +275,9 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
     off = [name for name in whole if _sign(at[name])]
     notes = []
     if len(whole) > len(off):
-        notes.append(f"not told from the line, and not drawn: {len(whole) - len(off)} methods")
+        notes.append(f"methods not told from the line, not drawn: {len(whole) - len(off)}")
     if broken:
-        notes.append(f"not drawn, at less than half of plain's recall: {', '.join(broken)}")
+        notes.append(f"at less than half of plain's recall, not drawn: {', '.join(broken)}")
     title_shown = "\n".join([f"{title} scenes", *notes])
     drawn = {
         position: Run(name, reach(name, "recall"), reach(name, rate))
@@ -306,7 +306,7 @@ def figures(found: Mapping[str, Any], title: str, folder: Path) -> list[Path]:
         Interval(*(100 * shown_at[name][key] for key in ("low", "value", "high")))
         for name in labels
     ]
-    aside = f"not drawn, lower by more than {-100 * FAR:.0f} points: {len(far)} settings"
+    aside = f"settings lower by more than {-100 * FAR:.0f} points, not drawn: {len(far)}"
     second = folder / f"{stem}-at-recall.svg"
     intervals_figure(
         labels,

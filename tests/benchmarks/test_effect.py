@@ -206,13 +206,13 @@ def test_a_run_that_names_next_to_nothing_is_named_and_not_drawn(
         if run["name"] == "vhr":
             run["overall"]["recall"] = 0.0
     (broken, _) = effect_report.figures(found, "broken", tmp_path)
-    assert "not told from the line, and not drawn: 1 methods" in whole.read_text()
+    assert "methods not told from the line, not drawn: 1" in whole.read_text()
     assert "not drawn" not in off.read_text()
     values = [one["object_f1"]["value"] for one in found["at recall"].values()]
     count = sum(value is not None and value < -0.1 for value in values)
     assert count > 0
-    assert f"lower by more than 10 points: {count} settings" in far.read_text()
-    assert "not drawn, at less than half of plain's recall: vhr" in broken.read_text()
+    assert f"settings lower by more than 10 points, not drawn: {count}" in far.read_text()
+    assert "at less than half of plain's recall, not drawn: vhr" in broken.read_text()
 
 
 def test_models_stand_side_by_side_with_what_others_report(plan: effect.Plan) -> None:
