@@ -82,6 +82,21 @@ def test_rows_sum_to_one_and_the_image_gains_what_words_lose(split: str) -> None
     assert moved > 0.1
 
 
+def test_words_keep_their_weight_where_the_image_has_left_the_window() -> None:
+    gone = 0
+    for (step, _), (before, after) in agree.rows_around(
+        AttnReal(rho=0.0, layers=LAYERS), "gemma3", count=20
+    ).items():
+        torch.testing.assert_close(
+            after.weights.sum(dim=-1), before.weights.sum(dim=-1), atol=1e-5, rtol=0
+        )
+        visible = (before.image_keys[:, None, None] & (before.scores > -torch.inf)).any()
+        if step > 2 and not visible:
+            assert torch.equal(after.weights, before.weights)
+            gone += 1
+    assert gone > 0
+
+
 def test_without_an_image_nothing_happens() -> None:
     model = tiny.build("llava")
     row = {"input_ids": torch.tensor([[1, 12, 13, 14, 15]])}
